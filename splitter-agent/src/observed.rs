@@ -1,0 +1,236 @@
+//! Observed state: what the admin API answers as JSON, and what the CLI prints. The keys are a stable surface.
+//!
+//! Plain data; imports nothing of the agent. Times are Unix seconds (f64) unless a unit is named.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    pub agent: Agent,
+    /// What the source last said, and whether it was taken.
+    pub desired: Desired,
+    /// What the kernel runs.
+    pub applied: Applied,
+    pub interfaces: Vec<Interface>,
+    /// Sorted by name.
+    pub services: Vec<Service>,
+    /// Packets and events by reason, only those that happened; see `splitter_common::abi::Reason`.
+    pub reasons: Vec<ReasonCount>,
+    /// Entries and limits of the flow tables.
+    pub tables: Vec<Table>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Agent {
+    pub version: String,
+    pub abi_version: u32,
+    pub pid: u32,
+    pub started: f64,
+    /// bpffs directory that holds this node's pins.
+    pub pins: String,
+    /// Whether the maps were taken over from an earlier agent.
+    pub adopted: bool,
+    /// `off`, `native`, `generic`.
+    pub xdp: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Desired {
+    /// The policy's path.
+    pub source: String,
+    /// When it was last read.
+    pub read: f64,
+    /// `ok`, or `rejected`: then `errors` says why and the last good state stays applied.
+    pub state: String,
+    /// `PATH:LINE:COL: message`, one a line.
+    pub errors: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// Grows with every change that the kernel took.
+    pub generation: u64,
+    pub at: f64,
+    pub services: usize,
+    /// How long the last apply took, milliseconds.
+    pub apply_ms: f64,
+    /// Set when the last apply failed half-way; the next try converges.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Interface {
+    pub name: String,
+    pub ifindex: u32,
+    /// What is attached: `tcx-ingress`, `xdp-native`, `xdp-generic`.
+    pub programs: Vec<String>,
+    /// Packets to peers skip the veth's queue.
+    pub peer_redirect: bool,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Service {
+    pub name: String,
+    pub mode: String,
+    pub split_by: String,
+    pub on_weight_change: String,
+    /// `ADDRESS:PORT/PROTOCOL`.
+    pub frontends: Vec<String>,
+    /// `policy`, or `cli` when `splitter weight` set the weights after the policy was read.
+    pub weights_from: String,
+    pub versions: Vec<Version>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Version {
+    pub name: String,
+    pub id: u32,
+    pub weight: u32,
+    /// Asked share of new connections, 0..=1.
+    pub weight_ratio: f64,
+    /// Achieved share of the connections since the weights last changed, 0..=1; null before the first.
+    pub observed_ratio: Option<f64>,
+    pub connections: u64,
+    /// Flows now: TCP established, UDP.
+    pub flows: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub packets_in: u64,
+    pub packets_out: u64,
+    pub resets_client: u64,
+    pub resets_backend: u64,
+    pub refused: u64,
+    pub timeouts: u64,
+    /// SYN to SYN-ACK at the node.
+    pub connect: Latency,
+    /// First request byte to first response byte.
+    pub first_byte: Latency,
+    pub backends: Vec<Backend>,
+}
+
+/// Quantiles in seconds; null without samples.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Latency {
+    pub count: u64,
+    pub p50: Option<f64>,
+    pub p90: Option<f64>,
+    pub p99: Option<f64>,
+    /// Non-empty buckets: upper bound in seconds, samples in it. For metrics; not in the JSON.
+    #[serde(skip)]
+    pub buckets: Vec<(f64, u64)>,
+    /// Sum of all samples (by midpoints), seconds.
+    #[serde(skip)]
+    pub sum: f64,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Backend {
+    pub address: String,
+    pub id: u32,
+    /// `ready`, `draining`, `down`.
+    pub state: String,
+    /// Refused or ignored a connection lately: gets no new one while others can.
+    pub suspect: bool,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ReasonCount {
+    pub reason: String,
+    /// `drop`, `pass`, `answer`, `event`.
+    pub kind: String,
+    pub count: u64,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Table {
+    /// `tcp4`, `udp6`, `half4`, ...
+    pub name: String,
+    pub entries: u64,
+    pub max_entries: u64,
+    /// Bytes of kernel memory.
+    pub memory: u64,
+}
+
+/// A row of `GET /v1/flows`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct FlowRow {
+    pub service: String,
+    pub version: String,
+    /// `tcp`, `udp`.
+    pub protocol: String,
+    /// `ADDRESS:PORT`.
+    pub client: String,
+    pub frontend: String,
+    pub backend: String,
+    /// `half-open`, `established`, `closing`, `unreplied`, `replied`.
+    pub state: String,
+    /// Seconds since the last packet.
+    pub idle: f64,
+    /// The node's address and port that the backend sees, when translated.
+    pub snat: Option<String>,
+}
+
+/// Body of `POST /v1/explain`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ExplainRequest {
+    pub service: String,
+    /// `IP` or `IP:PORT`.
+    pub client: Option<String>,
+    pub headers: Vec<(String, String)>,
+    pub cookies: Vec<(String, String)>,
+    pub path: Option<String>,
+    pub method: Option<String>,
+}
+
+/// What a request would get, and why.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Explanation {
+    pub service: String,
+    /// The version, or null: when the answer depends on what was not given (`shares` then tells the odds), or nobody would serve it.
+    pub version: Option<String>,
+    /// The backend that a new connection would get.
+    pub backend: Option<String>,
+    /// `rule`, `weight`, `flow` (an existing flow keeps its version), `undecided`, `none`.
+    pub decided_by: String,
+    /// One sentence for a person.
+    pub reason: String,
+    /// The rule that matched, as it stands in the policy: its position from 0 and its match.
+    pub rule: Option<String>,
+    /// Bucket of the key, of 2^32.
+    pub bucket: Option<u32>,
+    /// Asked share of each version.
+    pub shares: BTreeMap<String, f64>,
+}
+
+/// Body of `PUT /v1/services/NAME/weights`. Versions not named keep their weight.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct WeightRequest {
+    pub weights: BTreeMap<String, u32>,
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Its answer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct WeightChange {
+    pub service: String,
+    pub before: BTreeMap<String, u32>,
+    pub after: BTreeMap<String, u32>,
+    /// False for a dry run.
+    pub applied: bool,
+    pub generation: u64,
+    /// Time that the kernel write took, microseconds.
+    pub write_us: f64,
+    /// Live flows that `onWeightChange` will end: 0 with `keep`.
+    pub flows_to_end: u64,
+}
+
+/// Body of every answer that is not 2xx.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What is wrong and what to do.
+    pub error: String,
+}

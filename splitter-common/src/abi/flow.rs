@@ -1,0 +1,148 @@
+//! Flow tables: what the kernel remembers of a connection, per direction.
+//!
+//! | map (`4` and `6`) | key | value | holds |
+//! |---|---|---|---|
+//! | `TCP` | [`FlowKey`] | [`Flow`] | established TCP, one entry a direction |
+//! | `UDP` | [`FlowKey`] | [`Flow`] | UDP |
+//! | `HALF` | [`FlowKey`] | [`HalfOpen`] | TCP until the client's handshake ends; the forward entry stays for the first response |
+//! | `CLOSING` | [`FlowKey`] | [`Flow`] | TCP after both FINs or a RST |
+//! | `SNAT` | [`FlowKey`] | [`Snat`] | the other half of the translation, for flows with [`flow_flag::SNAT`] |
+//! | `FRAGMENTS` | [`FragmentKey`] | u32 (ports) | ports of a fragmented datagram |
+//!
+//! All are LRU hashes with limits of their own, so that none can evict another's entries.
+//! Each direction has its entry: the forward key is the packet as the client sent it, the reverse key is the packet as the backend
+//! sends it. Words are raw: loaded from the packet in network order, never swapped.
+
+use super::pod;
+use core::{fmt::Debug, hash::Hash};
+
+/// An IP address of one family as 32-bit words in network order.
+pub trait Family: Copy + Eq + Hash + Debug + 'static {
+    type Words: Copy + Eq + Hash + Debug + AsRef<[u32]> + 'static;
+    const IPV6: bool;
+}
+
+/// IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum V4 {}
+/// IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum V6 {}
+
+impl Family for V4 {
+    type Words = [u32; 1];
+    const IPV6: bool = false;
+}
+impl Family for V6 {
+    type Words = [u32; 4];
+    const IPV6: bool = true;
+}
+
+/// Key of all flow maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey<F: Family> {
+    pub src: F::Words,
+    pub dst: F::Words,
+    /// Source and destination port as they stand in the packet, one load: in memory the source port's two bytes come first.
+    pub ports: u32,
+    /// IP protocol number.
+    pub proto: u32,
+}
+
+/// One direction of a flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow<F: Family> {
+    /// Forward: the backend, new destination. Reverse: the VIP, new source. The other address stays, unless [`flow_flag::SNAT`].
+    pub peer: F::Words,
+    /// Network order, belongs to `peer`.
+    pub peer_port: u16,
+    /// Index into `NEXTHOPS`, 0: look it up.
+    pub nexthop: u16,
+    /// Backend id in the low 24 bits, [`flow_flag`] bits in the high 8.
+    pub owner: u32,
+    /// When this direction was last seen: ticks of 2^20 ns of CLOCK_MONOTONIC (wraps after 52 days), written about once a second.
+    pub last: u32,
+}
+
+impl<F: Family> Flow<F> {
+    pub const fn backend(&self) -> u32 {
+        self.owner & 0xff_ffff
+    }
+    pub const fn flags(&self) -> u8 {
+        (self.owner >> 24) as u8
+    }
+    pub const fn is(&self, flag: u8) -> bool {
+        self.flags() & flag != 0
+    }
+}
+
+/// Packs [`Flow::owner`].
+pub const fn owner(backend: u32, flags: u8) -> u32 {
+    backend & 0xff_ffff | (flags as u32) << 24
+}
+
+/// Bits of [`Flow::flags`].
+pub mod flow_flag {
+    /// Backend to client.
+    pub const REVERSE: u8 = 1;
+    /// The other address and port change too: see `SNAT`.
+    pub const SNAT: u8 = 2;
+    /// No payload seen in this direction yet.
+    pub const YOUNG: u8 = 4;
+    /// FIN seen in this direction.
+    pub const FIN: u8 = 8;
+    /// FIN seen in the other direction.
+    pub const PEER_FIN: u8 = 16;
+    /// To be reset: the agent asked, by `onWeightChange`.
+    pub const RESET: u8 = 32;
+    /// The other direction has answered (UDP; half-open TCP: the backend's SYN-ACK was seen).
+    pub const REPLIED: u8 = 64;
+    /// The handshake is over (entries of `HALF` only: kept to time the first response).
+    pub const ESTABLISHED: u8 = 128;
+}
+
+/// Value of `HALF`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HalfOpen<F: Family> {
+    pub flow: Flow<F>,
+    /// Sequence number of the backend's SYN-ACK plus one, host order: what the client must acknowledge. Forward entry only.
+    pub expect: u32,
+    /// SYNs of the client that this backend left unanswered.
+    pub attempts: u32,
+    /// Nanoseconds of CLOCK_MONOTONIC: of the SYN, then of the first request byte. 8-byte aligned in both families.
+    pub stamp: u64,
+}
+
+/// Value of `SNAT`: the half of the translation that a compact [`Flow`] has no room for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snat<F: Family> {
+    /// Forward: the node's address, new source. Reverse: the client, new destination.
+    pub addr: F::Words,
+    /// Network order.
+    pub port: u16,
+    pub pad: u16,
+}
+
+/// Key of `FRAGMENTS` (RFC 791, 3.2; RFC 8200, 4.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FragmentKey<F: Family> {
+    pub src: F::Words,
+    pub dst: F::Words,
+    /// Identification as it stands in the packet (IPv4: 16 bits).
+    pub id: u32,
+    pub proto: u32,
+}
+
+/// Length of one unit of [`Flow::last`], as a power of two of nanoseconds.
+pub const TICK_SHIFT: u32 = 20;
+/// Ticks in about one second.
+pub const TICKS_PER_SECOND: u32 = 954;
+
+pod!(
+    FlowKey<V4>, FlowKey<V6>, Flow<V4>, Flow<V6>, HalfOpen<V4>, HalfOpen<V6>, Snat<V4>, Snat<V6>, FragmentKey<V4>, FragmentKey<V6>
+);

@@ -1,0 +1,90 @@
+//! Why a packet was dropped, or left to the kernel's stack, or an event worth counting happened. Index of `REASONS` (per-CPU u64).
+//! Append-only: a number is never reused.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $value:literal, $name:literal, $kind:ident;)*) => {
+        /// See the module.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $variant = $value,)* }
+
+        impl Reason {
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)*];
+            /// The value of the label `reason` in metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Reason::$variant => $name,)* }
+            }
+            /// What happened to the packet.
+            pub const fn kind(self) -> Kind {
+                match self { $(Reason::$variant => Kind::$kind,)* }
+            }
+        }
+    };
+}
+
+/// What a [`Reason`] did to the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Dropped.
+    Drop,
+    /// Left to the kernel's stack, untouched.
+    Pass,
+    /// Answered by the node (RST, ICMP).
+    Answer,
+    /// Nothing happened to the packet: an event that is counted.
+    Event,
+}
+
+reasons! {
+    /// Shorter than its headers say.
+    Truncated = 0, "truncated", Pass;
+    /// IP version, header length or total length is impossible.
+    Malformed = 1, "malformed", Pass;
+    /// Carries a VLAN tag: belongs to the VLAN's interface.
+    Vlan = 2, "vlan", Pass;
+    /// A later fragment of a datagram whose first fragment was not seen.
+    FragmentUnknown = 3, "fragment_unknown", Pass;
+    /// IPv6 extension headers beyond what is read, or one that hides the transport header.
+    ExtensionHeader = 4, "extension_header", Pass;
+    /// TTL or hop limit too low to forward: the stack answers.
+    TtlExpired = 5, "ttl_expired", Pass;
+    /// A frontend whose service the tables do not hold (yet, or any more).
+    ServiceUnknown = 6, "service_unknown", Drop;
+    /// Every version has weight 0.
+    NoVersion = 7, "no_version", Answer;
+    /// The version has no backend that takes new flows.
+    NoBackend = 8, "no_backend", Answer;
+    /// No free port for source translation.
+    SnatPortsExhausted = 9, "snat_ports_exhausted", Drop;
+    /// A flow map refused an entry.
+    FlowInsertFailed = 10, "flow_insert_failed", Drop;
+    /// The flow's backend is down or gone: TCP is reset.
+    BackendDown = 11, "backend_down", Answer;
+    /// Reset by `onWeightChange`.
+    WeightChangeReset = 12, "weight_change_reset", Answer;
+    /// A backend's RST to a SYN, held back: the client's next SYN tries another backend.
+    RefusedHeldBack = 13, "refused_held_back", Drop;
+    /// Larger than the path to the backend allows: the client was told by ICMP.
+    FragmentationNeeded = 14, "fragmentation_needed", Answer;
+    /// The stack forwards because no next hop was found by fib lookup.
+    NoNextHop = 15, "no_next_hop", Event;
+    /// A packet in the middle of a connection that is not known: given to the backend that the tables name.
+    RecoveredFlow = 16, "recovered_flow", Event;
+    /// A flow map was full of younger entries (agent's estimate).
+    FlowEvicted = 17, "flow_evicted", Event;
+    /// A sample was lost because the kernel had no memory for its octave.
+    HistogramLost = 18, "histogram_lost", Event;
+    /// An ICMP error of the backend's side, translated back to the client.
+    IcmpTranslated = 19, "icmp_translated", Event;
+    /// The next-hop table is full; the packet pays for a fib lookup.
+    NextHopsExhausted = 20, "next_hops_exhausted", Event;
+    /// XDP left the packet to TC.
+    XdpHandover = 21, "xdp_handover", Pass;
+    /// UDP datagram to a backend that is gone: the flow was forgotten and decided anew.
+    UdpRedecided = 22, "udp_redecided", Event;
+    /// The packet could not be written to or answered (no memory in the kernel).
+    WriteFailed = 23, "write_failed", Drop;
+}
+
+/// Entries of `REASONS`; room to append.
+pub const REASON_SLOTS: u32 = 64;

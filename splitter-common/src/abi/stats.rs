@@ -1,0 +1,76 @@
+//! What the kernel counts and the agent reads.
+
+use super::pod;
+use crate::histogram::SUBBUCKETS;
+
+/// Value of `COUNTERS` (per-CPU array, index: version id). All totals since the version got its id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VersionCounters {
+    /// Flows given to this version (TCP: at the SYN; UDP: at the first datagram).
+    pub connections: u64,
+    /// TCP handshakes completed, UDP flows begun.
+    pub opened: u64,
+    /// Flows that ended: both FINs, a RST, or given up. Flows that idle out or are evicted are found by the agent.
+    pub closed: u64,
+    /// Client to backend: IP packets and bytes (link header excluded; a GSO packet counts once).
+    pub packets_in: u64,
+    pub bytes_in: u64,
+    /// Backend to client.
+    pub packets_out: u64,
+    pub bytes_out: u64,
+    /// RST by the client on an established flow.
+    pub resets_client: u64,
+    /// RST by the backend on an established flow, or made by the node for a backend that went down.
+    pub resets_backend: u64,
+    /// RST by the backend in answer to a SYN.
+    pub refused: u64,
+    /// SYNs that a backend left unanswered until the client sent another.
+    pub timeouts: u64,
+    pub pad: u64,
+}
+
+/// What a histogram measures.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Measure {
+    /// SYN to the backend's SYN-ACK, as the node sees it.
+    Connect = 0,
+    /// First request byte (or end of handshake, when the server speaks first) to first response byte.
+    FirstByte = 1,
+}
+
+impl Measure {
+    pub const ALL: [Measure; 2] = [Measure::Connect, Measure::FirstByte];
+}
+
+/// Key of `HISTOGRAMS` (per-CPU hash): one octave of one histogram. Entries appear with their first sample.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HistogramKey {
+    /// Version id.
+    pub version: u32,
+    /// [`Measure`] in the low half, octave (see `histogram`) in the high half.
+    pub measure_octave: u32,
+}
+
+impl HistogramKey {
+    pub const fn new(version: u32, measure: Measure, octave: u32) -> Self {
+        Self { version, measure_octave: measure as u32 | octave << 16 }
+    }
+    pub const fn measure(&self) -> u32 {
+        self.measure_octave & 0xffff
+    }
+    pub const fn octave(&self) -> u32 {
+        self.measure_octave >> 16
+    }
+}
+
+/// Value of `HISTOGRAMS`: samples by sub-bucket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistogramOctave {
+    pub counts: [u32; SUBBUCKETS as usize],
+}
+
+pod!(VersionCounters, HistogramKey, HistogramOctave);

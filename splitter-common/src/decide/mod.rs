@@ -1,0 +1,17 @@
+//! The decision: which version a key belongs to. One pure function, the same in the kernel, the agent, `splitter explain` and the tests.
+//!
+//! The contract, held by the tests below:
+//! - `bucket = hash(salt, key)` over 32 bits; version i owns an interval of buckets in proportion to its weight, in the order of the
+//!   policy. No state: every node gives the same answer.
+//! - exact: the share of an interval differs from the asked one by less than 2^-31; weight 0 owns nothing.
+//! - monotone: when one version's share grows and the others keep their proportions, or only its neighbours pay, no key leaves it; the
+//!   way back is the exact reverse.
+
+mod bucket;
+mod hash;
+
+pub use bucket::{SPACE, intervals, pick};
+pub use hash::{backend_hash, bucket, client_key, connection_key, salt};
+
+#[cfg(test)]
+mod tests;
