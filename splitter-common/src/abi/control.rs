@@ -172,7 +172,7 @@ pub mod iface_flag {
     pub const PEER: u32 = 1;
     /// XDP may transmit out of it (`NETDEV_XDP_ACT_NDO_XMIT`, or generic mode).
     pub const XDP_TRANSMIT: u32 = 2;
-    /// Frames arrive with final checksums, so XDP may finish packets that come in by it.
+    /// Frames arrive with final checksums, so XDP may finish packets that come in by it (see [`super::Config::xdp_ports`]).
     pub const XDP_FORWARD: u32 = 4;
 }
 
@@ -197,7 +197,7 @@ pub const NEXTHOP_SLOTS: u32 = 4096;
 
 /// The one value of `CONFIG` (array of 1).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// [`super::ABI_VERSION`] of the agent that made the maps. Stays the first field for ever.
     pub abi_version: u32,
@@ -208,7 +208,8 @@ pub struct Config {
     pub snat_port_count: u16,
     /// Number of entries in each `TCP` flow map, for the agent's accounting.
     pub max_flows: u32,
-    pub pad: [u32; 4],
+    /// Interfaces (bit = ifindex, the first 4,096) whose packets XDP may finish: those that arrive with final checksums.
+    pub xdp_ports: [u64; 64],
 }
 
 pod!(FrontendKey, Service, MaglevKey, MaglevChunk, RuleKey, Backend, Identity, Iface, NextHop, Config);
