@@ -1,0 +1,102 @@
+//! The lab itself, with real servers: needs root and iproute2, and fails without them.
+
+use splitter_bench::{
+    lab::{Lab, Namespace, Options, Process, namespaces_of},
+    load::{Load, Plan, Reuse},
+    serve,
+};
+use std::{net::SocketAddr, time::Duration};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn server(namespace: &Namespace, name: &str, listen: &str) -> Process {
+    let words = ["--listen", listen, "--name", name, "--udp"].map(String::from);
+    let options = serve::Options::parse(words).unwrap();
+    let mut command = namespace.command(env!("CARGO_BIN_EXE_splitter-bench"));
+    let process = Process::spawn(name, command.arg("serve").args(options.arguments())).unwrap();
+    let port: SocketAddr = listen.parse().unwrap();
+    let local = SocketAddr::new([127, 0, 0, 1].into(), port.port());
+    namespace.run(|| process.wait_listening(local, PATIENCE)).unwrap().unwrap();
+    process
+}
+
+fn bounded(plan: Plan, requests: u64) -> Plan {
+    Plan { requests: Some(requests), ..plan }
+}
+
+fn answers(lab: &Lab, plan: Plan, requests: u64, from: &str) {
+    let what = format!("{:?} {:?} to {}", plan.protocol, plan.reuse, plan.target);
+    let total = Load::run(Some(lab.client()), bounded(plan, requests)).unwrap().total();
+    assert_eq!(total.failed(), 0, "{what}: {:?} {:?}", total.errors, total.first_error);
+    assert_eq!(total.versions.keys().collect::<Vec<_>>(), [from], "{what}");
+    assert_eq!(total.requests(), requests, "{what}");
+}
+
+#[test]
+fn requests_are_routed_through_the_node_and_nothing_is_left() {
+    let lab = Lab::with("route", Options { backends: 2, ..Options::default() }).unwrap();
+    let name = lab.name().to_owned();
+    assert_eq!(namespaces_of(&name).len(), 4);
+    let servers = [server(lab.backend(1), "v1", "[::]:8080"), server(lab.backend(2), "v2", "[::]:8080")];
+    for v6 in [false, true] {
+        for (i, version) in [(1, "v1"), (2, "v2")] {
+            let target = lab.backend_addr(i, v6, 8080);
+            answers(&lab, Plan::http(target), 200, version);
+            answers(&lab, Plan { reuse: Reuse::KeepAlive, ..Plan::http(target) }, 200, version);
+            answers(&lab, Plan { path: "/bytes/1000000".into(), ..Plan::http(target) }, 20, version);
+            answers(&lab, Plan::udp(target), 200, version);
+        }
+    }
+    let forwarded = lab.node.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).unwrap().unwrap();
+    let forwarded: u64 = forwarded.lines().nth(1).and_then(|line| line.split(' ').nth(6)).unwrap().parse().unwrap();
+    assert!(forwarded > 1000, "the node forwarded only {forwarded} packets");
+    let pids: Vec<u32> = servers.iter().map(Process::pid).collect();
+    lab.remove().unwrap();
+    assert_eq!(namespaces_of(&name), Vec::<String>::new());
+    drop(servers);
+    for pid in pids {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "server {pid} lives on");
+    }
+}
+
+#[test]
+fn variants_carry_traffic() {
+    let variants = [
+        ("many", Options { backends: 1, clients: 3, ..Options::default() }),
+        ("shared", Options { backends: 1, shared_segment: true, clients: 2, ..Options::default() }),
+        ("plain", Options { backends: 1, offloads: false, client_mtu: 9000, backend_mtu: 1400, ..Options::default() }),
+    ];
+    for (name, options) in variants {
+        let clients = options.clients;
+        let lab = Lab::with(name, options).unwrap();
+        let _server = server(lab.backend(1), "v1", "[::]:80");
+        for v6 in [false, true] {
+            for k in 0..clients {
+                let plan = Plan { path: "/bytes/100000".into(), requests: Some(20), ..Plan::http(lab.backend_addr(1, v6, 80)) };
+                let plan = Plan { sources: vec![lab.client_ip(k, v6)], ..plan };
+                let total = Load::run(Some(&lab.clients()[k]), plan).unwrap().total();
+                assert_eq!((total.requests(), total.failed()), (20, 0), "{name} v6 {v6} client {k}: {:?}", total.first_error);
+            }
+        }
+        lab.remove().unwrap();
+    }
+}
+
+#[test]
+fn phases_rates_and_errors_are_told_apart() {
+    let lab = Lab::with("phase", Options { backends: 1, ..Options::default() }).unwrap();
+    let target = lab.backend_addr(1, false, 8080);
+    let server = server(lab.backend(1), "v1", "[::]:8080");
+    let load = Load::start(Some(lab.client()), Plan { rate: Some(500.0), ..Plan::http(target) }).unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    let second = load.next_phase();
+    server.kill();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(load.running());
+    let phases = load.stop().unwrap();
+    assert!((200..=400).contains(&phases[0].begun), "500 a second for 0.6 s began {}", phases[0].begun);
+    assert!(phases[0].failed() <= 1, "{:?}", phases[0]);
+    assert!(phases[second].failed() >= 20, "{:?}", phases[second].errors);
+    assert!(phases[second].errors.contains_key(&splitter_bench::load::ErrorKind::Refused), "{:?}", phases[second].errors);
+    lab.remove().unwrap();
+}
