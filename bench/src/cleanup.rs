@@ -26,6 +26,17 @@ pub fn stopping() -> bool {
     STOPPING.load(Ordering::SeqCst)
 }
 
+/// When a signal is being served, waits for it to end the process: a thread that only sees its tools vanish must not end it before. Call it
+/// before leaving `main`.
+pub fn yield_to_signal() {
+    while stopping() && std::thread::current().name() != Some(THREAD) {
+        std::thread::park();
+    }
+}
+
+/// Serves the signals.
+const THREAD: &str = "cleanup";
+
 /// Runs its action when dropped, or when a signal ends the process; never twice.
 #[must_use = "the action runs when this is dropped"]
 pub struct Guard {
@@ -57,6 +68,7 @@ fn take(id: u64) -> Option<Action> {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        yield_to_signal();
         if let Some(action) = take(self.id) {
             action();
         }
@@ -86,7 +98,7 @@ fn install() {
                 libc::sigaction(signal, &action, std::ptr::null_mut());
             }
         }
-        std::thread::spawn(move || {
+        let serve = move || {
             let mut signal = 0u8;
             // SAFETY: the buffer is one byte; the descriptor is never closed.
             while unsafe { libc::read(pipe[0], (&raw mut signal).cast(), 1) } != 1 {}
@@ -96,7 +108,9 @@ fn install() {
                 action();
             }
             std::process::exit(128 + i32::from(signal));
-        });
+        };
+        let spawned = std::thread::Builder::new().name(THREAD.into()).spawn(serve);
+        assert!(spawned.is_ok(), "no thread for the signals: {spawned:?}");
     });
 }
 

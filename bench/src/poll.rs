@@ -89,6 +89,7 @@ impl Poll {
     }
 }
 
-pub(crate) fn check(result: i32) -> io::Result<i32> {
+/// The result of a system call, or errno.
+pub fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

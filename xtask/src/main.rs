@@ -1,1 +1,70 @@
-fn main() {}
+//! `cargo xtask`: set-up, build, demonstration, tests. Dispatch only; compiles in seconds because it knows nothing of the agent's crates.
+
+mod agent;
+mod artifact;
+mod demo;
+mod layering;
+mod object;
+mod setup;
+mod step;
+mod test;
+mod verifier;
+
+use anyhow::{Context, Result, bail};
+use std::{path::PathBuf, process::ExitCode};
+
+const USAGE: &str = "\
+cargo xtask setup              install what the build and the tests need (Debian 12, root)
+cargo xtask build              set up, then build the agent and the lab in release
+cargo xtask demo [--json] [--keep]
+                               a canary release before your eyes: lab, agent, traffic, weight changes, a kill, a verdict
+cargo xtask test               everything that CI runs
+cargo xtask bench ARGS...      the benchmarks (splitter-bench)
+cargo xtask verifier [--update]
+                               sizes and verified instructions of the kernel programs against docs/verifier-budget.json
+cargo xtask lab list|sweep|down [NAME]
+                               labs left running by `demo --keep`
+cargo xtask help               this";
+
+fn main() -> ExitCode {
+    let result = dispatch(&std::env::args().skip(1).collect::<Vec<_>>());
+    splitter_bench::cleanup::yield_to_signal();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Result<()> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["setup"] => setup::run(setup::Purpose::Test),
+        ["build"] => {
+            setup::run(setup::Purpose::Build)?;
+            artifact::build_release().map(|programs| println!("{}\n{}", programs.splitter.display(), programs.bench.display()))
+        }
+        ["demo", ref flags @ ..] => demo::run(flags),
+        ["test"] => test::run(),
+        ["bench", ref rest @ ..] => artifact::bench(rest),
+        ["verifier", ref flags @ ..] if matches!(flags, [] | ["--update"]) => {
+            setup::run(setup::Purpose::Build)?;
+            println!("{}", verifier::run(&artifact::build_release()?, !flags.is_empty())?);
+            Ok(())
+        }
+        ["lab", ..] => splitter_bench::lab::command(&arguments[1..]),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        [] => bail!("what to do?\n{USAGE}"),
+        _ => bail!("unknown: {}\n{USAGE}", words.join(" ")),
+    }
+}
+
+/// The repository.
+fn root() -> Result<PathBuf> {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map(PathBuf::from).context("xtask stands in the repository")
+}

@@ -139,24 +139,26 @@ pub(super) fn names() -> Vec<String> {
     entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
 }
 
+/// Kills what runs in a namespace, and waits a second at most until it is gone.
+pub(super) fn kill_all(name: &str) {
+    let Ok(namespace) = Namespace::open(name) else { return };
+    for pid in namespace.pids() {
+        // SAFETY: plain system call; the pid was just seen inside a namespace of ours.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+    for _ in 0..200 {
+        // A zombie has left its namespace: its parent may take its time.
+        if namespace.pids().is_empty() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 /// Kills what runs in a namespace and removes it. Nothing happens when it does not exist.
 pub(super) fn remove(name: &str) -> Result<()> {
-    if let Ok(namespace) = Namespace::open(name) {
-        let pids = namespace.pids();
-        for pid in &pids {
-            // SAFETY: plain system call; the pid was just seen inside a namespace of ours.
-            unsafe { libc::kill(*pid, libc::SIGKILL) };
-        }
-        for _ in 0..200 {
-            if namespace.pids().is_empty() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        drop(namespace);
-        ip(&["netns", "del", name])?;
-    }
-    Ok(())
+    kill_all(name);
+    if Path::new(DIR).join(name).exists() { ip(&["netns", "del", name]) } else { Ok(()) }
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {

@@ -15,7 +15,7 @@ const DIR: &str = "/run/splitter-lab";
 pub struct Record {
     /// `spl-PID-NAME`.
     pub name: String,
-    /// Commands that run before the namespaces go (`splitter detach`).
+    /// Commands that run when every process is dead and the namespaces still stand (`splitter detach`).
     stop: Vec<Vec<String>>,
     /// Directories and pins that go last.
     paths: Vec<PathBuf>,
@@ -37,6 +37,7 @@ impl Record {
     /// Stops every process in the lab's namespaces, runs the stop commands, removes namespaces and paths. Goes on after a failure and reports all.
     pub fn down(self) -> Result<()> {
         let mut errors = Vec::new();
+        super::namespaces_of(&self.name).iter().for_each(|namespace| super::netns::kill_all(namespace));
         for command in &self.stop {
             let Some((program, arguments)) = command.split_first() else { continue };
             match Command::new(program).args(arguments).output() {

@@ -1,0 +1,114 @@
+//! Calling cargo for the workspace, and where it puts what it built.
+
+use crate::step;
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// What the demonstration runs.
+pub struct Programs {
+    pub splitter: PathBuf,
+    pub bench: PathBuf,
+    /// The object of the kernel programs that `splitter` carries.
+    pub object: PathBuf,
+}
+
+/// The cargo that runs us, in the repository, with bpf-linker's folder on PATH. Without what `cargo run` set for us: build scripts would see it.
+pub fn cargo() -> Result<Command> {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(crate::root()?).env("PATH", path());
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
+}
+
+/// PATH with cargo's bin folder: last, so that it changes nothing where it is there already.
+pub fn path() -> OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
+    let bin = cargo_bin();
+    if folders.contains(&bin) {
+        return path;
+    }
+    folders.push(bin);
+    env::join_paths(folders).unwrap_or(path)
+}
+
+/// Where `cargo install` puts programs.
+pub fn cargo_bin() -> PathBuf {
+    let home = || PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cargo");
+    env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from).join("bin")
+}
+
+/// Builds the agent and the lab in release.
+pub fn build_release() -> Result<Programs> {
+    let mut command = cargo()?;
+    command.args(["build", "--release", "--locked", "-p", "splitter-agent", "-p", "splitter-bench", "--bins"]);
+    let output = step::run("build the agent and the lab (release)", command.arg("--message-format=json-render-diagnostics"))?;
+    programs(&output)
+}
+
+fn programs(output: &str) -> Result<Programs> {
+    let messages: Vec<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let text = |value: &Value| value.as_str().map(PathBuf::from);
+    let executable = |name: &str| {
+        let found = messages.iter().filter(|message| message["target"]["name"] == name).find_map(|message| text(&message["executable"]));
+        found.with_context(|| format!("cargo did not say where it put {name}"))
+    };
+    let of_agent = |message: &&Value| message["package_id"].as_str().is_some_and(|id| id.contains("splitter-agent"));
+    let out = messages.iter().filter(of_agent).find_map(|message| text(&message["out_dir"]));
+    Ok(Programs {
+        splitter: executable("splitter")?,
+        bench: executable("splitter-bench")?,
+        object: out.context("cargo did not say where the build script of the agent writes")?.join("splitter"),
+    })
+}
+
+/// Hands over to the benchmarks.
+pub fn bench(arguments: &[&str]) -> Result<()> {
+    let programs = build_release()?;
+    let status = Command::new(&programs.bench).args(arguments).status().context("cannot run splitter-bench")?;
+    if !status.success() {
+        bail!("splitter-bench ended with {status}");
+    }
+    Ok(())
+}
+
+/// A program on PATH (ours: with cargo's bin folder and the system folders that users' PATH lacks).
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let folders = env::split_paths(&path()).chain(["/usr/sbin", "/sbin"].map(PathBuf::from)).collect::<Vec<_>>();
+    folders.iter().map(|folder| folder.join(name)).find(|path| is_executable(path))
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_cargos_messages() {
+        let output = r#"   Compiling noise v1
+{"reason":"build-script-executed","package_id":"path+file:///r/other#0.1.0","out_dir":"/t/other/out"}
+{"reason":"build-script-executed","package_id":"path+file:///r/splitter-agent#0.1.0","out_dir":"/t/agent/out"}
+{"reason":"compiler-artifact","target":{"name":"splitter-bench","kind":["lib"]},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"splitter-bench","kind":["bin"]},"executable":"/t/splitter-bench"}
+{"reason":"compiler-artifact","target":{"name":"splitter","kind":["bin"]},"executable":"/t/splitter"}"#;
+        let programs = programs(output).unwrap();
+        assert_eq!(programs.splitter, Path::new("/t/splitter"));
+        assert_eq!(programs.bench, Path::new("/t/splitter-bench"));
+        assert_eq!(programs.object, Path::new("/t/agent/out/splitter"));
+    }
+}

@@ -1,0 +1,208 @@
+//! Reads the built kernel object (ELF64, little-endian) and refuses what must not be in it: panic paths, and calls of byte-wise memory functions.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeSet;
+
+const EM_BPF: u16 = 247;
+const SHT_PROGBITS: u32 = 1;
+const SHT_SYMTAB: u32 = 2;
+const SHT_REL: u32 = 9;
+const SHF_EXECINSTR: u64 = 4;
+const STT_SECTION: u8 = 3;
+const STT_FUNC: u8 = 2;
+/// `call` of a function of the object.
+const CALL: (u8, u8) = (0x85, 1);
+const MEMORY: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "bcmp"];
+
+/// Whether these bytes are a BPF object.
+pub fn is_bpf(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\x7fELF\x02\x01") && u16_at(bytes, 18).is_ok_and(|machine| machine == EM_BPF)
+}
+
+/// What one object holds.
+#[derive(Debug, Default)]
+pub struct Object {
+    /// Programs (functions outside `.text`), and their instructions.
+    pub programs: Vec<(String, usize)>,
+    symbols: BTreeSet<String>,
+    called: BTreeSet<String>,
+}
+
+impl Object {
+    /// Every reason to refuse it.
+    pub fn complaints(&self) -> Vec<String> {
+        let panics = self.symbols.iter().filter(|name| name.contains("panicking") || name.contains("panic_fmt"));
+        let memory = self.called.iter().filter(|name| MEMORY.contains(&name.as_str()));
+        panics
+            .map(|name| format!("a panic path survived: {name} (mask the index, or use get)"))
+            .chain(
+                memory
+                    .map(|name| format!("{name} is called: it works byte by byte; copy in fixed sizes of at most what the linker expands")),
+            )
+            .collect()
+    }
+
+    /// # Errors
+    /// When the bytes are no BPF object, or cut.
+    pub fn parse(bytes: &[u8]) -> Result<Object> {
+        ensure!(is_bpf(bytes), "not a BPF object");
+        let sections = sections(bytes)?;
+        let table = sections.iter().find(|section| section.kind == SHT_SYMTAB).context("no symbol table")?;
+        let strings = sections.get(table.link).context("no string table")?.data(bytes)?;
+        let symbols = symbols(table.data(bytes)?, strings)?;
+        let mut object = Object { symbols: symbols.iter().map(|symbol| symbol.name.clone()).collect(), ..Object::default() };
+        for (index, section) in sections.iter().enumerate().filter(|(_, section)| section.is_code()) {
+            let code = section.data(bytes)?;
+            if section.name != ".text" {
+                let entries = symbols.iter().filter(|symbol| symbol.kind == STT_FUNC && symbol.section == index);
+                object.programs.extend(entries.map(|symbol| (symbol.name.clone(), (symbol.size / 8) as usize)));
+            }
+            let relocations = sections.iter().find(|other| other.kind == SHT_REL && other.info == index);
+            let relocations = relocations.map_or(Ok(&[][..]), |section| section.data(bytes))?;
+            for (i, instruction) in code.chunks_exact(8).enumerate() {
+                if (instruction[0], instruction[1] >> 4) == CALL {
+                    object.called.extend(callee(instruction, i, index, relocations, &symbols)?);
+                }
+            }
+        }
+        Ok(object)
+    }
+}
+
+struct Section {
+    name: String,
+    kind: u32,
+    flags: u64,
+    offset: usize,
+    size: usize,
+    link: usize,
+    info: usize,
+}
+
+impl Section {
+    fn data<'a>(&self, bytes: &'a [u8]) -> Result<&'a [u8]> {
+        bytes.get(self.offset..self.offset + self.size).with_context(|| format!("section {} is cut", self.name))
+    }
+
+    fn is_code(&self) -> bool {
+        self.kind == SHT_PROGBITS && self.flags & SHF_EXECINSTR != 0
+    }
+}
+
+struct Symbol {
+    name: String,
+    kind: u8,
+    section: usize,
+    value: u64,
+    size: u64,
+}
+
+fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
+    match bytes.get(at..at + N) {
+        Some(field) => Ok(field.try_into()?),
+        None => bail!("the object is cut at byte {at}"),
+    }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
+    field(bytes, at).map(u16::from_le_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
+    field(bytes, at).map(u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Result<u64> {
+    field(bytes, at).map(u64::from_le_bytes)
+}
+
+fn text_at(strings: &[u8], at: usize) -> String {
+    let text = strings.get(at..).unwrap_or_default();
+    String::from_utf8_lossy(text.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
+}
+
+fn sections(bytes: &[u8]) -> Result<Vec<Section>> {
+    let (table, count, names) = (u64_at(bytes, 40)? as usize, u16_at(bytes, 60)? as usize, u16_at(bytes, 62)? as usize);
+    let raw = |i: usize| -> Result<(usize, Section)> {
+        let at = table + i * 64;
+        let section = Section {
+            name: String::new(),
+            kind: u32_at(bytes, at + 4)?,
+            flags: u64_at(bytes, at + 8)?,
+            offset: u64_at(bytes, at + 24)? as usize,
+            size: u64_at(bytes, at + 32)? as usize,
+            link: u32_at(bytes, at + 40)? as usize,
+            info: u32_at(bytes, at + 44)? as usize,
+        };
+        Ok((u32_at(bytes, at)? as usize, section))
+    };
+    let strings = raw(names)?.1;
+    let strings = strings.data(bytes)?;
+    (0..count).map(|i| raw(i).map(|(name, section)| Section { name: text_at(strings, name), ..section })).collect()
+}
+
+fn symbols(table: &[u8], strings: &[u8]) -> Result<Vec<Symbol>> {
+    let symbol = |at: usize| {
+        Ok(Symbol {
+            name: text_at(strings, u32_at(table, at)? as usize),
+            kind: field::<1>(table, at + 4)?[0] & 15,
+            section: u16_at(table, at + 6)? as usize,
+            value: u64_at(table, at + 8)?,
+            size: u64_at(table, at + 16)?,
+        })
+    };
+    (0..table.len() / 24).map(|i| symbol(i * 24)).collect()
+}
+
+/// The function that call instruction `i` of a section calls. A relocation names it, or its section and a distance; without one it is in the
+/// same section.
+fn callee(instruction: &[u8], i: usize, section: usize, relocations: &[u8], symbols: &[Symbol]) -> Result<Option<String>> {
+    let distance = i64::from(u32_at(instruction, 4)? as i32);
+    let mut target = (section, (i as i64 + 1 + distance) * 8);
+    for entry in relocations.chunks_exact(16) {
+        if u64_at(entry, 0)? != i as u64 * 8 {
+            continue;
+        }
+        let symbol = symbols.get((u64_at(entry, 8)? >> 32) as usize).context("a relocation names no symbol")?;
+        if symbol.kind != STT_SECTION {
+            return Ok(Some(symbol.name.clone()));
+        }
+        target = (symbol.section, (distance + 1) * 8);
+    }
+    let here = |symbol: &&Symbol| symbol.kind == STT_FUNC && (symbol.section, symbol.value as i64) == target;
+    Ok(symbols.iter().find(here).map(|symbol| symbol.name.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_name_panics_and_called_memory_functions_only() {
+        let set = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
+        let good = Object { symbols: set(&["splitter_tc", "memcpy"]), called: set(&["lookup"]), ..Object::default() };
+        assert_eq!(good.complaints(), Vec::<String>::new());
+        let bad = Object { symbols: set(&["_ZN4core9panicking5panic17h0E"]), called: set(&["memset"]), ..Object::default() };
+        assert_eq!(bad.complaints().len(), 2);
+    }
+
+    #[test]
+    fn calls_are_resolved_with_and_without_relocations() {
+        let symbol = |name: &str, kind, section, value| Symbol { name: name.into(), kind, section, value, size: 8 };
+        let symbols =
+            [symbol("", 0, 0, 0), symbol("", STT_SECTION, 2, 0), symbol("memcpy", STT_FUNC, 2, 16), symbol("near", STT_FUNC, 1, 8)];
+        let call = |distance: i32| [&[0x85, 0x10, 0, 0][..], &distance.to_le_bytes()].concat();
+        let relocation = |symbol: u64| [3u64 * 8, symbol << 32 | 10].map(u64::to_le_bytes).concat();
+        let name = |code: &[u8], relocations: &[u8]| callee(code, 3, 1, relocations, &symbols).unwrap();
+        assert_eq!(name(&call(-3), &[]).as_deref(), Some("near"));
+        assert_eq!(name(&call(-1), &relocation(2)).as_deref(), Some("memcpy"));
+        assert_eq!(name(&call(1), &relocation(1)).as_deref(), Some("memcpy"));
+        assert_eq!(name(&call(7), &[]), None);
+    }
+
+    #[test]
+    fn host_objects_are_refused() {
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(!is_bpf(&own) && Object::parse(&own).is_err());
+    }
+}

@@ -1,0 +1,294 @@
+//! `cargo xtask setup`: from a fresh Debian 12 with cargo to a machine that builds the kernel programs and runs the tests. Idempotent.
+//!
+//! Looks first and installs only what is missing. Never changes which cargo or rustc the user's shell finds.
+
+use crate::{artifact, step};
+use anyhow::{Context, Result, bail};
+use splitter_bench::lab::is_root;
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// How much to install.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To build, and to run the demonstration.
+    Build,
+    /// The tests' tools as well.
+    Test,
+}
+
+const BPF_LINKER: &str = "0.13.0";
+const LIBRARY_SOURCE: &str = "lib/rustlib/src/rust/library/core/Cargo.toml";
+/// Features of that bpf-linker: LLVM versions it can be built against.
+const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
+
+/// A program, and the Debian package that holds it.
+const BUILD_TOOLS: &[(&str, &str)] = &[("ip", "iproute2"), ("cc", "gcc"), ("mount", "mount")];
+const TEST_TOOLS: &[(&str, &str)] = &[
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
+    ("ethtool", "ethtool"),
+    ("tcpdump", "tcpdump"),
+    ("curl", "curl"),
+    ("nsenter", "util-linux"),
+];
+
+pub fn run(purpose: Purpose) -> Result<()> {
+    let mut packages = missing_packages(purpose);
+    if compiler().is_none() {
+        packages.extend(["rustc-web", "cargo-web", "rust-web-src"]);
+    }
+    if !packages.is_empty() {
+        install_packages(&packages)?;
+    }
+    let Some(rustc) = compiler() else {
+        bail!("there is still no compiler with library source; `rustup toolchain install nightly -c rust-src` gives one");
+    };
+    linker(&rustc)?;
+    bpffs()
+}
+
+fn missing_packages(purpose: Purpose) -> Vec<&'static str> {
+    let tools = BUILD_TOOLS.iter().chain(if purpose == Purpose::Test { TEST_TOOLS } else { &[] });
+    let mut packages: Vec<&str> =
+        tools.filter(|(program, _)| artifact::find_program(program).is_none()).map(|(_, package)| *package).collect();
+    if !Path::new("/usr/include/stdlib.h").exists() {
+        packages.push("libc6-dev");
+    }
+    if purpose == Purpose::Test {
+        // A rustup toolchain brings these two itself, unless it is the minimal profile.
+        for (subcommand, package) in [("fmt", "rustfmt-web"), ("clippy", "rust-web-clippy")] {
+            let works = artifact::cargo().and_then(|mut cargo| Ok(cargo.args([subcommand, "--version"]).output()?.status.success()));
+            if !works.unwrap_or(false) {
+                packages.push(package);
+            }
+        }
+    }
+    packages
+}
+
+fn install_packages(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    if !is_root() {
+        bail!(
+            "missing: {list}. Run as root:\n  apt-get update && apt-get install -y --no-install-recommends {list}\nand `cargo xtask setup` again"
+        );
+    }
+    if artifact::find_program("apt-get").is_none() {
+        bail!(
+            "missing: {list} (names of Debian's packages); this is not a Debian: install them by hand, then run `cargo xtask setup` again"
+        );
+    }
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    // A stale list asks for files that the mirror no longer has; a failed update may still have left what we need.
+    let (updated, _, log) = step::attempt("update the package lists", apt().arg("update"))?;
+    if !updated {
+        step::say(format_args!("going on with the lists there are (see {})", log.display()));
+    }
+    for package in packages {
+        let policy = Command::new("apt-cache").args(["policy", package]).output().context("cannot run apt-cache")?;
+        if !has_candidate(&String::from_utf8_lossy(&policy.stdout)) {
+            if package.contains("-web") {
+                bail!(
+                    "apt knows no {package} (Debian 12 with its security updates has it); instead: `rustup toolchain install nightly -c rust-src,clippy,rustfmt`"
+                );
+            }
+            bail!("apt knows no {package}; is the package list complete?");
+        }
+    }
+    let title = format!("install {list}");
+    step::run(&title, apt().args(["install", "-y", "--no-install-recommends"]).args(packages)).map(drop)
+}
+
+/// Whether `apt-cache policy` offers a version.
+fn has_candidate(policy: &str) -> bool {
+    policy.lines().filter_map(|line| line.trim().strip_prefix("Candidate:")).any(|version| version.trim() != "(none)")
+}
+
+/// The compiler that the agent's build script will choose: the first one with library source.
+fn compiler() -> Option<PathBuf> {
+    let rustup = Command::new("rustup").args(["which", "--toolchain", "nightly", "rustc"]).output().ok();
+    let nightly =
+        rustup.filter(|output| output.status.success()).map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+    let own = env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from);
+    let candidates = [env::var_os("BPF_RUSTC").map(PathBuf::from), nightly, Some(own), Some("/usr/bin/rustc".into())];
+    candidates.into_iter().flatten().find(|rustc| sysroot(rustc).is_some_and(|root| root.join(LIBRARY_SOURCE).exists()))
+}
+
+fn sysroot(rustc: &Path) -> Option<PathBuf> {
+    let output = Command::new(rustc).args(["--print", "sysroot"]).output().ok()?;
+    output.status.success().then(|| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
+/// Facts of `rustc -vV`.
+#[derive(Debug, PartialEq, Eq)]
+struct CompilerFacts {
+    release: String,
+    host: String,
+    llvm: u32,
+}
+
+fn compiler_facts(verbose: &str) -> Result<CompilerFacts> {
+    let field = |name: &str| verbose.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
+    let llvm = field("LLVM version:").context("`rustc -vV` names no LLVM version")?;
+    Ok(CompilerFacts {
+        release: field("release:").context("`rustc -vV` names no release")?,
+        host: field("host:").context("`rustc -vV` names no host")?,
+        llvm: llvm.split('.').next().and_then(|major| major.parse().ok()).with_context(|| format!("odd LLVM version {llvm}"))?,
+    })
+}
+
+/// Makes sure that bpf-linker reads what this compiler writes.
+fn linker(rustc: &Path) -> Result<()> {
+    let verbose = Command::new(rustc).arg("-vV").output().with_context(|| format!("cannot run {}", rustc.display()))?;
+    let facts = compiler_facts(&String::from_utf8_lossy(&verbose.stdout))?;
+    let why = match artifact::find_program("bpf-linker") {
+        None => "there is none".to_owned(),
+        Some(linker) => match try_linker(&linker, rustc) {
+            Ok(()) => return Ok(()),
+            Err(error) => format!("{error:#}"),
+        },
+    };
+    let installed = artifact::cargo_bin().join("bpf-linker");
+    step::say(format_args!("installing bpf-linker {BPF_LINKER} for rustc {} (LLVM {}): {why}", facts.release, facts.llvm));
+    if !LINKER_LLVM.contains(&facts.llvm) {
+        bail!(
+            "bpf-linker {BPF_LINKER} cannot be built against LLVM {}; use a compiler with LLVM {LINKER_LLVM:?} (set BPF_RUSTC)",
+            facts.llvm
+        );
+    }
+    let library = find_llvm(&facts, rustc)?;
+    let prefix = llvm_prefix(&library)?;
+    let feature = format!("llvm-{}", facts.llvm);
+    let mut command = artifact::cargo()?;
+    // Not in the repository, whose configuration and target folder are for the workspace.
+    command.current_dir("/").env_remove("CARGO_TARGET_DIR").env("LLVM_PREFIX", &prefix).env("CARGO_PROFILE_RELEASE_DEBUG", "0").args([
+        "install",
+        "bpf-linker",
+        "--version",
+        BPF_LINKER,
+        "--locked",
+        "--force",
+        "--no-default-features",
+        "--features",
+        &feature,
+    ]);
+    step::run(&format!("build bpf-linker {BPF_LINKER} with {feature} (minutes)"), &mut command)?;
+    try_linker(&installed, rustc).context("the new bpf-linker does not work")
+}
+
+/// Links a function: fails on another version's bitcode and on a missing libLLVM.
+fn try_linker(linker: &Path, rustc: &Path) -> Result<()> {
+    let version = Command::new(linker).arg("--version").output().with_context(|| format!("{} does not start", linker.display()))?;
+    let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
+    if version != format!("bpf-linker {BPF_LINKER}") {
+        bail!("{} is {version:?}", linker.display());
+    }
+    let dir = step::log_dir()?.join(format!("linker-{}", std::process::id()));
+    fs::create_dir_all(&dir)?;
+    let result = link_probe(linker, rustc, &dir);
+    fs::remove_dir_all(&dir)?;
+    result
+}
+
+fn link_probe(linker: &Path, rustc: &Path, dir: &Path) -> Result<()> {
+    let source = "#![no_std]\n#[unsafe(no_mangle)]\npub extern \"C\" fn probe(x: u64) -> u64 {\n    x + 1\n}\n";
+    fs::write(dir.join("probe.rs"), source)?;
+    let compile = ["--edition=2024", "--crate-type=lib", "--emit=llvm-bc", "-O", "-Cpanic=abort", "-oprobe.bc", "probe.rs"];
+    let link = ["--target=bpfel-unknown-none", "--emit=obj", "--export=probe", "-o", "probe.o", "probe.bc"];
+    for (program, arguments) in [(rustc, &compile[..]), (linker, &link[..])] {
+        let output = Command::new(program).current_dir(dir).args(arguments).output()?;
+        if !output.status.success() {
+            bail!("{} fails: {}", program.display(), String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default());
+        }
+    }
+    if !crate::object::is_bpf(&fs::read(dir.join("probe.o"))?) {
+        bail!("{} wrote no BPF object", linker.display());
+    }
+    Ok(())
+}
+
+/// The shared LLVM of the compiler's version: Debian's, or the one inside a rustup toolchain.
+fn find_llvm(facts: &CompilerFacts, rustc: &Path) -> Result<PathBuf> {
+    let multiarch = facts.host.replacen("-unknown", "", 1);
+    let mut folders = vec![PathBuf::from("/usr/lib").join(multiarch), format!("/usr/lib/llvm-{}/lib", facts.llvm).into()];
+    folders.extend(sysroot(rustc).map(|root| root.join("lib")));
+    let names = |folder: &PathBuf| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut names: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        names.sort();
+        names
+    };
+    let found =
+        folders.iter().flat_map(names).find(|path| path.file_name().is_some_and(|name| is_llvm(&name.to_string_lossy(), facts.llvm)));
+    found.with_context(|| {
+        let places: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        format!("no libLLVM.so.{}.* in {} (Debian: apt-get install libllvm{})", facts.llvm, places.join(", "), facts.llvm)
+    })
+}
+
+fn is_llvm(name: &str, major: u32) -> bool {
+    name.strip_prefix("libLLVM.so.").and_then(|rest| rest.split(['.', '-']).next()) == Some(&major.to_string())
+}
+
+/// A folder that looks to bpf-linker's build like an LLVM installation.
+fn llvm_prefix(library: &Path) -> Result<PathBuf> {
+    let prefix = step::log_dir()?.join("llvm");
+    let link = prefix.join("lib/libLLVM.so");
+    fs::create_dir_all(prefix.join("lib"))?;
+    if link.symlink_metadata().is_ok() {
+        fs::remove_file(&link)?;
+    }
+    std::os::unix::fs::symlink(library, &link).with_context(|| format!("cannot make {}", link.display()))?;
+    Ok(prefix)
+}
+
+fn bpffs() -> Result<()> {
+    const PLACE: &str = "/sys/fs/bpf";
+    if has_bpffs(&fs::read_to_string("/proc/self/mounts")?, PLACE) {
+        return Ok(());
+    }
+    if !is_root() {
+        bail!("no bpffs on {PLACE}. Run as root:\n  mount -t bpf bpf {PLACE}");
+    }
+    step::run("mount bpffs", Command::new("mount").args(["-t", "bpf", "bpf", PLACE])).map(drop)
+}
+
+fn has_bpffs(mounts: &str, place: &str) -> bool {
+    mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).any(|fields| fields.get(1..3) == Some(&[place, "bpf"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compiler_facts_are_read() {
+        let verbose =
+            "rustc 1.96.0 (ac68faa20 2026-05-25)\nbinary: rustc\nhost: x86_64-unknown-linux-gnu\nrelease: 1.96.0\nLLVM version: 22.1.8\n";
+        let facts = CompilerFacts { release: "1.96.0".into(), host: "x86_64-unknown-linux-gnu".into(), llvm: 22 };
+        assert_eq!(compiler_facts(verbose).unwrap(), facts);
+        assert!(compiler_facts("rustc 1.0\nrelease: 1.0\nhost: x\n").unwrap_err().to_string().contains("LLVM"));
+    }
+
+    #[test]
+    fn only_the_right_llvm_counts() {
+        assert!(is_llvm("libLLVM.so.22.1", 22) && is_llvm("libLLVM.so.22.1-rust-1.97.0-nightly", 22) && is_llvm("libLLVM.so.21", 21));
+        assert!(!is_llvm("libLLVM.so.22.1", 2) && !is_llvm("libLLVM-15.so.1", 15) && !is_llvm("libLLVM.so.22.1", 21));
+    }
+
+    #[test]
+    fn candidates_and_mounts_are_read() {
+        assert!(has_candidate("rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0+dfsg1-1~deb12u2\n"));
+        assert!(!has_candidate("rustc-web:\n  Installed: (none)\n  Candidate: (none)\n") && !has_candidate(""));
+        assert!(has_bpffs("bpf /sys/fs/bpf bpf rw 0 0\n", "/sys/fs/bpf"));
+        assert!(!has_bpffs("tmpfs /sys/fs/bpf tmpfs rw 0 0\nbpf /other bpf rw 0 0\n", "/sys/fs/bpf"));
+    }
+}

@@ -1,0 +1,110 @@
+//! Running a long command: its output goes to a log, a line shows that it lives, and its end or its failure.
+
+use anyhow::{Context, Result, bail};
+use splitter_bench::lab::Process;
+use std::{
+    fs::{self, File},
+    io::{IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Lines of a failed command's output that are shown.
+const TAIL: usize = 80;
+
+/// Prints a line about what happens, on standard error.
+pub fn say(text: impl std::fmt::Display) {
+    eprintln!("{text}");
+}
+
+/// Where logs go: `target/xtask`.
+pub fn log_dir() -> Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(crate::root()?.join("target"), PathBuf::from);
+    let dir = target.join("xtask");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// Runs a command to its end; returns what it wrote to standard output and standard error, interleaved.
+///
+/// # Errors
+/// When it fails: the end of its output is shown first, and the error names the log.
+pub fn run(title: &str, command: &mut Command) -> Result<String> {
+    let (succeeded, log, path) = attempt(title, command)?;
+    if succeeded {
+        return Ok(log);
+    }
+    let lines: Vec<&str> = log.lines().collect();
+    say(lines[lines.len().saturating_sub(TAIL)..].join("\n"));
+    bail!("{title} failed; the whole output is in {}", path.display());
+}
+
+/// The same without judging: whether it succeeded, its output, its log.
+pub fn attempt(title: &str, command: &mut Command) -> Result<(bool, String, PathBuf)> {
+    let slug: String = title.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let path = log_dir()?.join(format!("{slug}.log"));
+    let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let mut ticker = Ticker::new(title);
+    let process = Process::spawn(title, command)?;
+    let status = loop {
+        if let Some(status) = process.exited() {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        ticker.tick(&path);
+    };
+    process.kill();
+    ticker.end(status.success());
+    Ok((status.success(), String::from_utf8_lossy(&fs::read(&path)?).into_owned(), path))
+}
+
+struct Ticker<'a> {
+    title: &'a str,
+    start: Instant,
+    next: Duration,
+    tty: bool,
+}
+
+impl Ticker<'_> {
+    fn new(title: &str) -> Ticker<'_> {
+        let tty = std::io::stderr().is_terminal();
+        if !tty {
+            say(format_args!("[  ..  ] {title}"));
+        }
+        Ticker { title, start: Instant::now(), next: Duration::ZERO, tty }
+    }
+
+    /// On a terminal one line redrawn twice a second; else a line every half minute, so that a log shows life.
+    fn tick(&mut self, log: &Path) {
+        let elapsed = self.start.elapsed();
+        if elapsed < self.next {
+            return;
+        }
+        let seconds = elapsed.as_secs();
+        if self.tty {
+            self.next = elapsed + Duration::from_millis(500);
+            eprint!("\r\x1b[K[{seconds:>4} s] {}  \x1b[2m{}\x1b[0m", self.title, last_line(log, 90usize.saturating_sub(self.title.len())));
+            // A terminal that is gone is no reason to stop.
+            let _ = std::io::stderr().flush();
+        } else {
+            self.next = elapsed + Duration::from_secs(30);
+            if seconds > 0 {
+                say(format_args!("[{seconds:>4} s] {}: {}", self.title, last_line(log, 80)));
+            }
+        }
+    }
+
+    fn end(&self, success: bool) {
+        let clear = if self.tty { "\r\x1b[K" } else { "" };
+        let mark = if success { "  ok  " } else { "FAILED" };
+        say(format_args!("{clear}[{mark}] {} ({:.1} s)", self.title, self.start.elapsed().as_secs_f64()));
+    }
+}
+
+fn last_line(log: &Path, width: usize) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(2000)..]).into_owned();
+    text.lines().rfind(|line| !line.trim().is_empty()).map_or(String::new(), |line| line.trim().chars().take(width).collect())
+}
