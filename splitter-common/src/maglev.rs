@@ -29,8 +29,7 @@ pub fn build(identities: &[u64], size: u32) -> Vec<u32> {
     if identities.is_empty() || size == 0 {
         return Vec::new();
     }
-    let mut next: Vec<(u64, u64)> =
-        identities.iter().map(|id| (id % m, (id >> 32) % (m.saturating_sub(1).max(1)) + 1)).collect();
+    let mut next: Vec<(u64, u64)> = identities.iter().map(|id| (id % m, (id >> 32) % (m.saturating_sub(1).max(1)) + 1)).collect();
     let mut table = vec![FREE; size as usize];
     let mut left = size;
     loop {

@@ -7,6 +7,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use splitter_common::{abi::*, filter};
+use splitter_ebpf::{
+    bytes::{Ref, opaque},
+    env::Scratch,
+};
 
 /// Key bytes of `RULES` after the prefix length.
 pub type RuleData = [u8; 20];
@@ -14,45 +18,45 @@ pub type RuleData = [u8; 20];
 pub type Filter = [u64; filter::WORDS as usize];
 
 #[map]
-static CONFIG: Array<Config> = Array::pinned(1, 0);
+pub static CONFIG: Array<Config> = Array::pinned(1, 0);
 #[map]
-static FILTER: Array<Filter> = Array::pinned(1, 0);
+pub static FILTER: Array<Filter> = Array::pinned(1, 0);
 #[map]
-static FRONTENDS: HashMap<FrontendKey, u32> = HashMap::pinned(131_072, BPF_F_NO_PREALLOC);
+pub static FRONTENDS: HashMap<FrontendKey, u32> = HashMap::pinned(131_072, BPF_F_NO_PREALLOC);
 #[map]
-static SERVICES: HashMap<u32, Service> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
+pub static SERVICES: HashMap<u32, Service> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
 #[map]
-static MAGLEV: HashMap<MaglevKey, MaglevChunk> = HashMap::pinned(2_097_152, BPF_F_NO_PREALLOC);
+pub static MAGLEV: HashMap<MaglevKey, MaglevChunk> = HashMap::pinned(2_097_152, BPF_F_NO_PREALLOC);
 #[map]
-static RULES: LpmTrie<RuleData, u32> = LpmTrie::pinned(65_536, BPF_F_NO_PREALLOC);
+pub static RULES: LpmTrie<RuleData, u32> = LpmTrie::pinned(65_536, BPF_F_NO_PREALLOC);
 #[map]
-static BACKENDS: Array<Backend> = Array::pinned(4_096, 0);
+pub static BACKENDS: Array<Backend> = Array::pinned(4_096, 0);
 #[map]
-static IDS: HashMap<[u8; 16], Identity> = HashMap::pinned(524_288, BPF_F_NO_PREALLOC);
+pub static IDS: HashMap<[u8; 16], Identity> = HashMap::pinned(524_288, BPF_F_NO_PREALLOC);
 #[map]
-static IFACES: HashMap<u32, Iface> = HashMap::pinned(4_096, BPF_F_NO_PREALLOC);
+pub static IFACES: HashMap<u32, Iface> = HashMap::pinned(4_096, BPF_F_NO_PREALLOC);
 #[map]
-static NEXTHOPS: Array<NextHop> = Array::pinned(NEXTHOP_SLOTS, 0);
+pub static NEXTHOPS: Array<NextHop> = Array::pinned(NEXTHOP_SLOTS, 0);
 #[map]
-static NEXTHOP_OWNERS: HashMap<u32, NextHop> = HashMap::pinned(NEXTHOP_SLOTS, BPF_F_NO_PREALLOC);
+pub static NEXTHOP_OWNERS: HashMap<u32, NextHop> = HashMap::pinned(NEXTHOP_SLOTS, BPF_F_NO_PREALLOC);
 /// Backend id to the tick until which it gets no new flow while others can.
 #[map]
-static SUSPECTS: LruHashMap<u32, u32> = LruHashMap::pinned(4_096, 0);
+pub static SUSPECTS: LruHashMap<u32, u32> = LruHashMap::pinned(4_096, 0);
 
 macro_rules! flow_maps {
     ($($tcp:ident $udp:ident $half:ident $closing:ident $snat:ident $fragments:ident $family:ty;)*) => { $(
         #[map]
-        static $tcp: LruHashMap<FlowKey<$family>, Flow<$family>> = LruHashMap::pinned(1_024, 0);
+        pub static $tcp: LruHashMap<FlowKey<$family>, Flow<$family>> = LruHashMap::pinned(1_024, 0);
         #[map]
-        static $udp: LruHashMap<FlowKey<$family>, Flow<$family>> = LruHashMap::pinned(1_024, 0);
+        pub static $udp: LruHashMap<FlowKey<$family>, Flow<$family>> = LruHashMap::pinned(1_024, 0);
         #[map]
-        static $half: LruHashMap<FlowKey<$family>, HalfOpen<$family>> = LruHashMap::pinned(1_024, 0);
+        pub static $half: LruHashMap<FlowKey<$family>, HalfOpen<$family>> = LruHashMap::pinned(1_024, 0);
         #[map]
-        static $closing: LruHashMap<FlowKey<$family>, Flow<$family>> = LruHashMap::pinned(1_024, 0);
+        pub static $closing: LruHashMap<FlowKey<$family>, Flow<$family>> = LruHashMap::pinned(1_024, 0);
         #[map]
-        static $snat: LruHashMap<FlowKey<$family>, Snat<$family>> = LruHashMap::pinned(1_024, 0);
+        pub static $snat: LruHashMap<FlowKey<$family>, Snat<$family>> = LruHashMap::pinned(1_024, 0);
         #[map]
-        static $fragments: LruHashMap<FragmentKey<$family>, u32> = LruHashMap::pinned(1_024, 0);
+        pub static $fragments: LruHashMap<FragmentKey<$family>, u32> = LruHashMap::pinned(1_024, 0);
     )* };
 }
 flow_maps! {
@@ -61,8 +65,64 @@ flow_maps! {
 }
 
 #[map]
-static COUNTERS: PerCpuArray<VersionCounters> = PerCpuArray::pinned(1_024, 0);
+pub static COUNTERS: PerCpuArray<VersionCounters> = PerCpuArray::pinned(1_024, 0);
 #[map]
-static HISTOGRAMS: PerCpuHashMap<HistogramKey, HistogramOctave> = PerCpuHashMap::pinned(262_144, BPF_F_NO_PREALLOC);
+pub static HISTOGRAMS: PerCpuHashMap<HistogramKey, HistogramOctave> = PerCpuHashMap::pinned(262_144, BPF_F_NO_PREALLOC);
 #[map]
-static REASONS: PerCpuArray<u64> = PerCpuArray::pinned(REASON_SLOTS, 0);
+pub static REASONS: PerCpuArray<u64> = PerCpuArray::pinned(REASON_SLOTS, 0);
+#[map]
+pub static SCRATCH4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static SCRATCH6: PerCpuArray<Scratch<V6>> = PerCpuArray::with_max_entries(1, 0);
+/// A histogram octave of zeros: the template of new ones, too large for the stack.
+#[map]
+pub static EMPTY_OCTAVE: Array<HistogramOctave> = Array::with_max_entries(1, 0);
+
+/// Insert only what is not there.
+pub const NOEXIST: u64 = aya_ebpf::bindings::BPF_NOEXIST as u64;
+
+/// The kernel's side of `splitter_ebpf::env`: see `kernel.rs`.
+pub struct Kernel;
+
+/// A map value as the pipeline sees it.
+#[inline(always)]
+pub fn reference<T: Copy>(value: Option<*mut T>) -> Option<Ref<T>> {
+    // SAFETY: values that a lookup returns stay allocated while the program runs (RCU).
+    value.map(|value| unsafe { Ref::new(value) })
+}
+
+/// Reads a value that a lookup returned.
+#[inline(always)]
+pub fn load<T: Copy>(value: *const T) -> T {
+    // SAFETY: as in `reference`.
+    unsafe { *value }
+}
+
+/// A word of the filter.
+#[inline(always)]
+pub fn filter_word(index: u32) -> u64 {
+    let Some(filter) = FILTER.get_ptr(0) else { return 0 };
+    let index = opaque(index) & (filter::WORDS - 1);
+    // SAFETY: the index is masked to the array's length.
+    unsafe { *filter.cast::<u64>().add(index as usize) }
+}
+
+/// Whether XDP may finish packets that come in by an interface.
+#[inline(always)]
+pub fn xdp_port(ifindex: u32) -> bool {
+    let Some(config) = CONFIG.get_ptr(0) else { return false };
+    if ifindex >= 4096 {
+        return false;
+    }
+    let word = opaque(ifindex >> 6) as usize & 63;
+    // SAFETY: the index is masked to the array's length.
+    unsafe { *(&raw const (*config).xdp_ports).cast::<u64>().add(word) >> (ifindex & 63) & 1 != 0 }
+}
+
+/// Counts a reason.
+#[inline(always)]
+pub fn count(reason: Reason) {
+    if let Some(value) = reference(REASONS.get_ptr_mut(reason as u32)) {
+        value.set(value.get() + 1);
+    }
+}

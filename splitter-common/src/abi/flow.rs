@@ -143,6 +143,4 @@ pub const TICK_SHIFT: u32 = 20;
 /// Ticks in about one second.
 pub const TICKS_PER_SECOND: u32 = 954;
 
-pod!(
-    FlowKey<V4>, FlowKey<V6>, Flow<V4>, Flow<V6>, HalfOpen<V4>, HalfOpen<V6>, Snat<V4>, Snat<V6>, FragmentKey<V4>, FragmentKey<V6>
-);
+pod!(FlowKey<V4>, FlowKey<V6>, Flow<V4>, Flow<V6>, HalfOpen<V4>, HalfOpen<V6>, Snat<V4>, Snat<V6>, FragmentKey<V4>, FragmentKey<V6>);

@@ -76,10 +76,7 @@ mod tests {
             size_of::<HistogramKey>(),
             size_of::<HistogramOctave>(),
         ];
-        assert_eq!(
-            sizes,
-            [20, 208, 24, 12, 256, 24, 32, 8, 32, 24, 528, 16, 40, 16, 28, 32, 48, 8, 20, 16, 40, 96, 8, 128]
-        );
+        assert_eq!(sizes, [20, 208, 24, 12, 256, 24, 32, 8, 32, 24, 528, 16, 40, 16, 28, 32, 48, 8, 20, 16, 40, 96, 8, 128]);
         assert_eq!(offset_of!(Service, versions), 16);
         assert_eq!(offset_of!(Backend, state), 18);
         assert_eq!(offset_of!(Backend, version), 20);

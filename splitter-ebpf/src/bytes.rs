@@ -1,0 +1,206 @@
+//! The only packet pointers, and the only access to map memory.
+//!
+//! A [`Window`] is a bounds-checked view of `N` bytes of the frame. It borrows the packet, so the borrow checker refuses a view that
+//! outlives a call which may move the frame (resize, checksum helpers): the verifier would refuse it too, less clearly.
+
+use core::marker::PhantomData;
+
+/// Plain integers that a frame can be read as, in the order in which they lie in memory (network order is not undone).
+pub trait Wire: Copy {}
+impl Wire for u8 {}
+impl Wire for u16 {}
+impl Wire for u32 {}
+impl<const N: usize> Wire for [u8; N] {}
+impl<const N: usize> Wire for [u16; N] {}
+impl<const N: usize> Wire for [u32; N] {}
+
+/// `N` bytes of a frame that were checked to be there.
+pub struct Window<'a, const N: usize> {
+    start: *mut u8,
+    packet: PhantomData<&'a mut u8>,
+}
+
+impl<const N: usize> Window<'_, N> {
+    /// # Safety
+    /// `start` points to at least `N` readable and writable bytes for as long as the borrow lives.
+    #[inline(always)]
+    pub unsafe fn new(start: *mut u8) -> Self {
+        Self { start, packet: PhantomData }
+    }
+
+    /// Reads a value at a constant offset.
+    #[inline(always)]
+    pub fn load<T: Wire, const AT: usize>(&self) -> T {
+        const { assert!(AT + size_of::<T>() <= N) };
+        // SAFETY: inside the N bytes (asserted above).
+        unsafe { read(self.start.add(AT).cast()) }
+    }
+
+    /// Writes a value at a constant offset.
+    #[inline(always)]
+    pub fn store<T: Wire, const AT: usize>(&mut self, value: T) {
+        const { assert!(AT + size_of::<T>() <= N) };
+        // SAFETY: inside the N bytes (asserted above).
+        unsafe { write(self.start.add(AT).cast(), value) }
+    }
+}
+
+/// One load of the full width: BPF on a machine with unaligned access needs no alignment, but LLVM would split an `unaligned` read into
+/// bytes there.
+#[inline(always)]
+unsafe fn read<T: Copy>(at: *const T) -> T {
+    // SAFETY: the caller's promise.
+    #[cfg(target_arch = "bpf")]
+    return unsafe { *at };
+    // SAFETY: the caller's promise.
+    #[cfg(not(target_arch = "bpf"))]
+    return unsafe { at.read_unaligned() };
+}
+
+#[inline(always)]
+unsafe fn write<T: Copy>(at: *mut T, value: T) {
+    // SAFETY: the caller's promise.
+    #[cfg(target_arch = "bpf")]
+    return unsafe { *at = value };
+    // SAFETY: the caller's promise.
+    #[cfg(not(target_arch = "bpf"))]
+    return unsafe { at.write_unaligned(value) };
+}
+
+/// A frame and what its hook can do with it. Offsets count from the link header.
+pub trait Packet {
+    /// True for XDP: then what needs more than a rewrite is left to TC.
+    const XDP: bool;
+
+    /// `None` when the frame ends before `at + N`.
+    fn window<const N: usize>(&mut self, at: usize) -> Option<Window<'_, N>>;
+    /// Bytes of the whole frame; of a GSO packet, of all its segments with one header.
+    fn len(&self) -> u32;
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// The interface by which it came.
+    fn ifindex(&self) -> u32;
+    /// A VLAN tag that the hardware took off (TC).
+    fn tagged(&self) -> bool;
+    /// Will be cut into segments that fit (TC).
+    fn segmented(&self) -> bool;
+
+    /// Applies one's complement differences to the transport checksum at `at`: `addresses` belongs to the pseudo-header, `ports` to the
+    /// segment. `udp`: a checksum of zero means "none" and stays.
+    fn update_transport_checksum(&mut self, at: usize, addresses: u32, ports: u32, ipv6: bool, udp: bool);
+
+    /// Route and neighbour of a destination, from the interface by which the packet came.
+    fn route(&mut self, query: &RouteQuery) -> Route;
+
+    /// Writes through the stack's bookkeeping (checksum state of the buffer); TC only. `false`: not written.
+    fn write<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) -> bool;
+    /// Reads bytes that may lie outside the linear part.
+    fn read<const N: usize>(&mut self, at: usize) -> Option<[u8; N]>;
+    /// Cuts the frame; TC only.
+    fn truncate(&mut self, len: u32) -> bool;
+    /// Makes room of `N` bytes between link and network header; TC only.
+    fn insert_after_link(&mut self, bytes: u32) -> bool;
+    /// Whether the transport checksum at `at` is still to be completed by the sender's device (CHECKSUM_PARTIAL).
+    fn checksum_pending(&mut self, at: usize) -> bool;
+}
+
+/// What to look up.
+#[derive(Clone, Copy)]
+pub struct RouteQuery {
+    pub ipv6: bool,
+    pub proto: u8,
+    /// Network-order words; IPv4 uses the first.
+    pub src: [u32; 4],
+    pub dst: [u32; 4],
+}
+
+/// What the kernel's routing says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Found {
+        ifindex: u32,
+        /// Destination, then source.
+        macs: [u32; 3],
+        /// 0: not known.
+        mtu: u16,
+    },
+    /// The neighbour has to be resolved first.
+    NoNeighbour { ifindex: u32 },
+    /// Local, unreachable, or routed by what only the stack does.
+    Stack,
+}
+
+/// A value in a map. Others (CPUs, the agent) may change it at any time, so it is read and written field by field through copies.
+pub struct Ref<T>(*mut T);
+
+impl<T> Clone for Ref<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Ref<T> {}
+
+impl<T: Copy> Ref<T> {
+    /// # Safety
+    /// `value` points to a map value that stays allocated while the program runs.
+    #[inline(always)]
+    pub unsafe fn new(value: *mut T) -> Self {
+        Self(value)
+    }
+    /// A copy of the value; LLVM drops the loads of fields that are not used.
+    #[inline(always)]
+    pub fn get(self) -> T {
+        // SAFETY: `new`'s promise; T is plain data, so any bit pattern that a race leaves is a value.
+        unsafe { *self.0 }
+    }
+    #[inline(always)]
+    pub fn set(self, value: T) {
+        // SAFETY: as in `get`.
+        unsafe { *self.0 = value }
+    }
+    /// Where the value lies, for `field!`.
+    #[inline(always)]
+    pub fn as_ptr(self) -> *mut T {
+        self.0
+    }
+    /// The value in place, for reading what is too large to copy.
+    #[inline(always)]
+    pub fn with<R>(self, f: impl FnOnce(&T) -> R) -> R {
+        // SAFETY: as in `get`; such values are replaced whole by the agent, never written in place.
+        f(unsafe { &*self.0 })
+    }
+}
+
+/// `field!(reference.name)` reads a field of a [`Ref`], `field!(reference.name = value)` writes it.
+#[macro_export]
+macro_rules! field {
+    ($r:ident . $($f:ident).+ = $v:expr) => {{
+        let value = $v;
+        // SAFETY: a Ref points to a live map value.
+        unsafe { (&raw mut (*$r.as_ptr()).$($f).+).write(value) }
+    }};
+    ($r:ident . $($f:ident).+ += $v:expr) => {{
+        let value = $v;
+        // SAFETY: a Ref points to a live map value.
+        unsafe { *(&raw mut (*$r.as_ptr()).$($f).+) += value }
+    }};
+    ($r:ident . $($f:ident).+) => {
+        // SAFETY: a Ref points to a live map value.
+        unsafe { (&raw const (*$r.as_ptr()).$($f).+).read() }
+    };
+}
+
+/// Hides a value from the optimiser, which would otherwise drop a mask that it thinks redundant and the verifier does not.
+#[inline(always)]
+pub fn opaque(value: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = value;
+        // SAFETY: no instruction at all; the constraint makes the register opaque.
+        unsafe { core::arch::asm!("{0} = {0}", inout(wreg) value, options(pure, nomem, nostack)) };
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    value
+}

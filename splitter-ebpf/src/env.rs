@@ -1,0 +1,85 @@
+//! The seam to the kernel's maps and clock: the one interface under which the pipeline runs in the kernel and over fakes on a host.
+
+use crate::{
+    bytes::Ref,
+    lb::{Choice, Facts, Translation},
+};
+use splitter_common::abi::*;
+
+/// Which flow table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Table {
+    Tcp,
+    Udp,
+    Closing,
+}
+
+/// Maps without a family, and time.
+pub trait Env: Tables<V4> + Tables<V6> {
+    /// Ticks (`1 << TICK_SHIFT` ns) of the coarse monotonic clock, wrapping.
+    fn ticks(&self) -> u32;
+    /// Nanoseconds of the monotonic clock.
+    fn now(&self) -> u64;
+
+    fn config(&self) -> Option<Ref<Config>>;
+    fn filter_word(&self, index: u32) -> u64;
+    fn frontend(&self, key: &FrontendKey) -> Option<u32>;
+    fn service(&self, id: u32) -> Option<Ref<Service>>;
+    fn maglev(&self, key: &MaglevKey) -> Option<Ref<MaglevChunk>>;
+    /// Index of the version that the longest matching source network names.
+    fn rule(&self, service: u32, client: &Addr) -> Option<u32>;
+    fn backend(&self, id: u32) -> Option<Ref<Backend>>;
+    fn iface(&self, ifindex: u32) -> Option<Ref<Iface>>;
+    fn nexthop(&self, slot: u32) -> Option<Ref<NextHop>>;
+    fn nexthop_owner(&self, slot: u32) -> Option<Ref<NextHop>>;
+    /// `false` when the slot has an owner.
+    fn claim_nexthop(&self, slot: u32, hop: &NextHop) -> bool;
+    /// Tick until which a backend is avoided.
+    fn suspect(&self, backend: u32) -> Option<u32>;
+    fn set_suspect(&self, backend: u32, until: u32);
+    fn counters(&self, version: u32) -> Option<Ref<VersionCounters>>;
+    /// The octave of a histogram, made when it is not there; `None` without memory.
+    fn octave(&self, key: &HistogramKey) -> Option<Ref<HistogramOctave>>;
+    fn count(&self, reason: Reason);
+}
+
+/// Working memory of the unusual path, one per CPU: BPF allows 512 bytes of stack for all frames together, and IPv6 keys are large.
+/// A program is not re-entered on its CPU, and every function uses its own field.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Scratch<F: Family> {
+    pub translation: Translation<F>,
+    pub facts: Facts,
+    pub choice: Choice,
+    pub frontend: FrontendKey,
+    pub half: HalfOpen<F>,
+    pub partner: FlowKey<F>,
+    pub quoted: FlowKey<F>,
+    pub snat: Snat<F>,
+}
+
+/// `place!(scratch.field)`: a field of a [`Ref`] to write to.
+#[macro_export]
+macro_rules! place {
+    ($r:ident . $f:ident) => {
+        // SAFETY: a Ref points to live memory of this CPU; each field has one user at a time.
+        unsafe { &mut *(&raw mut (*$r.as_ptr()).$f) }
+    };
+}
+
+/// Flow tables of one family. `put_*` answers whether the entry is in the table now.
+pub trait Tables<F: Family> {
+    fn scratch(&self) -> Option<Ref<Scratch<F>>>;
+    fn flow(&self, table: Table, key: &FlowKey<F>) -> Option<Ref<Flow<F>>>;
+    fn put_flow(&self, table: Table, key: &FlowKey<F>, flow: &Flow<F>) -> bool;
+    fn drop_flow(&self, table: Table, key: &FlowKey<F>);
+    fn half(&self, key: &FlowKey<F>) -> Option<Ref<HalfOpen<F>>>;
+    fn put_half(&self, key: &FlowKey<F>, half: &HalfOpen<F>) -> bool;
+    fn drop_half(&self, key: &FlowKey<F>);
+    fn snat(&self, key: &FlowKey<F>) -> Option<Ref<Snat<F>>>;
+    /// `new`: only when there is none.
+    fn put_snat(&self, key: &FlowKey<F>, snat: &Snat<F>, new: bool) -> bool;
+    fn drop_snat(&self, key: &FlowKey<F>);
+    fn fragment(&self, key: &FragmentKey<F>) -> Option<u32>;
+    fn put_fragment(&self, key: &FragmentKey<F>, ports: u32);
+}

@@ -1,0 +1,263 @@
+//! [`Packet`] for the two hooks, and their entry points.
+
+use crate::maps::Kernel;
+use aya_ebpf::{
+    EbpfContext,
+    bindings::*,
+    helpers::generated::*,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use core::mem::{size_of, zeroed};
+use splitter_ebpf::{
+    bytes::{Packet, Route, RouteQuery, Window, opaque},
+    lb,
+    packet::{ETHERNET, checksum},
+    verdict::Action,
+};
+
+/// Leaves the packet to the next program (TCX_NEXT, TC_ACT_UNSPEC).
+const TC_NEXT: i32 = -1;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// `BPF_F_IPV6` of `bpf_l4_csum_replace` (Linux 6.16 and stable kernels since): the address change must not reach `skb->csum`.
+const F_IPV6: u64 = 1 << 7;
+/// Longest headers that the pipeline reads directly: Ethernet, IPv6, TCP with options.
+const LINEAR: u32 = 14 + 40 + 60;
+
+struct Skb(TcContext);
+struct Frame(XdpContext);
+
+/// A view of `N` bytes at `at`, or `None` behind the end.
+#[inline(always)]
+fn window<'a, const N: usize>(data: usize, end: usize, at: usize) -> Option<Window<'a, N>> {
+    let start = data + at;
+    // SAFETY: checked against the frame's end; the verifier checks it again.
+    if start + N > end { None } else { Some(unsafe { Window::new(start as *mut u8) }) }
+}
+
+/// `bpf_fib_lookup` with the routing that a forwarded packet gets (Linux 4.18).
+#[inline(always)]
+fn route(ctx: *mut core::ffi::c_void, ifindex: u32, query: &RouteQuery) -> Route {
+    // SAFETY: plain C struct; zero is a valid value of every field.
+    let mut fib: bpf_fib_lookup = unsafe { zeroed() };
+    fib.family = if query.ipv6 { AF_INET6 } else { AF_INET };
+    fib.l4_protocol = query.proto;
+    fib.ifindex = ifindex;
+    // Any length that fits makes the kernel report the route's MTU.
+    fib.__bindgen_anon_1.tot_len = 1;
+    if query.ipv6 {
+        fib.__bindgen_anon_3.ipv6_src = query.src;
+        fib.__bindgen_anon_4.ipv6_dst = query.dst;
+    } else {
+        fib.__bindgen_anon_3.ipv4_src = query.src[0];
+        fib.__bindgen_anon_4.ipv4_dst = query.dst[0];
+    }
+    // SAFETY: `ctx` is this program's context; the struct is as long as said.
+    let result = unsafe { bpf_fib_lookup(ctx, &mut fib, size_of::<bpf_fib_lookup>() as i32, 0) };
+    if result == BPF_FIB_LKUP_RET_SUCCESS as i64 {
+        // SAFETY: the last twelve bytes are the addresses: source, then destination.
+        let macs =
+            unsafe { core::ptr::from_ref(&fib).cast::<u8>().add(size_of::<bpf_fib_lookup>() - 12).cast::<[u16; 6]>().read_unaligned() };
+        let word = |a: u16, b: u16| if cfg!(target_endian = "little") { a as u32 | (b as u32) << 16 } else { (a as u32) << 16 | b as u32 };
+        let macs = [word(macs[3], macs[4]), word(macs[5], macs[0]), word(macs[1], macs[2])];
+        // SAFETY: on success the kernel writes the MTU there.
+        return Route::Found { ifindex: fib.ifindex, macs, mtu: unsafe { fib.__bindgen_anon_1.mtu_result } };
+    }
+    if result == BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
+        return Route::NoNeighbour { ifindex: fib.ifindex };
+    }
+    Route::Stack
+}
+
+impl Skb {
+    #[inline(always)]
+    fn raw(&self) -> *mut __sk_buff {
+        self.0.skb.skb
+    }
+}
+
+impl Packet for Skb {
+    const XDP: bool = false;
+
+    #[inline(always)]
+    fn window<const N: usize>(&mut self, at: usize) -> Option<Window<'_, N>> {
+        window(self.0.data(), self.0.data_end(), at)
+    }
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context's own field.
+        unsafe { (*self.raw()).ifindex }
+    }
+    #[inline(always)]
+    fn tagged(&self) -> bool {
+        // SAFETY: the context's own field.
+        unsafe { (*self.raw()).vlan_present != 0 }
+    }
+    #[inline(always)]
+    fn segmented(&self) -> bool {
+        // SAFETY: the context's own field.
+        unsafe { (*self.raw()).gso_size != 0 }
+    }
+    #[inline(always)]
+    fn update_transport_checksum(&mut self, at: usize, addresses: u32, ports: u32, ipv6: bool, udp: bool) {
+        // TC packets may carry an unfinished checksum: only the helper knows what to do (see `skb->ip_summed`).
+        let udp = if udp { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
+        let pseudo = udp | BPF_F_PSEUDO_HDR as u64;
+        // SAFETY: own context; size 0 means that `to` is a difference.
+        unsafe {
+            if !ipv6 || bpf_l4_csum_replace(self.raw(), at as u32, 0, addresses as u64, pseudo | F_IPV6) != 0 {
+                bpf_l4_csum_replace(self.raw(), at as u32, 0, addresses as u64, pseudo);
+            }
+            if ports != 0 && ports != 0xffff {
+                bpf_l4_csum_replace(self.raw(), at as u32, 0, ports as u64, udp);
+            }
+        }
+    }
+    #[inline(always)]
+    fn route(&mut self, query: &RouteQuery) -> Route {
+        let ifindex = self.ifindex();
+        route(self.0.as_ptr(), ifindex, query)
+    }
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) -> bool {
+        // SAFETY: own context, N readable bytes.
+        unsafe { bpf_skb_store_bytes(self.raw().cast(), at as u32, bytes.as_ptr().cast(), N as u32, BPF_F_RECOMPUTE_CSUM as u64) == 0 }
+    }
+    #[inline(always)]
+    fn read<const N: usize>(&mut self, at: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: own context, N writable bytes.
+        let result = unsafe { bpf_skb_load_bytes(self.raw().cast(), at as u32, bytes.as_mut_ptr().cast(), N as u32) };
+        (result == 0).then_some(bytes)
+    }
+    #[inline(always)]
+    fn truncate(&mut self, len: u32) -> bool {
+        // SAFETY: own context.
+        unsafe { bpf_skb_change_tail(self.raw(), len, 0) == 0 }
+    }
+    #[inline(always)]
+    fn insert_after_link(&mut self, bytes: u32) -> bool {
+        // SAFETY: own context.
+        unsafe { bpf_skb_adjust_room(self.raw(), bytes as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0) == 0 }
+    }
+    #[inline(always)]
+    fn checksum_pending(&mut self, at: usize) -> bool {
+        // A change that is not of the pseudo-header leaves an unfinished checksum alone, and only that.
+        let before = self.read::<2>(at);
+        // SAFETY: own context.
+        unsafe { bpf_l4_csum_replace(self.raw(), at as u32, 0, 1, 0) };
+        before == self.read::<2>(at)
+    }
+}
+
+impl Packet for Frame {
+    const XDP: bool = true;
+
+    #[inline(always)]
+    fn window<const N: usize>(&mut self, at: usize) -> Option<Window<'_, N>> {
+        window(self.0.data(), self.0.data_end(), at)
+    }
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        (self.0.data_end() - self.0.data()) as u32
+    }
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context's own field.
+        unsafe { (*self.0.ctx).ingress_ifindex }
+    }
+    #[inline(always)]
+    fn tagged(&self) -> bool {
+        false
+    }
+    #[inline(always)]
+    fn segmented(&self) -> bool {
+        false
+    }
+    #[inline(always)]
+    fn update_transport_checksum(&mut self, at: usize, addresses: u32, ports: u32, _ipv6: bool, udp: bool) {
+        let at = opaque(at as u32) as usize;
+        if at > 2048 {
+            return;
+        }
+        let Some(mut w) = self.window::<2>(at) else { return };
+        let old: u16 = w.load::<u16, 0>();
+        if udp && old == 0 {
+            return;
+        }
+        let new = checksum::apply(old, checksum::fold(addresses as u64 + ports as u64));
+        w.store::<u16, 0>(if udp && new == 0 { 0xffff } else { new });
+    }
+    #[inline(always)]
+    fn route(&mut self, query: &RouteQuery) -> Route {
+        let ifindex = self.ifindex();
+        route(self.0.as_ptr(), ifindex, query)
+    }
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, _at: usize, _bytes: &[u8; N]) -> bool {
+        false
+    }
+    #[inline(always)]
+    fn read<const N: usize>(&mut self, at: usize) -> Option<[u8; N]> {
+        let at = opaque(at as u32) as usize;
+        if at > 2048 {
+            return None;
+        }
+        self.window::<N>(at).map(|w| w.load::<[u8; N], 0>())
+    }
+    #[inline(always)]
+    fn truncate(&mut self, _len: u32) -> bool {
+        false
+    }
+    #[inline(always)]
+    fn insert_after_link(&mut self, _bytes: u32) -> bool {
+        false
+    }
+    #[inline(always)]
+    fn checksum_pending(&mut self, _at: usize) -> bool {
+        false
+    }
+}
+
+/// TC ingress, the complete path.
+#[classifier]
+pub fn splitter_tc(ctx: TcContext) -> i32 {
+    if ctx.data() + ETHERNET + 60 > ctx.data_end() {
+        // Headers may lie outside the linear part.
+        let len = ctx.len();
+        if (ctx.data_end() - ctx.data()) < len as usize {
+            let _ = ctx.pull_data(if len < LINEAR { len } else { LINEAR });
+        }
+    }
+    let mut packet = Skb(ctx);
+    // SAFETY: helpers without pointers.
+    unsafe {
+        match lb::process(&mut packet, &Kernel).action() {
+            Action::Drop => TC_ACT_SHOT as i32,
+            Action::Redirect(ifindex) => bpf_redirect(ifindex, 0) as i32,
+            Action::RedirectPeer(ifindex) => bpf_redirect_peer(ifindex, 0) as i32,
+            Action::Neighbour(ifindex) => bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32,
+            _ => TC_NEXT,
+        }
+    }
+}
+
+/// XDP, the fast path: packets of known flows on interfaces that deliver final checksums. The rest goes on to TC untouched.
+#[xdp]
+pub fn splitter_xdp(ctx: XdpContext) -> u32 {
+    let mut packet = Frame(ctx);
+    if !crate::maps::xdp_port(packet.ifindex()) {
+        return xdp_action::XDP_PASS;
+    }
+    match lb::process(&mut packet, &Kernel).action() {
+        Action::Drop => xdp_action::XDP_DROP,
+        // SAFETY: a helper without pointers.
+        Action::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
+        _ => xdp_action::XDP_PASS,
+    }
+}

@@ -1,0 +1,165 @@
+//! [`Env`] over the real maps and clocks.
+
+use crate::maps::{self, Kernel};
+use aya_ebpf::{
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    maps::lpm_trie::Key,
+};
+use splitter_common::abi::*;
+use splitter_ebpf::{
+    bytes::Ref,
+    env::{Env, Scratch, Table, Tables},
+};
+
+impl Env for Kernel {
+    #[inline(always)]
+    fn ticks(&self) -> u32 {
+        // SAFETY: a helper without arguments (Linux 5.11).
+        (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
+    }
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_ns() }
+    }
+    #[inline(always)]
+    fn config(&self) -> Option<Ref<Config>> {
+        maps::reference(maps::CONFIG.get_ptr_mut(0))
+    }
+    #[inline(always)]
+    fn filter_word(&self, index: u32) -> u64 {
+        maps::filter_word(index)
+    }
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<u32> {
+        maps::FRONTENDS.get_ptr(key).map(maps::load)
+    }
+    #[inline(always)]
+    fn service(&self, id: u32) -> Option<Ref<Service>> {
+        maps::reference(maps::SERVICES.get_ptr_mut(id))
+    }
+    #[inline(always)]
+    fn maglev(&self, key: &MaglevKey) -> Option<Ref<MaglevChunk>> {
+        maps::reference(maps::MAGLEV.get_ptr_mut(key))
+    }
+    #[inline(always)]
+    fn rule(&self, service: u32, client: &Addr) -> Option<u32> {
+        let mut data = [0u8; 20];
+        data[..4].copy_from_slice(&service.to_be_bytes());
+        data[4..].copy_from_slice(client);
+        maps::RULES.get(Key::new(RULE_PREFIX_BASE + 128, data)).copied()
+    }
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<Ref<Backend>> {
+        maps::reference(maps::BACKENDS.get_ptr_mut(id))
+    }
+    #[inline(always)]
+    fn iface(&self, ifindex: u32) -> Option<Ref<Iface>> {
+        maps::reference(maps::IFACES.get_ptr_mut(ifindex))
+    }
+    #[inline(always)]
+    fn nexthop(&self, slot: u32) -> Option<Ref<NextHop>> {
+        maps::reference(maps::NEXTHOPS.get_ptr_mut(slot))
+    }
+    #[inline(always)]
+    fn nexthop_owner(&self, slot: u32) -> Option<Ref<NextHop>> {
+        maps::reference(maps::NEXTHOP_OWNERS.get_ptr_mut(slot))
+    }
+    #[inline(always)]
+    fn claim_nexthop(&self, slot: u32, hop: &NextHop) -> bool {
+        maps::NEXTHOP_OWNERS.insert(slot, hop, maps::NOEXIST).is_ok()
+    }
+    #[inline(always)]
+    fn suspect(&self, backend: u32) -> Option<u32> {
+        maps::SUSPECTS.get_ptr(backend).map(maps::load)
+    }
+    #[inline(always)]
+    fn set_suspect(&self, backend: u32, until: u32) {
+        let _ = maps::SUSPECTS.insert(backend, until, 0);
+    }
+    #[inline(always)]
+    fn counters(&self, version: u32) -> Option<Ref<VersionCounters>> {
+        maps::reference(maps::COUNTERS.get_ptr_mut(version))
+    }
+    #[inline(always)]
+    fn octave(&self, key: &HistogramKey) -> Option<Ref<HistogramOctave>> {
+        if let Some(value) = maps::HISTOGRAMS.get_ptr_mut(key) {
+            return maps::reference(Some(value));
+        }
+        let _ = maps::HISTOGRAMS.insert(key, maps::EMPTY_OCTAVE.get(0)?, maps::NOEXIST);
+        maps::reference(maps::HISTOGRAMS.get_ptr_mut(key))
+    }
+    #[inline(always)]
+    fn count(&self, reason: Reason) {
+        maps::count(reason);
+    }
+}
+
+macro_rules! tables {
+    ($family:ty, $tcp:ident $udp:ident $half:ident $closing:ident $snat:ident $fragments:ident $scratch:ident) => {
+        impl Tables<$family> for Kernel {
+            #[inline(always)]
+            fn scratch(&self) -> Option<Ref<Scratch<$family>>> {
+                maps::reference(maps::$scratch.get_ptr_mut(0))
+            }
+            #[inline(always)]
+            fn flow(&self, table: Table, key: &FlowKey<$family>) -> Option<Ref<Flow<$family>>> {
+                maps::reference(match table {
+                    Table::Tcp => maps::$tcp.get_ptr_mut(key),
+                    Table::Udp => maps::$udp.get_ptr_mut(key),
+                    Table::Closing => maps::$closing.get_ptr_mut(key),
+                })
+            }
+            #[inline(always)]
+            fn put_flow(&self, table: Table, key: &FlowKey<$family>, flow: &Flow<$family>) -> bool {
+                match table {
+                    Table::Tcp => maps::$tcp.insert(key, flow, 0).is_ok(),
+                    Table::Udp => maps::$udp.insert(key, flow, 0).is_ok(),
+                    Table::Closing => maps::$closing.insert(key, flow, 0).is_ok(),
+                }
+            }
+            #[inline(always)]
+            fn drop_flow(&self, table: Table, key: &FlowKey<$family>) {
+                let _ = match table {
+                    Table::Tcp => maps::$tcp.remove(key),
+                    Table::Udp => maps::$udp.remove(key),
+                    Table::Closing => maps::$closing.remove(key),
+                };
+            }
+            #[inline(always)]
+            fn half(&self, key: &FlowKey<$family>) -> Option<Ref<HalfOpen<$family>>> {
+                maps::reference(maps::$half.get_ptr_mut(key))
+            }
+            #[inline(always)]
+            fn put_half(&self, key: &FlowKey<$family>, half: &HalfOpen<$family>) -> bool {
+                maps::$half.insert(key, half, 0).is_ok()
+            }
+            #[inline(always)]
+            fn drop_half(&self, key: &FlowKey<$family>) {
+                let _ = maps::$half.remove(key);
+            }
+            #[inline(always)]
+            fn snat(&self, key: &FlowKey<$family>) -> Option<Ref<Snat<$family>>> {
+                maps::reference(maps::$snat.get_ptr_mut(key))
+            }
+            #[inline(always)]
+            fn put_snat(&self, key: &FlowKey<$family>, snat: &Snat<$family>, new: bool) -> bool {
+                maps::$snat.insert(key, snat, if new { maps::NOEXIST } else { 0 }).is_ok()
+            }
+            #[inline(always)]
+            fn drop_snat(&self, key: &FlowKey<$family>) {
+                let _ = maps::$snat.remove(key);
+            }
+            #[inline(always)]
+            fn fragment(&self, key: &FragmentKey<$family>) -> Option<u32> {
+                maps::$fragments.get_ptr(key).map(maps::load)
+            }
+            #[inline(always)]
+            fn put_fragment(&self, key: &FragmentKey<$family>, ports: u32) {
+                let _ = maps::$fragments.insert(key, ports, 0);
+            }
+        }
+    };
+}
+tables!(V4, TCP4 UDP4 HALF4 CLOSING4 SNAT4 FRAGMENTS4 SCRATCH4);
+tables!(V6, TCP6 UDP6 HALF6 CLOSING6 SNAT6 FRAGMENTS6 SCRATCH6);

@@ -1,0 +1,103 @@
+//! Entries of the flow tables: keys of the other direction, moving between tables, next hops of a flow.
+
+use super::Translation;
+use crate::{
+    bytes::{Packet, Ref, Route, RouteQuery},
+    env::{Env, Table, Tables},
+    field, nat, place,
+    packet::{Ip, destination_port, ports, source_port},
+};
+use splitter_common::abi::*;
+
+/// Fills the translation that a flow entry asks for; `false` when its SNAT half was evicted.
+#[inline(always)]
+pub fn translate<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, flow: &Flow<F>, version: u32, t: &mut Translation<F>) -> bool {
+    t.version = version;
+    t.nexthop = flow.nexthop as u32;
+    t.neighbour = 0;
+    t.reverse = flow.is(flow_flag::REVERSE);
+    if t.reverse {
+        t.src = flow.peer;
+        t.dst = key.dst;
+        t.ports = ports(flow.peer_port, destination_port(key.ports));
+    } else {
+        t.src = key.src;
+        t.dst = flow.peer;
+        t.ports = ports(source_port(key.ports), flow.peer_port);
+    }
+    if flow.is(flow_flag::SNAT) {
+        let Some(snat) = env.snat(key) else { return false };
+        let snat = snat.get();
+        if t.reverse {
+            t.dst = snat.addr;
+            t.ports = ports(source_port(t.ports), snat.port);
+        } else {
+            t.src = snat.addr;
+            t.ports = ports(snat.port, destination_port(t.ports));
+        }
+    }
+    true
+}
+
+/// The key under which the other direction of a flow is kept: the translated packet, turned round.
+#[inline(always)]
+pub fn partner_key<F: Family>(proto: u32, t: &Translation<F>) -> FlowKey<F> {
+    FlowKey { src: t.dst, dst: t.src, ports: ports(destination_port(t.ports), source_port(t.ports)), proto }
+}
+
+/// The entry of the other direction, made from this one.
+#[inline(always)]
+pub fn partner_flow<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>, flags: u8) -> Flow<F> {
+    let reverse = flow.is(flow_flag::REVERSE);
+    // The other side sees this packet's addressee: the VIP (seen from behind), or the backend.
+    let (peer, peer_port) = if reverse { (key.src, source_port(key.ports)) } else { (key.dst, destination_port(key.ports)) };
+    let direction = if reverse { 0 } else { flow_flag::REVERSE };
+    Flow { peer, peer_port, nexthop: 0, owner: owner(flow.backend(), flags & !flow_flag::REVERSE | direction), last: flow.last }
+}
+
+/// Forgets both directions of a flow, with their SNAT entries. Uses the translation's scratch memory.
+#[inline(never)]
+pub fn forget<F: Ip, E: Env + Tables<F>>(env: &E, table: Table, key: &FlowKey<F>, flow: &Flow<F>) -> u32 {
+    let Some(scratch) = env.scratch() else { return 0 };
+    let (t, partner) = (place!(scratch.translation), place!(scratch.partner));
+    if translate(env, key, flow, 0, t) {
+        *partner = partner_key(key.proto, t);
+        env.drop_flow(table, partner);
+        if flow.is(flow_flag::SNAT) {
+            env.drop_snat(partner);
+        }
+    }
+    env.drop_flow(table, key);
+    if flow.is(flow_flag::SNAT) {
+        env.drop_snat(key);
+    }
+    0
+}
+
+/// Finds the next hop of a translated packet and keeps it in a slot. Fills `nexthop` or `neighbour`.
+#[inline(never)]
+pub fn find_nexthop<F: Ip, P: Packet, E: Env>(packet: &mut P, env: &E, proto: u32, t: &mut Translation<F>) -> u32 {
+    t.nexthop = 0;
+    t.neighbour = 0;
+    let query = RouteQuery { ipv6: F::IPV6, proto: proto as u8, src: F::query(&t.src), dst: F::query(&t.dst) };
+    match packet.route(&query) {
+        Route::Found { ifindex, macs, mtu } => {
+            t.nexthop = nat::nexthop::slot(env, ifindex, &macs, mtu);
+            if t.nexthop == 0 {
+                t.neighbour = ifindex;
+            }
+            ifindex
+        }
+        Route::NoNeighbour { ifindex } => {
+            t.neighbour = ifindex;
+            ifindex
+        }
+        Route::Stack => 0,
+    }
+}
+
+/// Stores a next hop in an entry of a flow table.
+#[inline(always)]
+pub fn keep_nexthop<F: Ip>(entry: Ref<Flow<F>>, slot: u32) {
+    field!(entry.nexthop = slot as u16);
+}

@@ -1,0 +1,212 @@
+//! A packet of a known flow. The common case is straight: state of the backend, next hop, rewrite. Everything that happens once in a while
+//! is in `hit`, which TC alone runs.
+
+use super::{
+    Translation,
+    flow::{find_nexthop, forget, keep_nexthop, partner_flow, partner_key, translate},
+};
+use crate::{
+    network::Network,
+    account,
+    bytes::{Packet, Ref},
+    env::{Env, Table, Tables},
+    field,
+    packet::{Parsed, tcp},
+    verdict::Verdict,
+};
+use splitter_common::abi::*;
+
+/// Whether a backend keeps its flows.
+#[inline(always)]
+fn serves(state: u8) -> bool {
+    state == backend_state::READY || state == backend_state::DRAINING
+}
+
+/// The translation of a packet to which nothing special happens; `None` leaves it to [`hit`].
+#[inline(always)]
+pub fn usual<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F>>) -> Option<Translation<F>> {
+    const UNUSUAL: u8 = flow_flag::SNAT | flow_flag::YOUNG | flow_flag::RESET;
+    let flow = entry.get();
+    let backend = env.backend(flow.backend())?;
+    let (state, version) = (field!(backend.state), field!(backend.version));
+    let unusual = flow.is(UNUSUAL)
+        || p.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
+        || !serves(state)
+        || flow.nexthop == 0
+        || env.ticks().wrapping_sub(flow.last) >= TICKS_PER_SECOND;
+    let mut t = Translation::empty(p);
+    (!unusual && translate(env, &p.key, &flow, version, &mut t)).then_some(t)
+}
+
+/// A packet that a `TCP` or `UDP` entry matches: flags, first payload, a second gone by, SNAT, a dead backend.
+#[inline(never)]
+pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    entry: Ref<Flow<F>>,
+    t: &mut Translation<F>,
+) -> Verdict {
+    let flow = entry.get();
+    let Some(backend) = env.backend(flow.backend()) else { return Verdict::PASS };
+    let (state, version) = (field!(backend.state), field!(backend.version));
+    let table = if p.is_tcp() { Table::Tcp } else { Table::Udp };
+    if !serves(state) || flow.is(flow_flag::RESET) {
+        return give_up(env, p, &flow, serves(state) as u32);
+    }
+    if !translate(env, &p.key, &flow, version, t) {
+        forget(env, table, &p.key, &flow);
+        return Verdict::AGAIN;
+    }
+    let now = env.ticks();
+    if flow.nexthop == 0 || now.wrapping_sub(flow.last) >= TICKS_PER_SECOND {
+        find_nexthop(packet, env, p.key.proto, t);
+        keep_nexthop(entry, t.nexthop);
+        field!(entry.last = now);
+        mend_partner(env, table, p, &flow, t);
+    }
+    if flow.is(flow_flag::YOUNG) && (!p.is_tcp() || has_payload(packet, p)) {
+        first_payload(env, p, entry, t);
+    }
+    if p.flags & (tcp::FIN | tcp::RST) != 0 {
+        end(env, p, entry, t);
+    }
+    Verdict::CONTINUE
+}
+
+/// The backend went down or away, or a weight change ends the flow: TCP is reset, UDP forgotten and decided anew.
+#[inline(never)]
+fn give_up<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, flow: &Flow<F>, serves: u32) -> Verdict {
+    let table = if p.is_tcp() { Table::Tcp } else { Table::Udp };
+    let from_client = !flow.is(flow_flag::REVERSE);
+    if !p.is_tcp() || p.flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+        forget(env, table, &p.key, flow);
+        if !p.is_tcp() {
+            env.count(Reason::UdpRedecided);
+        }
+        return if from_client { Verdict::AGAIN } else { Verdict::DROP };
+    }
+    env.count(if serves != 0 { Reason::WeightChangeReset } else { Reason::BackendDown });
+    Verdict::RESET
+}
+
+/// LRU maps evict the two directions independently: puts back what is missing.
+#[inline(always)]
+fn mend_partner<F: Network, E: Env + Tables<F>>(env: &E, table: Table, p: &Parsed<F>, flow: &Flow<F>, t: &Translation<F>) {
+    let key = partner_key(p.key.proto, t);
+    if env.flow(table, &key).is_none() {
+        put_partner(env, table, &p.key, flow, &key);
+    }
+}
+
+#[inline(never)]
+fn put_partner<F: Network, E: Env + Tables<F>>(env: &E, table: Table, key: &FlowKey<F>, flow: &Flow<F>, partner: &FlowKey<F>) -> u32 {
+    let mut flags = flow.flags() & flow_flag::SNAT;
+    if flow.is(flow_flag::FIN) {
+        flags |= flow_flag::PEER_FIN;
+    }
+    if flow.is(flow_flag::PEER_FIN) {
+        flags |= flow_flag::FIN;
+    }
+    // A translated source cannot be restored from one side alone.
+    if flow.is(flow_flag::SNAT) && env.snat(partner).is_none() {
+        return 0;
+    }
+    env.put_flow(table, partner, &partner_flow(key, flow, flags)) as u32
+}
+
+/// Payload for the first time in this direction: starts or stops the clock of the first response byte.
+#[inline(never)]
+fn first_payload<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F>>, t: &Translation<F>) -> u32 {
+    let flow = entry.get();
+    field!(entry.owner = flow.owner & !((flow_flag::YOUNG as u32) << 24));
+    if !flow.is(flow_flag::REVERSE) {
+        if let Some(half) = env.half(&p.key) {
+            field!(half.stamp = env.now());
+        }
+        return 0;
+    }
+    let forward = partner_key(p.key.proto, t);
+    if let Some(half) = env.half(&forward) {
+        let stamp = field!(half.stamp);
+        account::sample(env, t.version, Measure::FirstByte as u32, env.now().wrapping_sub(stamp));
+        env.drop_half(&forward);
+    }
+    if !p.is_tcp() {
+        field!(entry.owner = (flow.owner & !((flow_flag::YOUNG as u32) << 24)) | (flow_flag::REPLIED as u32) << 24);
+        if let Some(other) = env.flow(Table::Udp, &forward) {
+            let owner = field!(other.owner);
+            field!(other.owner = owner | (flow_flag::REPLIED as u32) << 24);
+        }
+    }
+    0
+}
+
+/// Whether a TCP segment carries data.
+#[inline(always)]
+pub fn has_payload<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> bool {
+    let l4 = crate::bytes::opaque(p.l4);
+    if l4 == 0 || l4 > 1024 {
+        return false;
+    }
+    let Some(w) = packet.window::<20>(l4 as usize) else { return false };
+    let header = (w.load::<u8, 12>() >> 4) as u32 * 4;
+    p.ip_len > l4 - crate::packet::ETHERNET as u32 + header
+}
+
+/// FIN or RST: notes it on both sides; after both FINs, or a RST, the flow moves to `CLOSING`, where it cannot crowd out live ones.
+#[inline(never)]
+fn end<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F>>, t: &Translation<F>) -> u32 {
+    let flow = entry.get();
+    let key = partner_key(p.key.proto, t);
+    let other = env.flow(Table::Tcp, &key);
+    let reset = p.flags & tcp::RST != 0;
+    let mine = flow.owner | (flow_flag::FIN as u32) << 24;
+    if !reset && !flow.is(flow_flag::PEER_FIN) {
+        field!(entry.owner = mine);
+        if let Some(other) = other {
+            let owner = field!(other.owner);
+            field!(other.owner = owner | (flow_flag::PEER_FIN as u32) << 24);
+        }
+        return 0;
+    }
+    if let Some(counters) = env.counters(t.version) {
+        field!(counters.closed += 1);
+        if reset && t.reverse {
+            field!(counters.resets_backend += 1);
+        } else if reset {
+            field!(counters.resets_client += 1);
+        }
+    }
+    env.put_flow(Table::Closing, &p.key, &Flow { owner: mine, nexthop: t.nexthop as u16, ..flow });
+    if let Some(other) = other {
+        env.put_flow(Table::Closing, &key, &other.get());
+        env.drop_flow(Table::Tcp, &key);
+    }
+    env.drop_flow(Table::Tcp, &p.key);
+    env.drop_half(if t.reverse { &key } else { &p.key });
+    0
+}
+
+/// A packet of a flow that has ended: last acknowledgements and retransmissions, or a client that uses its port again.
+#[inline(never)]
+pub fn closing<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    entry: Ref<Flow<F>>,
+    t: &mut Translation<F>,
+) -> Verdict {
+    let flow = entry.get();
+    let anew = p.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && !flow.is(flow_flag::REVERSE);
+    let version = env.backend(flow.backend()).map_or(0, |backend| field!(backend.version));
+    if anew || !translate(env, &p.key, &flow, version, t) {
+        forget(env, Table::Closing, &p.key, &flow);
+        return Verdict::AGAIN;
+    }
+    if flow.nexthop == 0 {
+        find_nexthop(packet, env, p.key.proto, t);
+        keep_nexthop(entry, t.nexthop);
+    }
+    Verdict::CONTINUE
+}

@@ -1,0 +1,212 @@
+//! The load balancer: from a parsed packet to a translation. `process` is the whole pipeline.
+
+mod first;
+mod flow;
+mod half;
+mod hit;
+mod select;
+
+pub use flow::partner_key;
+pub use select::{Choice, Facts, select};
+
+use crate::{
+    answer,
+    bytes::Packet,
+    env::{Env, Table, Tables},
+    nat,
+    network::Network,
+    place,
+    packet::{self, Ip, Parsed, parse, parse::Kind},
+    verdict::{Action, Verdict},
+};
+use splitter_common::{
+    abi::*,
+    filter::{self, Role},
+};
+
+/// What a packet becomes.
+#[derive(Clone, Copy)]
+pub struct Translation<F: Family> {
+    pub src: F::Words,
+    pub dst: F::Words,
+    /// Both ports as they will stand in the packet.
+    pub ports: u32,
+    /// Version whose counters the packet goes to.
+    pub version: u32,
+    /// Slot of the next hop; 0: see `neighbour`.
+    pub nexthop: u32,
+    /// Interface whose neighbour has to be resolved, when there is no slot; 0: the stack forwards.
+    pub neighbour: u32,
+    pub reverse: bool,
+}
+
+impl<F: Family> Translation<F> {
+    /// None yet.
+    #[inline(always)]
+    fn empty(p: &Parsed<F>) -> Self {
+        Self { src: p.key.src, dst: p.key.dst, ports: p.key.ports, version: 0, nexthop: 0, neighbour: 0, reverse: false }
+    }
+}
+
+/// The pipeline.
+#[inline(always)]
+pub fn process<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
+    let Some(w) = packet.window::<34>(0) else { return Verdict::PASS };
+    match w.load::<u16, 12>() {
+        packet::ETHERTYPE_IPV4 => ipv4(packet, env),
+        packet::ETHERTYPE_IPV6 => ipv6(packet, env),
+        packet::ETHERTYPE_VLAN | packet::ETHERTYPE_QINQ => {
+            env.count(Reason::Vlan);
+            Verdict::PASS
+        }
+        _ => Verdict::PASS,
+    }
+}
+
+#[inline(never)]
+fn ipv4<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
+    let mut parsed = Parsed::<V4>::empty([0]);
+    match parse::ipv4(packet, env, &mut parsed) {
+        Kind::Transport => {
+            let verdict = transport(packet, env, &parsed);
+            if verdict != Verdict::AGAIN {
+                verdict
+            } else if P::XDP {
+                Verdict::PASS
+            } else {
+                unusual(packet, env, &parsed)
+            }
+        }
+        Kind::Icmp(at) => nat::icmp::error(packet, env, &parsed, at),
+        Kind::Other => Verdict::PASS,
+        Kind::Odd(reason) => odd(env, reason),
+    }
+}
+
+/// In steps that follow each other rather than nest: IPv6's keys fill the stack.
+#[inline(never)]
+fn ipv6<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
+    let mut parsed = Parsed::<V6>::empty([0; 4]);
+    let verdict = begin_ipv6(packet, env, &mut parsed);
+    match verdict.action() {
+        Action::Again if !P::XDP => unusual(packet, env, &parsed),
+        Action::Icmp(at) => nat::icmp::error(packet, env, &parsed, at),
+        Action::Again => Verdict::PASS,
+        _ => verdict,
+    }
+}
+
+#[inline(never)]
+fn begin_ipv6<P: Packet, E: Env>(packet: &mut P, env: &E, parsed: &mut Parsed<V6>) -> Verdict {
+    match parse::ipv6(packet, env, parsed) {
+        Kind::Transport => transport(packet, env, parsed),
+        Kind::Icmp(at) => Verdict::icmp(at),
+        Kind::Other => Verdict::PASS,
+        Kind::Odd(reason) => odd(env, reason),
+    }
+}
+
+#[inline(always)]
+fn odd<E: Env>(env: &E, reason: Reason) -> Verdict {
+    env.count(reason);
+    Verdict::PASS
+}
+
+#[inline(always)]
+fn known<E: Env>(env: &E, role: Role, words: &[u32], port: u16, proto: u32) -> bool {
+    let (word, bits) = filter::bits(role, words, port, proto as u8);
+    env.filter_word(word) & bits == bits
+}
+
+/// The common case; `AGAIN` when it is not one.
+#[inline(always)]
+fn transport<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let key = &p.key;
+    let forward = known(env, Role::Frontend, key.dst.as_ref(), p.dport(), key.proto);
+    if !forward && !known(env, Role::Backend, key.src.as_ref(), p.sport(), key.proto) {
+        return Verdict::PASS;
+    }
+    if packet.tagged() {
+        return odd(env, Reason::Vlan);
+    }
+    if p.fragment {
+        if P::XDP {
+            return Verdict::PASS;
+        }
+        if let Some(id) = p.first_fragment {
+            env.put_fragment(&FragmentKey::<F> { src: key.src, dst: key.dst, id, proto: key.proto }, key.ports);
+        }
+    }
+    let table = if p.is_tcp() { Table::Tcp } else { Table::Udp };
+    let entry = env.flow(table, key);
+    if let Some(entry) = entry
+        && let Some(t) = hit::usual(env, p, entry)
+    {
+        let verdict = nat::forward::forward(packet, env, p, &t);
+        if P::XDP || !matches!(verdict.action(), Action::TooBig(_)) {
+            return verdict;
+        }
+    }
+    Verdict::AGAIN
+}
+
+/// Whatever is not a plain packet of a known flow: TC only. Decides first, then acts, so that the calls stay shallow: the kernel allows
+/// eight frames and 512 bytes of stack in all.
+#[inline(never)]
+fn unusual<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(scratch) = env.scratch() else { return Verdict::PASS };
+    let t = place!(scratch.translation);
+    *t = Translation::empty(p);
+    let mut verdict = find(packet, env, p, t);
+    let avoid = match verdict.action() {
+        Action::Again => Some(0),
+        Action::AgainAvoiding(backend) => Some(backend),
+        _ => None,
+    };
+    if let Some(avoid) = avoid {
+        verdict = first::choose(env, p, avoid);
+        if verdict == Verdict::CONTINUE {
+            verdict = first::start(packet, env, p, t);
+        }
+    }
+    if verdict == Verdict::CONTINUE {
+        verdict = nat::forward::forward(packet, env, p, t);
+    }
+    match verdict.action() {
+        Action::Reset => answer::reset(packet, env, p),
+        Action::TooBig(mtu) => answer::too_big(packet, env, p, mtu),
+        _ => verdict,
+    }
+}
+
+/// The flow of a packet, in the tables that can hold it.
+#[inline(always)]
+fn find<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, t: &mut Translation<F>) -> Verdict {
+    let table = if p.is_tcp() { Table::Tcp } else { Table::Udp };
+    if let Some(entry) = env.flow(table, &p.key) {
+        return hit::hit(packet, env, p, entry, t);
+    }
+    if p.is_tcp() {
+        if let Some(entry) = env.half(&p.key) {
+            let verdict = half::begin(packet, env, p, entry, t);
+            return match verdict.action() {
+                Action::Continue if t.reverse => half::from_backend(packet, env, p, t),
+                Action::Continue => match half::from_client(packet, env, p, t, entry) {
+                    half::SYN_AGAIN => half::syn_again(env, p, t, entry),
+                    _ => Verdict::CONTINUE,
+                },
+                _ => verdict,
+            };
+        }
+        if let Some(entry) = env.flow(Table::Closing, &p.key) {
+            return hit::closing(packet, env, p, entry, t);
+        }
+    }
+    Verdict::AGAIN
+}
+
+/// Fills the translation that an entry of any flow table asks for; `false` when its SNAT half is gone.
+#[inline(always)]
+pub fn translation_of<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, flow: &Flow<F>, t: &mut Translation<F>) -> bool {
+    flow::translate(env, key, flow, 0, t)
+}

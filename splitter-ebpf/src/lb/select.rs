@@ -1,0 +1,97 @@
+//! From a service and a key to a version and a backend: the decision of `splitter_common::decide` over the maps.
+
+use crate::{bytes::Ref, bytes::opaque, env::Env, field};
+use splitter_common::{abi::*, decide, maglev};
+
+/// Whom a key gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub backend: u32,
+    pub version: u32,
+    /// Why nobody: set when `backend` is 0.
+    pub none: Reason,
+}
+
+/// The facts that the decision reads.
+#[derive(Clone, Copy)]
+pub struct Facts {
+    pub client: Addr,
+    pub vip: Addr,
+    /// Host order.
+    pub client_port: u16,
+    pub vip_port: u16,
+    pub proto: u8,
+}
+
+/// Backends that are tried before a suspect one is taken.
+const TRIES: u32 = 4;
+
+/// Decides. `avoid`: a backend that just failed this client, or 0.
+#[inline(never)]
+pub fn select<E: Env>(env: &E, service_id: u32, facts: &Facts, avoid: u32, out: &mut Choice) -> u32 {
+    *out = Choice { backend: 0, version: 0, none: Reason::ServiceUnknown };
+    let Some(service) = env.service(service_id) else { return 0 };
+    let (salt, split_by) = (field!(service.salt), field!(service.split_by));
+    let key = if split_by == split_by::CLIENT_IP {
+        decide::client_key(&facts.client)
+    } else {
+        decide::connection_key(&facts.client, facts.client_port, &facts.vip, facts.vip_port, facts.proto)
+    };
+    let ruled = if field!(service.has_rules) != 0 { env.rule(service_id, &facts.client) } else { None };
+    let index = match ruled {
+        Some(index) => Some(index as usize),
+        None => service.with(|service| decide::pick(service, decide::bucket(salt, key))),
+    };
+    let Some(index) = index else {
+        out.none = Reason::NoVersion;
+        return 0;
+    };
+    let index = opaque(index as u32) as usize & (MAX_VERSIONS - 1);
+    let slot = service.with(|service| service.versions[index]);
+    out.version = slot.version;
+    out.none = Reason::NoBackend;
+    match slot.size {
+        0 => {}
+        1 => out.backend = slot.table,
+        _ => out.backend = from_table(env, &slot, salt, key, avoid),
+    }
+    if out.backend != 0 && !ready(env, out.backend) {
+        out.backend = 0;
+    }
+    1
+}
+
+#[inline(always)]
+fn ready<E: Env>(env: &E, id: u32) -> bool {
+    env.backend(id).is_some_and(|backend: Ref<Backend>| {
+        let state = field!(backend.state);
+        state == backend_state::READY || state == backend_state::DRAINING
+    })
+}
+
+/// The first of a few candidates that is ready and not suspect; else the first that is ready.
+#[inline(always)]
+fn from_table<E: Env>(env: &E, slot: &VersionSlot, salt: u64, key: u64, avoid: u32) -> u32 {
+    let now = env.ticks();
+    let mut fallback = 0;
+    let mut attempt = 0;
+    while attempt < TRIES {
+        let at = maglev::slot(decide::backend_hash(salt, key, attempt), slot.size);
+        let chunk = MaglevKey { version: slot.version, table: slot.table, chunk: at / MAGLEV_CHUNK as u32 };
+        if let Some(chunk) = env.maglev(&chunk) {
+            let at = opaque(at) as usize & (MAGLEV_CHUNK - 1);
+            let id = chunk.with(|chunk| chunk.backends[at]);
+            if ready(env, id) {
+                let suspect = id == avoid || env.suspect(id).is_some_and(|until| (until.wrapping_sub(now) as i32) > 0);
+                if !suspect {
+                    return id;
+                }
+                if fallback == 0 {
+                    fallback = id;
+                }
+            }
+        }
+        attempt += 1;
+    }
+    fallback
+}

@@ -1,0 +1,91 @@
+//! The last step of every translated packet: does it fit, may it hop, count it, write it, send it on.
+
+use crate::{
+    network::Network,
+    account,
+    bytes::{Packet, opaque},
+    env::Env,
+    lb::Translation,
+    packet::{Parsed, Rewrite, checksum},
+    verdict::Verdict,
+};
+use splitter_common::abi::*;
+
+/// Offsets of the checksums in TCP and UDP headers.
+const TCP_CHECKSUM: u32 = 16;
+const UDP_CHECKSUM: u32 = 6;
+
+/// Translates and sends a packet.
+#[inline(always)]
+pub fn forward<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F>, t: &Translation<F>) -> Verdict {
+    let (macs, verdict);
+    if t.nexthop != 0 {
+        let Some(hop) = env.nexthop(t.nexthop) else { return Verdict::PASS };
+        let hop = hop.get();
+        if hop.ifindex == 0 {
+            // The agent freed the slot under the flow: the stack forwards until the flow looks again.
+            return to_stack(packet, env, p, t);
+        }
+        if p.ip_len > hop.mtu as u32 && hop.mtu != 0 && !packet.segmented() {
+            // The sender is told, or the stack cuts it where that is allowed.
+            return if F::dont_fragment(packet) { Verdict::too_big(hop.mtu as u32) } else { to_stack(packet, env, p, t) };
+        }
+        if P::XDP && hop.flags as u32 & iface_flag::XDP_TRANSMIT == 0 {
+            return Verdict::PASS;
+        }
+        macs = Some(hop.macs);
+        let peer = hop.flags as u32 & iface_flag::PEER != 0;
+        verdict = if peer && !P::XDP { Verdict::redirect_peer(hop.ifindex) } else { Verdict::redirect(hop.ifindex) };
+    } else if P::XDP {
+        return Verdict::PASS;
+    } else if t.neighbour != 0 {
+        // The link header is written by the stack; the hop limit is ours.
+        macs = Some([0; 3]);
+        verdict = Verdict::neighbour(t.neighbour);
+    } else {
+        return to_stack(packet, env, p, t);
+    }
+    if F::hop_limit(packet) <= 1 {
+        if !P::XDP {
+            env.count(Reason::TtlExpired);
+        }
+        return Verdict::PASS;
+    }
+    if !write(packet, p, t, macs) {
+        return Verdict::PASS;
+    }
+    account::packet(env, t.version, p.ip_len, t.reverse);
+    verdict
+}
+
+/// Addresses, ports, checksums.
+#[inline(always)]
+fn write<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>, t: &Translation<F>, macs: Option<[u32; 3]>) -> bool {
+    let rewrite = Rewrite { old_src: &p.key.src, old_dst: &p.key.dst, src: &t.src, dst: &t.dst, macs };
+    if !F::rewrite(packet, &rewrite) {
+        return false;
+    }
+    let l4 = opaque(p.l4);
+    if l4 == 0 || l4 > 1024 {
+        // A later fragment has no transport header.
+        return true;
+    }
+    if let Some(mut w) = packet.window::<8>(l4 as usize) {
+        w.store::<u32, 0>(t.ports);
+    }
+    let addresses = checksum::fold(F::difference(&p.key.src, &t.src) + F::difference(&p.key.dst, &t.dst));
+    let ports = checksum::fold(checksum::difference(p.key.ports, t.ports));
+    let at = l4 + if p.is_tcp() { TCP_CHECKSUM } else { UDP_CHECKSUM };
+    packet.update_transport_checksum(at as usize, addresses, ports, F::IPV6, !p.is_tcp());
+    true
+}
+
+/// No next hop that we can use: translated, and left to the stack, which forwards or delivers it.
+#[inline(never)]
+fn to_stack<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F>, t: &Translation<F>) -> Verdict {
+    if !P::XDP && write(packet, p, t, None) {
+        env.count(Reason::NoNextHop);
+        account::packet(env, t.version, p.ip_len, t.reverse);
+    }
+    Verdict::PASS
+}

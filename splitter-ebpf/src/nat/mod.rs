@@ -1,0 +1,6 @@
+//! Writing translations into packets, and what they need: next hops, source ports, ICMP errors.
+
+pub mod forward;
+pub mod icmp;
+pub mod nexthop;
+pub mod snat;

@@ -1,0 +1,81 @@
+//! What the pipeline says about a packet. One scalar, because a BPF subprogram returns one register.
+
+/// A decision; the entry points turn it into their hook's action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict(u64);
+
+/// [`Verdict`], taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// To the next program, then the stack.
+    Pass,
+    Drop,
+    /// Out of an interface; link header written.
+    Redirect(u32),
+    /// Into the other end of a veth; link header written.
+    RedirectPeer(u32),
+    /// Out of an interface, after the stack has resolved the neighbour.
+    Neighbour(u32),
+    /// Not decided yet: go on. Between functions only.
+    Continue,
+    /// The flow was forgotten, or there was none: treat the packet as a first one. Between functions only.
+    Again,
+    /// As `Again`, but not to this backend. Between functions only.
+    AgainAvoiding(u32),
+    /// Answer with a TCP reset. Between functions only.
+    Reset,
+    /// Answer that only packets up to this size fit. Between functions only.
+    TooBig(u32),
+    /// ICMP, whose header is at this offset. Between functions only.
+    Icmp(u32),
+}
+
+impl Verdict {
+    pub const PASS: Self = Self(0);
+    pub const DROP: Self = Self(1 << 32);
+    pub const CONTINUE: Self = Self(5 << 32);
+    pub const AGAIN: Self = Self(6 << 32);
+    pub const RESET: Self = Self(8 << 32);
+
+    #[inline(always)]
+    pub const fn redirect(ifindex: u32) -> Self {
+        Self(2 << 32 | ifindex as u64)
+    }
+    #[inline(always)]
+    pub const fn redirect_peer(ifindex: u32) -> Self {
+        Self(3 << 32 | ifindex as u64)
+    }
+    #[inline(always)]
+    pub const fn neighbour(ifindex: u32) -> Self {
+        Self(4 << 32 | ifindex as u64)
+    }
+    #[inline(always)]
+    pub const fn again_avoiding(backend: u32) -> Self {
+        Self(7 << 32 | backend as u64)
+    }
+    #[inline(always)]
+    pub const fn too_big(mtu: u32) -> Self {
+        Self(9 << 32 | mtu as u64)
+    }
+    #[inline(always)]
+    pub const fn icmp(at: u32) -> Self {
+        Self(10 << 32 | at as u64)
+    }
+    #[inline(always)]
+    pub const fn action(self) -> Action {
+        let detail = self.0 as u32;
+        match self.0 >> 32 {
+            1 => Action::Drop,
+            2 => Action::Redirect(detail),
+            3 => Action::RedirectPeer(detail),
+            4 => Action::Neighbour(detail),
+            5 => Action::Continue,
+            6 => Action::Again,
+            7 => Action::AgainAvoiding(detail),
+            8 => Action::Reset,
+            9 => Action::TooBig(detail),
+            10 => Action::Icmp(detail),
+            _ => Action::Pass,
+        }
+    }
+}
