@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use splitter_bench::{
     cleanup::Guard,
-    lab::{Namespace, Process},
+    lab::{self, Namespace, Process},
 };
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,6 +14,9 @@ use std::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Names of temporary folders and pins: this and the node's namespace.
+const PREFIX: &str = "splitter-";
+const BPFFS: &str = "/sys/fs/bpf";
 /// In the node's namespace.
 pub const METRICS: &str = "127.0.0.1:9900";
 
@@ -30,8 +33,12 @@ pub struct Site {
 
 impl Site {
     pub fn new(splitter: &Path, node: &Namespace, policy: &str) -> Result<Site> {
-        let name = format!("splitter-{}", node.name());
-        let (dir, pins) = (std::env::temp_dir().join(&name), Path::new("/sys/fs/bpf").join(&name));
+        let (temporary, bpffs) = (std::env::temp_dir(), Path::new(BPFFS));
+        for folder in [&temporary, bpffs] {
+            lab::sweep_paths(folder, PREFIX)?;
+        }
+        let name = format!("{PREFIX}{}", node.name());
+        let (dir, pins) = (temporary.join(&name), bpffs.join(&name));
         let guard = {
             let (splitter, node, dir, pins) = (splitter.to_owned(), node.clone(), dir.clone(), pins.clone());
             Guard::new(move || {
@@ -66,8 +73,10 @@ impl Site {
         let agent = Process::spawn("the agent", &mut command)?;
         let pid = u64::from(agent.pid());
         let ready = |status: &Value| status["agent"]["pid"] == pid && status["applied"]["services"] == services;
-        agent.wait_ready(PATIENCE, || self.status().is_ok_and(|status| ready(&status))).with_context(|| self.log_tail())?;
-        Ok(agent)
+        match agent.wait_ready(PATIENCE, || self.status().is_ok_and(|status| ready(&status))) {
+            Ok(()) => Ok(agent),
+            Err(error) => bail!("{error:#}; {}", self.log_tail()),
+        }
     }
 
     /// For an error message.

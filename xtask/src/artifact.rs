@@ -31,22 +31,24 @@ pub fn cargo() -> Result<Command> {
     Ok(command)
 }
 
-/// PATH with cargo's bin folder: last, so that it changes nothing where it is there already.
+/// PATH with cargo's bin folder and the tests' tools behind it, and unchanged where it needs neither: build scripts run again when it changes.
 pub fn path() -> OsString {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
-    let bin = cargo_bin();
-    if folders.contains(&bin) {
+    let more = [Some(cargo_bin()), step::tools().ok().filter(|tools| tools.exists())];
+    let more: Vec<PathBuf> = more.into_iter().flatten().filter(|folder| !folders.contains(folder)).collect();
+    if more.is_empty() {
         return path;
     }
-    folders.push(bin);
+    folders.extend(more);
     env::join_paths(folders).unwrap_or(path)
 }
 
 /// Where `cargo install` puts programs.
 pub fn cargo_bin() -> PathBuf {
     let home = || PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cargo");
-    env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from).join("bin")
+    let chosen = env::var_os("CARGO_INSTALL_ROOT").or_else(|| env::var_os("CARGO_HOME"));
+    chosen.map_or_else(home, PathBuf::from).join("bin")
 }
 
 /// Builds the agent and the lab in release.

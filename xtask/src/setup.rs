@@ -47,8 +47,21 @@ pub fn run(purpose: Purpose) -> Result<()> {
     let Some(rustc) = compiler() else {
         bail!("there is still no compiler with library source; `rustup toolchain install nightly -c rust-src` gives one");
     };
-    linker(&rustc)?;
-    bpffs()
+    if purpose == Purpose::Test {
+        promtool()?;
+    }
+    let facts = linker(&rustc)?;
+    bpffs()?;
+    step::say(format_args!(
+        "[  ok  ] set-up: kernel programs by {} {} (LLVM {}), bpf-linker {BPF_LINKER}, bpffs, tools",
+        rustc.display(),
+        facts.release,
+        facts.llvm
+    ));
+    if !env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join("bpf-linker").exists()) {
+        step::say(format_args!("         for plain `cargo build` put {} on PATH", artifact::cargo_bin().display()));
+    }
+    Ok(())
 }
 
 fn missing_packages(purpose: Purpose) -> Vec<&'static str> {
@@ -107,6 +120,27 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     step::run(&title, apt().args(["install", "-y", "--no-install-recommends"]).args(packages)).map(drop)
 }
 
+/// Takes promtool out of Debian's package without installing it: that would start a server on the machine.
+fn promtool() -> Result<()> {
+    if artifact::find_program("promtool").is_some() {
+        return Ok(());
+    }
+    let tools = step::tools()?;
+    let package = step::log_dir()?.join("prometheus");
+    if package.exists() {
+        fs::remove_dir_all(&package)?;
+    }
+    fs::create_dir_all(&package)?;
+    let mut download = Command::new("apt-get");
+    step::run("download prometheus (for promtool)", download.current_dir(&package).args(["download", "prometheus"]))
+        .context("promtool checks the metrics in the tests; put it on PATH by hand, or run `apt-get update`")?;
+    let file = fs::read_dir(&package)?.next().context("apt-get download left no file")??.path();
+    step::run("unpack promtool", Command::new("dpkg-deb").arg("-x").arg(file).arg(package.join("root")))?;
+    fs::create_dir_all(&tools)?;
+    fs::copy(package.join("root/usr/bin/promtool"), tools.join("promtool")).context("the package holds no promtool")?;
+    Ok(fs::remove_dir_all(&package)?)
+}
+
 /// Whether `apt-cache policy` offers a version.
 fn has_candidate(policy: &str) -> bool {
     policy.lines().filter_map(|line| line.trim().strip_prefix("Candidate:")).any(|version| version.trim() != "(none)")
@@ -146,13 +180,13 @@ fn compiler_facts(verbose: &str) -> Result<CompilerFacts> {
 }
 
 /// Makes sure that bpf-linker reads what this compiler writes.
-fn linker(rustc: &Path) -> Result<()> {
+fn linker(rustc: &Path) -> Result<CompilerFacts> {
     let verbose = Command::new(rustc).arg("-vV").output().with_context(|| format!("cannot run {}", rustc.display()))?;
     let facts = compiler_facts(&String::from_utf8_lossy(&verbose.stdout))?;
     let why = match artifact::find_program("bpf-linker") {
         None => "there is none".to_owned(),
         Some(linker) => match try_linker(&linker, rustc) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(facts),
             Err(error) => format!("{error:#}"),
         },
     };
@@ -181,7 +215,8 @@ fn linker(rustc: &Path) -> Result<()> {
         &feature,
     ]);
     step::run(&format!("build bpf-linker {BPF_LINKER} with {feature} (minutes)"), &mut command)?;
-    try_linker(&installed, rustc).context("the new bpf-linker does not work")
+    try_linker(&installed, rustc).context("the new bpf-linker does not work")?;
+    Ok(facts)
 }
 
 /// Links a function: fails on another version's bitcode and on a missing libLLVM.

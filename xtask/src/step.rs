@@ -26,6 +26,11 @@ pub fn log_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Programs that only the tests need, outside the system's folders.
+pub fn tools() -> Result<PathBuf> {
+    Ok(log_dir()?.join("tools"))
+}
+
 /// Runs a command to its end; returns what it wrote to standard output and standard error, interleaved.
 ///
 /// # Errors

@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -171,7 +171,7 @@ impl Lab {
     }
 
     /// Leaves the network running after this process: [`sweep`] spares it until [`Record::down`].
-    pub fn keep(mut self, stop: Vec<Vec<String>>, paths: Vec<std::path::PathBuf>) -> Result<Record> {
+    pub fn keep(mut self, stop: Vec<Vec<String>>, paths: Vec<PathBuf>) -> Result<Record> {
         let record = Record::write(&self.name, stop, paths)?;
         if let Some(guard) = self.guard.take() {
             guard.disarm();
@@ -309,13 +309,9 @@ pub fn is_root() -> bool {
 
 /// Namespaces of labs whose process is gone and which nobody kept, and everything that runs in them, are removed. Returns their names.
 pub fn sweep() -> Result<Vec<String>> {
-    let kept: Vec<String> = record::kept().into_iter().map(|record| record.name).collect();
+    let kept = kept_names();
     let mut removed = Vec::new();
-    for name in netns::names() {
-        let Some((pid, lab)) = owner(&name) else { continue };
-        if Path::new("/proc").join(pid.to_string()).exists() || kept.iter().any(|kept| kept == lab) {
-            continue;
-        }
+    for name in netns::names().into_iter().filter(|name| is_leftover(name, &kept)) {
         // Another process may sweep at the same time: what is gone is gone.
         if let Err(error) = netns::remove(&name)
             && netns::names().contains(&name)
@@ -325,6 +321,35 @@ pub fn sweep() -> Result<Vec<String>> {
         removed.push(name);
     }
     Ok(removed)
+}
+
+/// The same for files and folders named `PREFIXspl-PID-LAB-ROLE`: what a dead process left in a folder. Returns what was removed.
+pub fn sweep_paths(folder: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
+    let kept = kept_names();
+    let mut removed = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if !name.strip_prefix(prefix).is_some_and(|name| is_leftover(name, &kept)) {
+            continue;
+        }
+        let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        // Another process may sweep at the same time.
+        if path.exists() {
+            result.with_context(|| format!("cannot remove the leftover {}", path.display()))?;
+        }
+        removed.push(path);
+    }
+    Ok(removed)
+}
+
+fn kept_names() -> Vec<String> {
+    record::kept().into_iter().map(|record| record.name).collect()
+}
+
+/// Whether this is the name of a lab's part whose process is gone and which nobody kept.
+fn is_leftover(name: &str, kept: &[String]) -> bool {
+    owner(name).is_some_and(|(pid, lab)| !Path::new("/proc").join(pid.to_string()).exists() && kept.iter().all(|kept| kept != lab))
 }
 
 /// Names of the namespaces of a lab (`spl-PID-NAME`) that exist now.
@@ -360,6 +385,21 @@ mod tests {
         assert_eq!(owner("spl-12-demo"), None);
         assert_eq!(owner("spl-x-demo-b1"), None);
         assert_eq!(owner("other"), None);
+    }
+
+    #[test]
+    fn only_the_dead_leave_leftovers() {
+        let alive = format!("spl-{}-demo-b1", std::process::id());
+        // Above every possible pid.
+        let dead = "spl-4194305-demo-b1";
+        assert!(!is_leftover(&alive, &[]) && is_leftover(dead, &[]) && !is_leftover(dead, &["spl-4194305-demo".into()]));
+        let folder = std::env::temp_dir().join(format!("sweep-{}", std::process::id()));
+        for name in [format!("x-{dead}"), format!("x-{alive}"), dead.to_owned(), "x-other".to_owned()] {
+            fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        assert_eq!(sweep_paths(&folder, "x-").unwrap(), [folder.join(format!("x-{dead}"))]);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 3);
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

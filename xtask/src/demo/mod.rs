@@ -242,15 +242,18 @@ impl Show<'_> {
             std::thread::sleep(Duration::from_millis(20));
         }
         ensure!(left().is_empty(), "programs are still in the kernel after detach: {}", left().join(", "));
+        let namespaces = namespaces_of(&name).len();
         let pids: Vec<u32> = servers.iter().map(Process::pid).chain([agent_pid]).collect();
         servers.into_iter().for_each(Process::kill);
         site.remove()?;
         lab.remove()?;
-        let alive: Vec<u32> = pids.into_iter().filter(|pid| Path::new("/proc").join(pid.to_string()).exists()).collect();
+        let alive: Vec<u32> = pids.iter().copied().filter(|pid| Path::new("/proc").join(pid.to_string()).exists()).collect();
         ensure!(alive.is_empty(), "processes are left: {alive:?}");
-        let namespaces = namespaces_of(&name);
-        ensure!(namespaces.is_empty(), "namespaces are left: {namespaces:?}");
-        report.cleaned = Some(format!("{} kernel programs, pins, {} processes, {} namespaces, temporary folder", programs.len(), 4, 5));
+        let left = namespaces_of(&name);
+        ensure!(left.is_empty(), "namespaces are left: {left:?}");
+        let (programs, pids) = (programs.len(), pids.len());
+        report.cleaned =
+            Some(format!("{programs} kernel programs, all pins, {pids} processes, {namespaces} namespaces, the temporary folder"));
         Ok(())
     }
 
