@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use splitter_bench::{lab, serve};
 
 const USAGE: &str = "splitter-bench serve --listen ADDR:PORT --name NAME ...   an HTTP/1.1 (and UDP) server that names itself
-splitter-bench lab list|sweep|down [NAME]                 kept labs: list, stop; sweep removes leftovers";
+splitter-bench lab up|list|down|sweep                      the network alone, and labs left running";
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -12,7 +12,7 @@ fn main() -> Result<()> {
         Some("serve") => serve::run(&serve::Options::parse(arguments)?),
         Some("lab") => lab::command(&arguments.collect::<Vec<_>>()),
         Some("help" | "--help" | "-h") => {
-            println!("{USAGE}\n\n{}", serve::USAGE);
+            println!("{USAGE}\n\n{}\n\n{}", serve::USAGE, lab::USAGE);
             Ok(())
         }
         _ => bail!("usage:\n{USAGE}"),

@@ -5,7 +5,12 @@ use splitter_bench::{
     load::{Load, Plan, Reuse},
     serve,
 };
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -99,4 +104,35 @@ fn phases_rates_and_errors_are_told_apart() {
     assert!(phases[second].failed() >= 20, "{:?}", phases[second].errors);
     assert!(phases[second].errors.contains_key(&splitter_bench::load::ErrorKind::Refused), "{:?}", phases[second].errors);
     lab.remove().unwrap();
+}
+
+/// `splitter-bench lab up`, once its network stands; with the common name of its namespaces.
+fn held_lab() -> (Child, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_splitter-bench"));
+    let mut child = command.args(["lab", "up"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("ready")), "the lab did not come up");
+    let name = format!("spl-{}-hold", child.id());
+    assert_eq!(namespaces_of(&name).len(), 5);
+    (child, name)
+}
+
+#[test]
+fn signals_and_the_next_start_leave_nothing() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let (mut child, name) = held_lab();
+        // SAFETY: plain system call; the child is not reaped yet.
+        unsafe { libc::kill(child.id() as i32, signal) };
+        assert_eq!(child.wait().unwrap().code(), Some(128 + signal));
+        assert_eq!(namespaces_of(&name), Vec::<String>::new());
+    }
+    let (mut child, name) = held_lab();
+    let namespace = Namespace::open(&namespaces_of(&name)[0]).unwrap();
+    let guest = Process::spawn("sleep", namespace.command("sleep").arg("600")).unwrap();
+    drop(namespace);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    splitter_bench::lab::sweep().unwrap();
+    assert_eq!(namespaces_of(&name), Vec::<String>::new());
+    assert!(guest.exited().is_some(), "a process in a swept namespace lives on");
 }

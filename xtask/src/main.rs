@@ -22,8 +22,8 @@ cargo xtask test               everything that CI runs
 cargo xtask bench ARGS...      the benchmarks (splitter-bench)
 cargo xtask verifier [--update]
                                sizes and verified instructions of the kernel programs against docs/verifier-budget.json
-cargo xtask lab list|sweep|down [NAME]
-                               labs left running by `demo --keep`
+cargo xtask lab up|list|down [NAME]|sweep
+                               the network alone until Ctrl-C; labs left running by `demo --keep`
 cargo xtask help               this";
 
 fn main() -> ExitCode {
@@ -64,7 +64,8 @@ fn dispatch(arguments: &[String]) -> Result<()> {
     }
 }
 
-/// The repository.
+/// The repository: where cargo runs us now, which is not where it compiled us when worktrees share a target folder.
 fn root() -> Result<PathBuf> {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map(PathBuf::from).context("xtask stands in the repository")
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    package.parent().map(PathBuf::from).context("xtask stands in the repository")
 }

@@ -39,8 +39,8 @@ fn steps(totals: &mut Totals) -> Result<()> {
     ensure!(is_root(), "the tests make network namespaces and load kernel programs: run `cargo xtask test` as root");
     setup::run(Purpose::Test)?;
     totals.passed += 1;
-    cargo(totals, "formatting", &["fmt", "--all", "--check"])?;
     check(totals, "who imports whom", || layering::run(&root()?).map(|files| format!("{files} files")))?;
+    cargo(totals, "formatting", &["fmt", "--all", "--check", "--", "--color=never"])?;
     cargo(totals, "clippy", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
     cargo_tests(totals)?;
     let programs = artifact::build_release()?;

@@ -10,13 +10,15 @@
 //!
 //! Everything is removed on drop and on SIGINT, SIGTERM and SIGHUP; names carry the pid, so that [`sweep`] finds what SIGKILL left.
 
+mod command;
 mod netns;
 mod process;
 mod record;
 
+pub use command::{USAGE, command};
 pub use netns::Namespace;
 pub use process::Process;
-pub use record::{Record, command, kept};
+pub use record::{Record, kept};
 
 use crate::cleanup::Guard;
 use anyhow::{Context, Result, bail, ensure};

@@ -65,24 +65,3 @@ pub fn kept() -> Vec<Record> {
     let Ok(entries) = fs::read_dir(DIR) else { return Vec::new() };
     entries.filter_map(|entry| serde_json::from_slice(&fs::read(entry.ok()?.path()).ok()?).ok()).collect()
 }
-
-/// `lab list | sweep | down [NAME]`, for the command line.
-pub fn command(arguments: &[String]) -> Result<()> {
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["list"] => kept().iter().for_each(|record| println!("{}", record.name)),
-        ["sweep"] => super::sweep()?.iter().for_each(|name| println!("removed {name}")),
-        ["down", ref names @ ..] => {
-            let labs: Vec<Record> = kept().into_iter().filter(|lab| names.is_empty() || names.contains(&lab.name.as_str())).collect();
-            if labs.is_empty() {
-                println!("no lab is running");
-            }
-            for lab in labs {
-                let name = lab.name.clone();
-                lab.down().with_context(|| format!("{name} did not go down cleanly"))?;
-                println!("removed {name}");
-            }
-        }
-        _ => bail!("usage: lab list | lab sweep | lab down [NAME]"),
-    }
-    Ok(())
-}
