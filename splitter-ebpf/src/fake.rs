@@ -1,0 +1,421 @@
+//! The pipeline's seams on a host: maps as hash maps, a clock that tests turn, a frame in a vector with one route.
+
+use crate::{
+    bytes::{Packet, Ref, Route, RouteQuery, Window},
+    env::{Env, Scratch, Table, Tables},
+    lb,
+    packet::checksum,
+    verdict::Action,
+};
+use splitter_common::{
+    abi::*,
+    decide,
+    filter::{self, Role},
+};
+use std::{
+    cell::{Cell, RefCell, UnsafeCell},
+    collections::HashMap,
+    hash::Hash,
+};
+
+/// A map whose values stay where they are.
+struct Map<K, V>(RefCell<HashMap<K, Box<UnsafeCell<V>>>>);
+
+impl<K: Hash + Eq + Copy, V: Copy> Map<K, V> {
+    fn new() -> Self {
+        Self(RefCell::new(HashMap::new()))
+    }
+    fn get(&self, key: &K) -> Option<Ref<V>> {
+        // SAFETY: boxed; tests are single-threaded and use no reference after removing its entry.
+        self.0.borrow().get(key).map(|value| unsafe { Ref::new(value.get()) })
+    }
+    fn put(&self, key: &K, value: V) -> bool {
+        self.0.borrow_mut().insert(*key, Box::new(UnsafeCell::new(value)));
+        true
+    }
+    fn put_new(&self, key: &K, value: V) -> bool {
+        !self.0.borrow().contains_key(key) && self.put(key, value)
+    }
+    fn remove(&self, key: &K) {
+        self.0.borrow_mut().remove(key);
+    }
+    pub fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+}
+
+/// Flow tables of one family.
+pub struct Flows<F: Family> {
+    tcp: Map<FlowKey<F>, Flow<F>>,
+    udp: Map<FlowKey<F>, Flow<F>>,
+    closing: Map<FlowKey<F>, Flow<F>>,
+    half: Map<FlowKey<F>, HalfOpen<F>>,
+    snat: Map<FlowKey<F>, Snat<F>>,
+    fragments: Map<FragmentKey<F>, u32>,
+    scratch: UnsafeCell<Scratch<F>>,
+}
+
+impl<F: Family> Flows<F> {
+    fn new(zero: F::Words) -> Self {
+        let flow = Flow { peer: zero, peer_port: 0, nexthop: 0, owner: 0, last: 0 };
+        let key = FlowKey { src: zero, dst: zero, ports: 0, proto: 0 };
+        let scratch = Scratch {
+            translation: lb::Translation { src: zero, dst: zero, ports: 0, version: 0, nexthop: 0, neighbour: 0, reverse: false },
+            facts: lb::Facts { client: [0; 16], vip: [0; 16], client_port: 0, vip_port: 0, proto: 0 },
+            choice: lb::Choice { backend: 0, version: 0, none: Reason::NoBackend },
+            frontend: FrontendKey { addr: [0; 16], port: [0; 2], proto: 0, pad: 0 },
+            half: HalfOpen { flow, expect: 0, attempts: 0, stamp: 0 },
+            partner: key,
+            quoted: key,
+            snat: Snat { addr: zero, port: 0, pad: 0 },
+        };
+        Self {
+            tcp: Map::new(),
+            udp: Map::new(),
+            closing: Map::new(),
+            half: Map::new(),
+            snat: Map::new(),
+            fragments: Map::new(),
+            scratch: UnsafeCell::new(scratch),
+        }
+    }
+    fn table(&self, table: Table) -> &Map<FlowKey<F>, Flow<F>> {
+        match table {
+            Table::Tcp => &self.tcp,
+            Table::Udp => &self.udp,
+            Table::Closing => &self.closing,
+        }
+    }
+    /// Entries of the tables `TCP`, `UDP`, `HALF`, `CLOSING`, `SNAT`.
+    pub fn sizes(&self) -> [usize; 5] {
+        [self.tcp.len(), self.udp.len(), self.half.len(), self.closing.len(), self.snat.len()]
+    }
+}
+
+/// All maps.
+pub struct Maps {
+    pub ns: Cell<u64>,
+    filter: RefCell<HashMap<u32, u64>>,
+    frontends: Map<FrontendKey, u32>,
+    services: Map<u32, Service>,
+    maglev: Map<MaglevKey, MaglevChunk>,
+    rules: RefCell<Vec<(u32, Addr, u32, u32)>>,
+    backends: Map<u32, Backend>,
+    ifaces: Map<u32, Iface>,
+    nexthops: Map<u32, NextHop>,
+    owners: Map<u32, NextHop>,
+    suspects: Map<u32, u32>,
+    counters: Map<u32, VersionCounters>,
+    histograms: Map<HistogramKey, HistogramOctave>,
+    reasons: RefCell<HashMap<Reason, u64>>,
+    config: Map<u32, Config>,
+    pub v4: Flows<V4>,
+    pub v6: Flows<V6>,
+}
+
+impl Maps {
+    pub fn new() -> Self {
+        let maps = Self {
+            ns: Cell::new(1 << 40),
+            filter: RefCell::default(),
+            frontends: Map::new(),
+            services: Map::new(),
+            maglev: Map::new(),
+            rules: RefCell::default(),
+            backends: Map::new(),
+            ifaces: Map::new(),
+            nexthops: Map::new(),
+            owners: Map::new(),
+            suspects: Map::new(),
+            counters: Map::new(),
+            histograms: Map::new(),
+            reasons: RefCell::default(),
+            config: Map::new(),
+            v4: Flows::new([0]),
+            v6: Flows::new([0; 4]),
+        };
+        for slot in 0..NEXTHOP_SLOTS {
+            maps.nexthops.put(&slot, NextHop::default());
+        }
+        let config = Config {
+            abi_version: ABI_VERSION,
+            suspect_ms: 5_000,
+            snat_port_first: 10_000,
+            snat_port_count: 20_000,
+            max_flows: 0,
+            xdp_ports: [u64::MAX; 64],
+        };
+        maps.config.put(&0, config);
+        maps
+    }
+
+    /// Puts a service in place: versions are (weight, backend ids); backends get version ids 1, 2, ...
+    pub fn serve(&self, id: u32, frontend: FrontendKey, split_by: u8, versions: &[(u32, &[u32])]) {
+        self.frontends.put(&frontend, id);
+        self.mark(Role::Frontend, &frontend.addr, frontend.port, frontend.proto);
+        let weights: Vec<u32> = versions.iter().map(|(weight, _)| *weight).collect();
+        let mut service = Service { salt: decide::salt(b"test"), split_by, version_count: versions.len() as u8, ..Default::default() };
+        let ends = decide::intervals(&weights).unwrap_or_default();
+        for (i, (_, backends)) in versions.iter().enumerate() {
+            let version = i as u32 + 1;
+            let mut slot = VersionSlot { end: ends[i], version, ..Default::default() };
+            match backends {
+                [] => {}
+                [one] => (slot.size, slot.table) = (1, *one),
+                many => {
+                    slot.size = 509;
+                    slot.table = 7;
+                    for chunk in 0..8 {
+                        let ids = core::array::from_fn(|i| many[(chunk * 64 + i) % many.len()]);
+                        self.maglev.put(&MaglevKey { version, table: 7, chunk: chunk as u32 }, MaglevChunk { backends: ids });
+                    }
+                }
+            }
+            for id in *backends {
+                if let Some(backend) = self.backends.get(id) {
+                    backend.set(Backend { version, ..backend.get() });
+                }
+            }
+            service.versions[i] = slot;
+            if self.counters.get(&version).is_none() {
+                self.counters.put(&version, VersionCounters::default());
+            }
+        }
+        self.services.put(&id, service);
+    }
+
+    pub fn change_service(&self, id: u32, change: impl FnOnce(&mut Service)) {
+        let service = self.services.get(&id).expect("the service is there");
+        let mut value = service.get();
+        change(&mut value);
+        service.set(value);
+    }
+
+    pub fn add_rule(&self, service: u32, addr: Addr, prefix: u32, version: u32) {
+        self.rules.borrow_mut().push((service, addr, prefix, version));
+        self.change_service(service, |service| service.has_rules = 1);
+    }
+
+    pub fn add_backend(&self, id: u32, addr: Addr, port: u16, proto: u8) {
+        let port = port.to_be_bytes();
+        self.backends.put(&id, Backend { addr, port, state: backend_state::READY, service: 1, ..Default::default() });
+        self.mark(Role::Backend, &addr, port, proto);
+    }
+
+    pub fn set_state(&self, id: u32, state: u8) {
+        let backend = self.backends.get(&id).expect("the backend is there");
+        backend.set(Backend { state, ..backend.get() });
+    }
+
+    pub fn add_iface(&self, ifindex: u32, iface: Iface) {
+        self.ifaces.put(&ifindex, iface);
+    }
+
+    fn mark(&self, role: Role, addr: &Addr, port: [u8; 2], proto: u8) {
+        let (word, bits) = filter::bits_of(role, addr, port, proto);
+        *self.filter.borrow_mut().entry(word).or_default() |= bits;
+    }
+
+    pub fn counted(&self, reason: Reason) -> u64 {
+        self.reasons.borrow().get(&reason).copied().unwrap_or(0)
+    }
+    pub fn version(&self, id: u32) -> VersionCounters {
+        self.counters.get(&id).map(Ref::get).unwrap_or_default()
+    }
+    pub fn samples(&self, version: u32, measure: Measure) -> u32 {
+        let histograms = self.histograms.0.borrow();
+        let of = |key: &HistogramKey| key.version == version && key.measure() == measure as u32;
+        // SAFETY: single-threaded, no reference is alive.
+        histograms.iter().filter(|(key, _)| of(key)).map(|(_, value)| unsafe { (*value.get()).counts.iter().sum::<u32>() }).sum()
+    }
+    /// Evicts the reverse entry of an IPv4 TCP flow.
+    pub fn forget_reverse(&self, server: std::net::SocketAddr, client: std::net::SocketAddr) {
+        let word = |addr: std::net::SocketAddr| match addr.ip() {
+            std::net::IpAddr::V4(v4) => [u32::from_ne_bytes(v4.octets())],
+            std::net::IpAddr::V6(_) => panic!("IPv4 only"),
+        };
+        let ports = crate::packet::ports(server.port().to_be(), client.port().to_be());
+        self.v4.tcp.remove(&FlowKey { src: word(server), dst: word(client), ports, proto: TCP as u32 });
+    }
+    /// Turns the clock.
+    pub fn pass(&self, ms: u64) {
+        self.ns.set(self.ns.get() + ms * 1_000_000);
+    }
+}
+
+impl Env for Maps {
+    fn ticks(&self) -> u32 {
+        (self.ns.get() >> TICK_SHIFT) as u32
+    }
+    fn now(&self) -> u64 {
+        self.ns.get()
+    }
+    fn config(&self) -> Option<Ref<Config>> {
+        self.config.get(&0)
+    }
+    fn filter_word(&self, index: u32) -> u64 {
+        self.filter.borrow().get(&index).copied().unwrap_or(0)
+    }
+    fn frontend(&self, key: &FrontendKey) -> Option<u32> {
+        self.frontends.get(key).map(Ref::get)
+    }
+    fn service(&self, id: u32) -> Option<Ref<Service>> {
+        self.services.get(&id)
+    }
+    fn maglev(&self, key: &MaglevKey) -> Option<Ref<MaglevChunk>> {
+        self.maglev.get(key)
+    }
+    fn rule(&self, service: u32, client: &Addr) -> Option<u32> {
+        let client = u128::from_be_bytes(*client);
+        let rules = self.rules.borrow();
+        let matching = rules.iter().filter(|(of, addr, prefix, _)| {
+            *of == service && (*prefix == 0 || (client ^ u128::from_be_bytes(*addr)) >> (128 - prefix) == 0)
+        });
+        matching.max_by_key(|(_, _, prefix, _)| *prefix).map(|(_, _, _, version)| *version)
+    }
+    fn backend(&self, id: u32) -> Option<Ref<Backend>> {
+        self.backends.get(&id)
+    }
+    fn iface(&self, ifindex: u32) -> Option<Ref<Iface>> {
+        self.ifaces.get(&ifindex)
+    }
+    fn nexthop(&self, slot: u32) -> Option<Ref<NextHop>> {
+        self.nexthops.get(&slot)
+    }
+    fn nexthop_owner(&self, slot: u32) -> Option<Ref<NextHop>> {
+        self.owners.get(&slot)
+    }
+    fn claim_nexthop(&self, slot: u32, hop: &NextHop) -> bool {
+        self.owners.put_new(&slot, *hop)
+    }
+    fn suspect(&self, backend: u32) -> Option<u32> {
+        self.suspects.get(&backend).map(Ref::get)
+    }
+    fn set_suspect(&self, backend: u32, until: u32) {
+        self.suspects.put(&backend, until);
+    }
+    fn counters(&self, version: u32) -> Option<Ref<VersionCounters>> {
+        self.counters.get(&version)
+    }
+    fn octave(&self, key: &HistogramKey) -> Option<Ref<HistogramOctave>> {
+        self.histograms.put_new(key, HistogramOctave { counts: [0; 32] });
+        self.histograms.get(key)
+    }
+    fn count(&self, reason: Reason) {
+        *self.reasons.borrow_mut().entry(reason).or_default() += 1;
+    }
+}
+
+macro_rules! tables {
+    ($family:ty, $field:ident) => {
+        impl Tables<$family> for Maps {
+            fn scratch(&self) -> Option<Ref<Scratch<$family>>> {
+                // SAFETY: lives as long as the maps.
+                Some(unsafe { Ref::new(self.$field.scratch.get()) })
+            }
+            fn flow(&self, table: Table, key: &FlowKey<$family>) -> Option<Ref<Flow<$family>>> {
+                self.$field.table(table).get(key)
+            }
+            fn put_flow(&self, table: Table, key: &FlowKey<$family>, flow: &Flow<$family>) -> bool {
+                self.$field.table(table).put(key, *flow)
+            }
+            fn drop_flow(&self, table: Table, key: &FlowKey<$family>) {
+                self.$field.table(table).remove(key);
+            }
+            fn half(&self, key: &FlowKey<$family>) -> Option<Ref<HalfOpen<$family>>> {
+                self.$field.half.get(key)
+            }
+            fn put_half(&self, key: &FlowKey<$family>, half: &HalfOpen<$family>) -> bool {
+                self.$field.half.put(key, *half)
+            }
+            fn drop_half(&self, key: &FlowKey<$family>) {
+                self.$field.half.remove(key);
+            }
+            fn snat(&self, key: &FlowKey<$family>) -> Option<Ref<Snat<$family>>> {
+                self.$field.snat.get(key)
+            }
+            fn put_snat(&self, key: &FlowKey<$family>, snat: &Snat<$family>, new: bool) -> bool {
+                if new { self.$field.snat.put_new(key, *snat) } else { self.$field.snat.put(key, *snat) }
+            }
+            fn drop_snat(&self, key: &FlowKey<$family>) {
+                self.$field.snat.remove(key);
+            }
+            fn fragment(&self, key: &FragmentKey<$family>) -> Option<u32> {
+                self.$field.fragments.get(key).map(Ref::get)
+            }
+            fn put_fragment(&self, key: &FragmentKey<$family>, ports: u32) {
+                self.$field.fragments.put(key, ports);
+            }
+        }
+    };
+}
+tables!(V4, v4);
+tables!(V6, v6);
+
+/// A frame. `XDP`: which hook it plays.
+pub struct Frame<const XDP: bool> {
+    pub bytes: Vec<u8>,
+    pub ifindex: u32,
+    pub tagged: bool,
+    pub segmented: bool,
+    pub route: Route,
+}
+
+impl<const XDP: bool> Frame<XDP> {
+    pub fn new(bytes: &[u8], route: Route) -> Self {
+        Self { bytes: bytes.to_vec(), ifindex: 2, tagged: false, segmented: false, route }
+    }
+    pub fn run(&mut self, maps: &Maps) -> Action {
+        lb::process(self, maps).action()
+    }
+}
+
+impl<const X: bool> Packet for Frame<X> {
+    const XDP: bool = X;
+
+    fn window<const N: usize>(&mut self, at: usize) -> Option<Window<'_, N>> {
+        // SAFETY: in bounds; the window borrows the frame.
+        (at + N <= self.bytes.len()).then(|| unsafe { Window::new(self.bytes.as_mut_ptr().add(at)) })
+    }
+    fn len(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+    fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+    fn tagged(&self) -> bool {
+        self.tagged
+    }
+    fn segmented(&self) -> bool {
+        self.segmented
+    }
+    fn update_transport_checksum(&mut self, at: usize, addresses: u32, ports: u32, _ipv6: bool, udp: bool) {
+        let Some(mut w) = self.window::<2>(at) else { return };
+        let old: u16 = w.load::<u16, 0>();
+        if udp && old == 0 {
+            return;
+        }
+        let new = checksum::apply(old, checksum::fold(addresses as u64 + ports as u64));
+        w.store::<u16, 0>(if udp && new == 0 { 0xffff } else { new });
+    }
+    fn route(&mut self, _query: &RouteQuery) -> Route {
+        self.route
+    }
+    fn write<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) -> bool {
+        self.bytes.get_mut(at..at + N).map(|to| to.copy_from_slice(bytes)).is_some()
+    }
+    fn read<const N: usize>(&mut self, at: usize) -> Option<[u8; N]> {
+        self.bytes.get(at..at + N)?.try_into().ok()
+    }
+    fn truncate(&mut self, len: u32) -> bool {
+        self.bytes.truncate(len as usize);
+        true
+    }
+    fn insert_after_link(&mut self, bytes: u32) -> bool {
+        self.bytes.splice(14..14, std::iter::repeat_n(0, bytes as usize));
+        true
+    }
+    fn checksum_pending(&mut self, _at: usize) -> bool {
+        false
+    }
+}

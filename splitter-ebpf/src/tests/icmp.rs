@@ -1,0 +1,126 @@
+//! ICMP errors that quote translated packets, and those that the node makes.
+use super::*;
+use etherparse::{Icmpv4Type, Icmpv6Type, icmpv4, icmpv6};
+
+/// An error about `quoted` (a whole frame) from a router or host.
+fn error(from: IpAddr, to: IpAddr, quoted: &[u8]) -> Vec<u8> {
+    let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let (mut out, quoted) = (Vec::new(), &quoted[14..]);
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => link
+            .ipv4(from.octets(), to.octets(), 64)
+            .icmpv4(Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 }))
+            .write(&mut out, quoted),
+        (IpAddr::V6(from), IpAddr::V6(to)) => link
+            .ipv6(from.octets(), to.octets(), 64)
+            .icmpv6(Icmpv6Type::PacketTooBig { mtu: 1400 })
+            .write(&mut out, quoted),
+        _ => panic!("mixed families"),
+    }
+    .expect("fits");
+    out
+}
+
+/// Checks the ICMP checksum; the outer addresses and the quoted packet.
+fn open(bytes: &[u8]) -> (IpAddr, IpAddr, Vec<u8>) {
+    let packet = SlicedPacket::from_ethernet(bytes).expect("a valid frame");
+    match (packet.net.as_ref().expect("IP"), packet.transport.as_ref().expect("ICMP")) {
+        (etherparse::NetSlice::Ipv4(ip), TransportSlice::Icmpv4(icmp)) => {
+            let ip = ip.header().to_header();
+            assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+            assert_eq!(icmp.header().checksum, icmp.icmp_type().calc_checksum(icmp.payload()), "ICMP checksum");
+            (ip.source.into(), ip.destination.into(), icmp.payload().to_vec())
+        }
+        (etherparse::NetSlice::Ipv6(ip), TransportSlice::Icmpv6(icmp)) => {
+            let ip = ip.header().to_header();
+            let sum = icmp.icmp_type().calc_checksum(ip.source, ip.destination, icmp.payload());
+            assert_eq!(Ok(icmp.header().checksum), sum, "ICMPv6 checksum");
+            (ip.source.into(), ip.destination.into(), icmp.payload().to_vec())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn link(mut quoted: Vec<u8>, ipv6: bool) -> Vec<u8> {
+    let mut frame = vec![0; 12];
+    frame.extend(if ipv6 { [0x86, 0xdd] } else { [8, 0] });
+    frame.append(&mut quoted);
+    frame
+}
+
+#[test]
+fn errors_of_the_backends_side_reach_the_client() {
+    for ipv6 in [false, true] {
+        for proto in [TCP, UDP] {
+            let lab = Lab::new(ipv6, proto);
+            let server = if proto == TCP { lab.connect() } else { parse(&lab.send(0, b"x").1).dst };
+            let (_, sent) = lab.send(tcp::ACK, b"large");
+            let router: IpAddr = if ipv6 { "fd02::99" } else { "10.2.0.99" }.parse().expect("an address");
+            for from in [router, server.ip()] {
+                let mut frame = lab.frame(&error(from, lab.client.ip(), &sent), BACKEND_SIDE);
+                assert_eq!(frame.run(&lab.maps), Action::Pass, "the stack routes it on");
+                let (src, dst, quoted) = open(&frame.bytes);
+                assert_eq!((src, dst), (if from == router { router } else { lab.vip.ip() }, lab.client.ip()));
+                let seen = super::lax(&link(quoted, ipv6));
+                assert_eq!((seen.0, seen.1), (lab.client, lab.vip), "as the client sent it");
+            }
+            assert_eq!(lab.maps.counted(Reason::IcmpTranslated), 2);
+        }
+    }
+}
+
+#[test]
+fn errors_of_the_clients_side_reach_the_backend() {
+    for ipv6 in [false, true] {
+        let lab = Lab::new(ipv6, TCP);
+        let server = lab.connect();
+        let (_, sent) = lab.reply(server, lab.client, tcp::ACK, b"large");
+        let router: IpAddr = if ipv6 { "fd01::99" } else { "10.1.0.99" }.parse().expect("an address");
+        let mut frame = lab.frame(&error(router, lab.vip.ip(), &sent), CLIENT_SIDE);
+        assert_eq!(frame.run(&lab.maps), Action::Pass);
+        let (src, dst, quoted) = open(&frame.bytes);
+        assert_eq!((src, dst), (router, server.ip()));
+        let seen = super::lax(&link(quoted, ipv6));
+        assert_eq!((seen.0, seen.1), (server, lab.client));
+    }
+}
+
+#[test]
+fn foreign_errors_are_untouched() {
+    let lab = Lab::new(false, TCP);
+    lab.connect();
+    let other = build(TCP, "10.5.5.5:1".parse().expect("ok"), "10.6.6.6:2".parse().expect("ok"), tcp::ACK, (1, 1), b"x");
+    let bytes = error("10.6.6.6".parse().expect("ok"), "10.5.5.5".parse().expect("ok"), &other);
+    let mut frame = lab.frame(&bytes, BACKEND_SIDE);
+    assert_eq!((frame.run(&lab.maps), frame.bytes == bytes), (Action::Pass, true));
+}
+
+#[test]
+fn a_packet_that_does_not_fit_is_answered() {
+    for ipv6 in [false, true] {
+        for proto in [TCP, UDP] {
+            let lab = Lab::new(ipv6, proto);
+            if proto == TCP {
+                lab.connect();
+            }
+            let mut bytes = build(proto, lab.client, lab.vip, tcp::ACK, (1000, 5001), &[7; 1480]);
+            if !ipv6 {
+                // Do not fragment; the header checksum follows.
+                bytes[20] |= 0x40;
+                let sum = u16::from_be_bytes([bytes[24], bytes[25]]);
+                let fixed = if sum >= 0x4000 { sum - 0x4000 } else { sum.wrapping_sub(0x4001) };
+                bytes[24..26].copy_from_slice(&fixed.to_be_bytes());
+            }
+            let mut frame = lab.frame(&bytes, CLIENT_SIDE);
+            assert_eq!(frame.run(&lab.maps), Action::Redirect(CLIENT_SIDE));
+            let (src, dst, quoted) = open(&frame.bytes);
+            assert_eq!((src, dst), (lab.vip.ip(), lab.client.ip()));
+            assert_eq!(quoted[..], bytes[14..14 + quoted.len()], "quoted as it was sent");
+            assert_eq!(lab.maps.counted(Reason::FragmentationNeeded), 1);
+            // GSO packets are cut later: they pass.
+            let mut frame = lab.frame(&bytes, CLIENT_SIDE);
+            frame.segmented = true;
+            assert_eq!(frame.run(&lab.maps), Action::Redirect(BACKEND_SIDE));
+        }
+    }
+}

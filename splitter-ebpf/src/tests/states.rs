@@ -1,0 +1,166 @@
+//! Flows from the first packet to the last.
+use super::*;
+
+#[test]
+fn a_syn_flood_stays_half_open() {
+    let lab = Lab::new(false, TCP);
+    lab.connect();
+    for port in 0..1_000 {
+        let client = SocketAddr::new(lab.client.ip(), 50_000 + port);
+        lab.frame(&build(TCP, client, lab.vip, tcp::SYN, (1, 0), &[]), CLIENT_SIDE).run(&lab.maps);
+        // A guess at the backend's sequence number does not promote the flow.
+        lab.frame(&build(TCP, client, lab.vip, tcp::ACK, (2, 12345), &[]), CLIENT_SIDE).run(&lab.maps);
+    }
+    assert_eq!(lab.tcp_entries(), 2);
+    assert_eq!(lab.maps.version(1).opened, 1);
+}
+
+#[test]
+fn both_fins_move_the_flow_out_of_the_way() {
+    let lab = Lab::new(false, TCP);
+    let server = lab.connect();
+    lab.send(tcp::FIN | tcp::ACK, &[]);
+    assert_eq!(lab.tcp_entries(), 2, "half-closed flows live");
+    let (_, bytes) = lab.reply(server, lab.client, tcp::ACK, b"still sending");
+    assert_eq!(parse(&bytes).src, lab.vip);
+    lab.reply(server, lab.client, tcp::FIN | tcp::ACK, &[]);
+    assert_eq!((lab.sizes()[0], lab.sizes()[3]), (0, 2));
+    assert_eq!(lab.maps.version(1).closed, 1);
+    let (action, bytes) = lab.send(tcp::ACK, &[]);
+    assert_eq!((action, parse(&bytes).dst), (Action::Redirect(BACKEND_SIDE), server), "the last ACK still gets through");
+    // The client uses its port again: a new flow, whose handshake works.
+    lab.connect();
+    assert_eq!(lab.sizes()[3], 0);
+}
+
+#[test]
+fn resets_are_counted_by_side() {
+    let lab = Lab::new(true, TCP);
+    lab.connect();
+    lab.send(tcp::RST, &[]);
+    let server = lab.connect();
+    lab.reply(server, lab.client, tcp::RST | tcp::ACK, &[]);
+    let counters = lab.maps.version(1);
+    assert_eq!((counters.resets_client, counters.resets_backend, counters.closed), (1, 1, 2));
+    assert_eq!(lab.tcp_entries(), 0);
+}
+
+#[test]
+fn a_flow_keeps_its_backend_when_weights_change() {
+    let lab = Lab::new(false, TCP);
+    let server = lab.connect();
+    lab.maps.change_service(1, |service| {
+        service.versions[0].end = 0;
+        service.versions[1].end = 1 << 32;
+    });
+    let (_, bytes) = lab.send(tcp::ACK, b"more");
+    assert_eq!(parse(&bytes).dst, server);
+}
+
+#[test]
+fn draining_keeps_and_down_gives_up() {
+    for ipv6 in [false, true] {
+        let lab = Lab::new(ipv6, TCP);
+        let server = lab.connect();
+        let id = (1..=2).find(|id| backend(ipv6, *id) == server).expect("of v1");
+        lab.maps.set_state(id, backend_state::DRAINING);
+        let (_, bytes) = lab.send(tcp::ACK, b"more");
+        assert_eq!(parse(&bytes).dst, server);
+        lab.maps.set_state(id, backend_state::DOWN);
+        let (action, bytes) = lab.send(tcp::ACK, b"more");
+        let seen = parse(&bytes);
+        assert_eq!((action, seen.rst, seen.src, seen.dst), (Action::Redirect(CLIENT_SIDE), true, lab.vip, lab.client));
+        assert_eq!(lab.maps.counted(Reason::BackendDown), 1);
+        // A new connection goes elsewhere.
+        let (_, bytes) = lab.send(tcp::SYN, &[]);
+        assert_ne!(parse(&bytes).dst, server);
+    }
+}
+
+#[test]
+fn datagrams_leave_a_backend_that_is_gone() {
+    let lab = Lab::new(false, UDP);
+    let (_, bytes) = lab.send(0, b"1");
+    let first = parse(&bytes).dst;
+    let id = (1..=2).find(|id| backend(false, *id) == first).expect("of v1");
+    lab.maps.set_state(id, backend_state::NONE);
+    let (_, bytes) = lab.send(0, b"2");
+    assert_ne!(parse(&bytes).dst, first);
+    assert_eq!((lab.maps.counted(Reason::UdpRedecided), lab.sizes()[1]), (1, 2));
+}
+
+#[test]
+fn a_refused_connection_moves_to_another_backend() {
+    let lab = Lab::new(false, TCP);
+    let (_, bytes) = lab.send(tcp::SYN, &[]);
+    let first = parse(&bytes).dst;
+    let (action, _) = lab.reply(first, lab.client, tcp::RST | tcp::ACK, &[]);
+    assert_eq!(action, Action::Drop, "the client will ask again");
+    let (_, bytes) = lab.send(tcp::SYN, &[]);
+    let second = parse(&bytes).dst;
+    assert_ne!(second, first);
+    // Nobody is left: the client hears it.
+    let (action, bytes) = lab.reply(second, lab.client, tcp::RST | tcp::ACK, &[]);
+    assert_eq!((action, parse(&bytes).rst), (Action::Redirect(BACKEND_SIDE), true));
+    let counters = lab.maps.version(1);
+    assert_eq!((counters.refused, lab.maps.counted(Reason::RefusedHeldBack)), (2, 1));
+}
+
+#[test]
+fn a_silent_backend_is_left_at_the_second_syn() {
+    let lab = Lab::new(false, TCP);
+    let (_, bytes) = lab.send(tcp::SYN, &[]);
+    let first = parse(&bytes).dst;
+    let (_, bytes) = lab.send(tcp::SYN, &[]);
+    assert_ne!(parse(&bytes).dst, first);
+    assert_eq!(lab.maps.version(1).timeouts, 1);
+    assert_eq!(lab.sizes()[2], 2, "the old half-open flow is gone");
+}
+
+#[test]
+fn a_suspect_gets_new_flows_again_after_a_while() {
+    let lab = Lab::new(false, TCP);
+    let (_, bytes) = lab.send(tcp::SYN, &[]);
+    let first = parse(&bytes).dst;
+    lab.reply(first, lab.client, tcp::RST | tcp::ACK, &[]);
+    lab.maps.pass(6_000);
+    let (_, bytes) = lab.send(tcp::SYN, &[]);
+    assert_eq!(parse(&bytes).dst, first);
+}
+
+#[test]
+fn nobody_to_serve_means_a_reset() {
+    for (weights, reason) in [([0, 0], Reason::NoVersion), ([0, 100], Reason::NoBackend)] {
+        let lab = Lab::weighted(false, TCP, weights);
+        lab.maps.set_state(3, backend_state::DOWN);
+        let (action, bytes) = lab.send(tcp::SYN, &[]);
+        assert_eq!((action, parse(&bytes).rst), (Action::Redirect(CLIENT_SIDE), true));
+        assert_eq!((lab.maps.counted(reason), lab.sizes()), (1, [0; 5]));
+    }
+}
+
+#[test]
+fn a_flow_that_was_forgotten_is_recovered() {
+    let lab = Lab::new(false, TCP);
+    let (action, bytes) = lab.send(tcp::ACK, b"in the middle");
+    assert_eq!(action, Action::Redirect(BACKEND_SIDE));
+    let server = parse(&bytes).dst;
+    assert_eq!(lab.tcp_entries(), 0, "unproven");
+    lab.reply(server, lab.client, tcp::ACK, b"known here");
+    lab.send(tcp::ACK, &[]);
+    assert_eq!((lab.tcp_entries(), lab.maps.counted(Reason::RecoveredFlow)), (2, 1));
+}
+
+#[test]
+fn an_evicted_direction_is_put_back() {
+    let lab = Lab::new(false, TCP);
+    let server = lab.connect();
+    lab.send(tcp::ACK, b"request");
+    lab.maps.forget_reverse(server, lab.client);
+    assert_eq!(lab.tcp_entries(), 1);
+    lab.maps.pass(1_500);
+    lab.send(tcp::ACK, b"again");
+    assert_eq!(lab.tcp_entries(), 2);
+    let (_, bytes) = lab.reply(server, lab.client, tcp::ACK, b"response");
+    assert_eq!(parse(&bytes).src, lab.vip);
+}
