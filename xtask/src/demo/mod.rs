@@ -18,7 +18,7 @@ use screen::Screen;
 use serde_json::Value;
 use splitter_bench::{
     lab::{self, Lab, Process, VIP4, VIP6, namespaces_of},
-    load::{Load, Plan},
+    load::{Load, Phase, Plan},
     serve,
 };
 use std::{
@@ -180,8 +180,17 @@ impl Show<'_> {
         self.watch("agent back", [50, 50], 4.0)?;
 
         let (fresh4, fresh6, kept) = self.traffic.stop()?;
-        let after = self.site.status()?;
-        self.report.judge_counters(&before, &after, &[("demo", &[&fresh4, &kept]), ("demo6", &[&fresh6])]);
+        let seen: [(&str, &[&Phase]); 2] = [("demo", &[&fresh4, &kept]), ("demo6", &[&fresh6])];
+        let mut after = self.site.status()?;
+        // The agent may read its counters now and then only.
+        for _ in 0..20 {
+            if report::has_counted(&after, &seen) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            after = self.site.status()?;
+        }
+        self.report.judge_counters(&before, &after, &seen);
         self.report.judge_totals(&[&fresh4, &fresh6, &kept]);
         self.screen.close();
         Ok(())

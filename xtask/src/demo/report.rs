@@ -30,6 +30,17 @@ pub fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
+/// Connections to a version that the client saw answered, over several loads.
+fn answered(loads: &[&Phase], version: &str) -> u64 {
+    loads.iter().filter_map(|load| load.versions.get(version)).map(|counts| counts.connections).sum()
+}
+
+/// Whether the agent's status holds at least what the client saw, per service.
+pub fn has_counted(status: &Value, seen: &[(&str, &[&Phase])]) -> bool {
+    let counted = |service, version, loads| connections(status, service, version).is_some_and(|count| count >= answered(loads, version));
+    seen.iter().all(|(service, loads)| VERSIONS.iter().all(|(version, _)| counted(service, version, loads)))
+}
+
 impl Report {
     pub fn command(&mut self, command: &str, took: Duration) {
         self.commands.push(json!({"command": command, "ms": rounded(took.as_secs_f64() * 1e3)}));
@@ -119,7 +130,7 @@ impl Report {
         }
         for (service, loads) in seen {
             for (version, _) in VERSIONS {
-                let client: u64 = loads.iter().filter_map(|load| load.versions.get(version)).map(|counts| counts.connections).sum();
+                let client = answered(loads, version);
                 let (Some(early), Some(late)) = (connections(before, service, version), connections(after, service, version)) else {
                     self.problems.push(format!("`splitter status` has no connections of {service} {version}"));
                     continue;
