@@ -1,15 +1,21 @@
 //! Latencies of one run in userspace, in the same log-linear buckets as the kernel's, so that the two can be compared bucket by bucket.
 
 use splitter_common::histogram::{MAX_OCTAVE, MIN_OCTAVE, SUBBUCKETS, locate, midpoint};
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 const BUCKETS: usize = ((MAX_OCTAVE - MIN_OCTAVE + 1) * SUBBUCKETS) as usize;
 
 /// Within 1.6% of every value from 32 ns to 137 s.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Histogram {
     buckets: Vec<u64>,
     count: u64,
+}
+
+impl fmt::Debug for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} samples, p50 {:?}, p99 {:?}", self.count, self.quantile(0.5), self.quantile(0.99))
+    }
 }
 
 impl Default for Histogram {

@@ -4,6 +4,7 @@
 
 use crate::{
     http::{Malformed, body_byte, parse_request},
+    lab::Namespace,
     poll::{Event, Interest, Poll, check},
 };
 use anyhow::{Context, Result, bail};
@@ -12,6 +13,11 @@ use std::{
     io::{self, Read, Write},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -81,12 +87,39 @@ pub fn run(options: &Options) -> Result<()> {
     let mut threads = Vec::new();
     for _ in 0..options.threads {
         let mut server = Server::bind(options)?;
-        threads.push(std::thread::spawn(move || server.run()));
+        threads.push(std::thread::spawn(move || server.run(None)));
     }
     for thread in threads {
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     }
     Ok(())
+}
+
+/// A server in a thread of this process, inside a namespace: for tests of packages that have no server binary at hand. It listens when
+/// [`Background::start`] returns; dropping it closes its listeners and resets or ends its connections, as a killed process would.
+pub struct Background {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Background {
+    /// One event loop, whatever `options.threads` says.
+    pub fn start(namespace: &Namespace, options: &Options) -> Result<Background> {
+        // Sockets belong to the namespace of the thread that made them.
+        let mut server = namespace.run(|| Server::bind(options))??;
+        let stop = Arc::new(AtomicBool::new(false));
+        let ours = stop.clone();
+        let thread = std::thread::Builder::new().name("serve".into()).spawn(move || server.run(Some(&ours)))?;
+        Ok(Background { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // An error has nobody left to read it.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 const FIRST_CONNECTION: u64 = 1 << 32;
@@ -147,10 +180,13 @@ impl Server {
         })
     }
 
-    fn run(&mut self) -> Result<()> {
+    /// Until `stop`, when there is one: it is looked at every 20 ms.
+    fn run(&mut self, stop: Option<&AtomicBool>) -> Result<()> {
+        const LOOK: Duration = Duration::from_millis(20);
         let mut events: Vec<Event> = Vec::new();
-        loop {
-            let timeout = self.delayed.front().map(|(due, _)| due.saturating_duration_since(Instant::now()));
+        while !stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            let due = self.delayed.front().map(|(due, _)| due.saturating_duration_since(Instant::now()));
+            let timeout = if stop.is_some() { Some(due.unwrap_or(LOOK).min(LOOK)) } else { due };
             self.poll.wait(timeout, &mut events)?;
             for event in &events {
                 match event.token {
@@ -167,6 +203,7 @@ impl Server {
                 }
             }
         }
+        Ok(())
     }
 
     fn accept(&mut self, listener: usize) -> Result<()> {
