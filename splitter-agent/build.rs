@@ -1,5 +1,5 @@
 //! Builds the kernel programs with any compiler that carries the library source (`-Z build-std=core` needs it): `$BPF_RUSTC`, rustup's
-//! nightly, the compiler of this build, or Debian's rustc-web. The object ends up in `$OUT_DIR/splitter`.
+//! nightly, the compiler of this build, or Debian's rustc-web. The objects end up in `$OUT_DIR`.
 
 use std::{
     env, fs,
@@ -7,6 +7,8 @@ use std::{
     process::Command,
 };
 
+/// The programs of the node, and the wrapper that benchmarks measure them through.
+const OBJECTS: [&str; 2] = ["splitter", "wrap"];
 const SOURCE: &str = "lib/rustlib/src/rust/library/core/Cargo.toml";
 
 fn output(command: &mut Command) -> Option<PathBuf> {
@@ -61,10 +63,12 @@ fn main() {
         .env("RUSTC", &rustc)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        .args(["build", "--package", "splitter-ebpf", "--bin", "splitter", "--release", "--locked"])
+        .args(["build", "--package", "splitter-ebpf", "--bins", "--release", "--locked"])
         .args(["--target", "bpfel-unknown-none", "-Zbuild-std=core", "--target-dir"])
         .arg(out.join("bpf"));
     let status = command.status().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
     assert!(status.success(), "the kernel programs do not build (is bpf-linker missing? `cargo xtask setup` installs it)");
-    fs::copy(out.join("bpf/bpfel-unknown-none/release/splitter"), out.join("splitter")).expect("the object was just built");
+    for object in OBJECTS {
+        fs::copy(out.join("bpf/bpfel-unknown-none/release").join(object), out.join(object)).expect("the object was just built");
+    }
 }
