@@ -1,0 +1,8 @@
+//! The node agent as a library, so that tests and benchmarks drive the same code as the program.
+
+pub mod control;
+pub mod datapath;
+pub mod model;
+pub mod observed;
+pub mod plan;
+pub mod reconcile;
