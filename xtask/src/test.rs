@@ -41,7 +41,7 @@ fn steps(totals: &mut Totals) -> Result<()> {
     totals.passed += 1;
     check(totals, "who imports whom", || layering::run(&root()?).map(|files| format!("{files} files")))?;
     cargo(totals, "formatting", &["fmt", "--all", "--check", "--", "--color=never"])?;
-    cargo(totals, "clippy", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
+    cargo(totals, "clippy", &["clippy", "--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"])?;
     cargo_tests(totals)?;
     let programs = artifact::build_release()?;
     totals.passed += 1;
@@ -72,7 +72,7 @@ fn check(totals: &mut Totals, title: &str, work: impl FnOnce() -> Result<String>
 fn cargo_tests(totals: &mut Totals) -> Result<()> {
     let title = "tests of the workspace";
     let mut command = artifact::cargo()?;
-    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command.args(["test", "--workspace", "--all-features", "--locked", "--no-fail-fast"]);
     let (succeeded, output, log) = step::attempt(title, &mut command)?;
     let (passed, failed, ignored) = counts(&output);
     totals.passed += passed;
