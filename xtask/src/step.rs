@@ -40,7 +40,7 @@ pub fn run(title: &str, command: &mut Command) -> Result<String> {
     if succeeded {
         return Ok(log);
     }
-    let lines: Vec<&str> = log.lines().collect();
+    let lines: Vec<&str> = log.lines().filter(|line| !is_message(line)).collect();
     say(lines[lines.len().saturating_sub(TAIL)..].join("\n"));
     bail!("{title} failed; the whole output is in {}", path.display());
 }
@@ -108,8 +108,28 @@ impl Ticker<'_> {
     }
 }
 
+/// Cargo's messages for programs stand among those for people.
+fn is_message(line: &str) -> bool {
+    line.starts_with("{\"reason\":")
+}
+
 fn last_line(log: &Path, width: usize) -> String {
     let text = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(2000)..]).into_owned();
-    text.lines().rfind(|line| !line.trim().is_empty()).map_or(String::new(), |line| line.trim().chars().take(width).collect())
+    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(20_000)..]).into_owned();
+    text.lines()
+        .rfind(|line| !line.trim().is_empty() && !is_message(line))
+        .map_or(String::new(), |line| line.trim().chars().take(width).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_is_for_people() {
+        let path = std::env::temp_dir().join(format!("xtask-step-{}", std::process::id()));
+        fs::write(&path, "   Compiling x v1\n{\"reason\":\"compiler-artifact\"}\n\n").unwrap();
+        assert_eq!(last_line(&path, 11), "Compiling x");
+        fs::remove_file(&path).unwrap();
+    }
 }
