@@ -1,8 +1,13 @@
 //! The node agent as a library, so that tests and benchmarks drive the same code as the program.
 
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod control;
 pub mod datapath;
 pub mod model;
 pub mod observed;
 pub mod plan;
 pub mod reconcile;
+pub mod source;
+pub mod telemetry;

@@ -1,0 +1,124 @@
+//! Routes of the admin API.
+
+use super::{
+    Api, Listener,
+    http::{Answer, answer, connection, failure, json, places},
+    percent_decode,
+};
+use crate::control::ControlError;
+use http_body_util::{BodyExt, Limited};
+use hyper::{Method, Request, StatusCode, body::Incoming};
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+use tokio::{task::JoinSet, time::timeout};
+
+/// Largest body accepted, bytes.
+const BODY: usize = 64 << 10;
+/// Time for a body to arrive.
+const BODY_TIME: Duration = Duration::from_secs(5);
+
+/// Serves until dropped.
+pub async fn serve(listener: Listener, api: impl Api) {
+    let places = places();
+    let mut connections = JoinSet::new();
+    loop {
+        // The semaphore is never closed.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let stream = match listener.listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on the admin socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let writer = listener.writers().check(stream.peer_cred());
+        let api = api.clone();
+        connections.spawn(async move {
+            connection(stream, |request| route(request, &writer, &api)).await;
+            drop(place);
+        });
+    }
+}
+
+async fn route(request: Request<Incoming>, writer: &Result<(), String>, api: &impl Api) -> Answer {
+    let path = request.uri().path().to_owned();
+    let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
+    let (method, expected) =
+        (request.method().clone(), |method: &str| failure(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers {method} only")));
+    match parts[..] {
+        ["healthz"] => answer(StatusCode::OK, "text/plain", "ok\n"),
+        ["v1", "status"] if method == Method::GET => json(StatusCode::OK, &api.status().await),
+        ["v1", "status"] => expected("GET"),
+        ["v1", "flows"] if method == Method::GET => match service_of(request.uri().query()) {
+            Ok(service) => finish(api.flows(service).await),
+            Err(error) => failure(StatusCode::BAD_REQUEST, error),
+        },
+        ["v1", "flows"] => expected("GET"),
+        ["v1", "explain"] if method == Method::POST => match body(request).await {
+            Ok(request) => finish(api.explain(request).await),
+            Err(refused) => refused,
+        },
+        ["v1", "explain"] => expected("POST"),
+        ["v1", "services", name, "weights"] if method == Method::PUT => {
+            if let Err(reason) = writer {
+                return failure(StatusCode::FORBIDDEN, reason.clone());
+            }
+            let Some(name) = percent_decode(name) else {
+                return failure(StatusCode::BAD_REQUEST, "the service's name in the path is not percent-encoded UTF-8");
+            };
+            match body(request).await {
+                Ok(request) => finish(api.set_weights(&name, request).await),
+                Err(refused) => refused,
+            }
+        }
+        ["v1", "services", _, "weights"] => expected("PUT"),
+        _ => failure(
+            StatusCode::NOT_FOUND,
+            format!("nothing at {path}; this agent serves /v1/status, /v1/flows, /v1/explain and /v1/services/NAME/weights"),
+        ),
+    }
+}
+
+/// `service=NAME` of a query.
+fn service_of(query: Option<&str>) -> Result<Option<String>, String> {
+    let mut service = None;
+    for pair in query.unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
+        match pair.split_once('=') {
+            Some(("service", name)) => {
+                service = Some(percent_decode(name).ok_or("the service's name in the query is not percent-encoded UTF-8")?);
+            }
+            _ => return Err(format!("unknown query `{pair}`; known: service=NAME")),
+        }
+    }
+    Ok(service)
+}
+
+async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Answer> {
+    let collected = match timeout(BODY_TIME, Limited::new(request.into_body(), BODY).collect()).await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(error)) => {
+            let status =
+                if error.is::<http_body_util::LengthLimitError>() { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+            return Err(failure(status, format!("cannot read the body (limit {BODY} bytes): {error}")));
+        }
+        Err(_) => return Err(failure(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+    };
+    serde_json::from_slice(&collected)
+        .map_err(|error| failure(StatusCode::BAD_REQUEST, format!("the body is not what is expected here: {error}")))
+}
+
+fn finish<T: serde::Serialize>(result: Result<T, ControlError>) -> Answer {
+    match result {
+        Ok(value) => json(StatusCode::OK, &value),
+        Err(error) => {
+            let status = match error {
+                ControlError::NotFound(_) => StatusCode::NOT_FOUND,
+                ControlError::Invalid(_) => StatusCode::BAD_REQUEST,
+                ControlError::Kernel(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            failure(status, error.to_string())
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The agent's HTTP listeners, and the CLI's client for them.
+//!
+//! Owns HTTP: the admin API on a unix socket, metrics and health on TCP. Decides nothing about services: every request becomes one
+//! call of [`Api`].
+
+mod api;
+pub mod client;
+mod http;
+mod metrics;
+mod socket;
+
+pub use api::serve as serve_admin;
+pub use metrics::serve as serve_metrics;
+pub use socket::Listener;
+
+use crate::{
+    control::{Control, ControlError},
+    observed::{ExplainRequest, Explanation, FlowRow, Status, WeightChange, WeightRequest},
+};
+use std::future::Future;
+
+/// What the listeners need of the node: [`Control`], or a stand-in in tests.
+pub trait Api: Clone + Send + Sync + 'static {
+    fn status(&self) -> impl Future<Output = Status> + Send;
+    fn flows(&self, service: Option<String>) -> impl Future<Output = Result<Vec<FlowRow>, ControlError>> + Send;
+    fn explain(&self, request: ExplainRequest) -> impl Future<Output = Result<Explanation, ControlError>> + Send;
+    fn set_weights(&self, service: &str, request: WeightRequest) -> impl Future<Output = Result<WeightChange, ControlError>> + Send;
+}
+
+impl Api for Control {
+    async fn status(&self) -> Status {
+        Control::status(self).await
+    }
+    async fn flows(&self, service: Option<String>) -> Result<Vec<FlowRow>, ControlError> {
+        Control::flows(self, service).await
+    }
+    async fn explain(&self, request: ExplainRequest) -> Result<Explanation, ControlError> {
+        Control::explain(self, request).await
+    }
+    async fn set_weights(&self, service: &str, request: WeightRequest) -> Result<WeightChange, ControlError> {
+        Control::set_weights(self, service, request).await
+    }
+}
+
+/// Escapes everything but unreserved characters (RFC 3986, 2.3).
+pub fn percent_encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte as char),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// None when an escape is broken or the result is not UTF-8.
+pub fn percent_decode(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let mut digit = || (bytes.next()? as char).to_digit(16);
+        out.push((digit()? << 4 | digit()?) as u8);
+    }
+    String::from_utf8(out).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! Both listeners over real sockets, with a stand-in for the node.
+
+use super::*;
+use crate::observed::ApiError;
+use client::Client;
+use std::{collections::BTreeMap, path::Path};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UnixStream},
+};
+
+#[derive(Clone, Default)]
+struct Node {
+    generation: u64,
+}
+
+impl Api for Node {
+    async fn status(&self) -> Status {
+        let mut status = Status::default();
+        status.applied.generation = self.generation;
+        status
+    }
+    async fn flows(&self, service: Option<String>) -> Result<Vec<FlowRow>, ControlError> {
+        let service = service.ok_or_else(|| ControlError::Kernel("cannot dump".into()))?;
+        Ok(vec![FlowRow { service, ..FlowRow::default() }])
+    }
+    async fn explain(&self, request: ExplainRequest) -> Result<Explanation, ControlError> {
+        Err(ControlError::NotFound(format!("no service {}", request.service)))
+    }
+    async fn set_weights(&self, service: &str, request: WeightRequest) -> Result<WeightChange, ControlError> {
+        Ok(WeightChange { service: service.to_owned(), after: request.weights, applied: !request.dry_run, ..WeightChange::default() })
+    }
+}
+
+async fn agent(folder: &Path) -> Client {
+    let path = folder.join("admin.sock");
+    tokio::spawn(serve_admin(Listener::bind(&path).await.unwrap(), Node::default()));
+    Client::new(&path)
+}
+
+#[tokio::test]
+async fn every_call_arrives_and_errors_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let client = agent(folder.path()).await;
+    assert_eq!(client.status().await.unwrap().applied.generation, 0);
+    assert_eq!(client.flows(Some("shop/ü&=%")).await.unwrap()[0].service, "shop/ü&=%");
+    assert_eq!(client.flows(None).await.unwrap_err().to_string(), "cannot dump");
+    let request = ExplainRequest { service: "x".into(), ..ExplainRequest::default() };
+    assert_eq!(client.explain(&request).await.unwrap_err().to_string(), "no service x");
+    let request = WeightRequest { weights: BTreeMap::from([("v1".into(), 3)]), dry_run: true };
+    let change = client.set_weights("shop/checkout", &request).await.unwrap();
+    assert_eq!((change.service.as_str(), change.applied, change.after["v1"]), ("shop/checkout", false, 3));
+}
+
+#[tokio::test]
+async fn a_missing_agent_is_named_with_the_way_out() {
+    let error = Client::new(Path::new("/nonexistent/admin.sock")).status().await.unwrap_err().to_string();
+    assert!(error.contains("not running") && error.contains("SPLITTER_ADMIN"), "{error}");
+}
+
+async fn raw(folder: &Path, request: &str) -> String {
+    let mut stream = UnixStream::connect(folder.join("admin.sock")).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn wrong_requests_are_refused_as_api_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    agent(folder.path()).await;
+    let end = "Host: x\r\nConnection: close\r\n";
+    let large = "x".repeat(70 << 10);
+    for (request, status) in [
+        (format!("GET /v2 HTTP/1.1\r\n{end}\r\n"), "404"),
+        (format!("POST /v1/status HTTP/1.1\r\n{end}\r\n"), "405"),
+        (format!("GET /v1/flows?name=x HTTP/1.1\r\n{end}\r\n"), "400"),
+        (format!("PUT /v1/services/%zz/weights HTTP/1.1\r\n{end}Content-Length: 2\r\n\r\n{{}}"), "400"),
+        (format!("PUT /v1/services/a/weights HTTP/1.1\r\n{end}Content-Length: 2\r\n\r\n{{}}"), "400"),
+        (format!("POST /v1/explain HTTP/1.1\r\n{end}Content-Length: {}\r\n\r\n{large}", large.len()), "413"),
+    ] {
+        let answer = raw(folder.path(), &request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        assert!(!serde_json::from_str::<ApiError>(body).unwrap().error.is_empty());
+    }
+}
+
+async fn get(node: Node, path: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let server = tokio::spawn(serve_metrics(listener, node));
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    server.abort();
+    answer
+}
+
+#[tokio::test]
+async fn metrics_and_health() {
+    let metrics = get(Node { generation: 3 }, "/metrics").await;
+    assert!(metrics.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"), "{metrics}");
+    assert!(metrics.contains("splitter_policy_generation 3\n") && metrics.ends_with("# EOF\n"), "{metrics}");
+    assert!(get(Node::default(), "/healthz").await.starts_with("HTTP/1.1 200"));
+    assert!(get(Node { generation: 1 }, "/readyz").await.starts_with("HTTP/1.1 200"));
+    assert!(get(Node::default(), "/readyz").await.starts_with("HTTP/1.1 503"));
+    assert!(get(Node::default(), "/").await.starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn percent_encoding_goes_there_and_back() {
+    for text in ["checkout", "shop/checkout", "ü %", ""] {
+        assert_eq!(percent_decode(&percent_encode(text)).as_deref(), Some(text));
+    }
+    assert_eq!(percent_encode("shop/a"), "shop%2Fa");
+    for broken in ["%", "%2", "%zz", "%ff"] {
+        assert_eq!(percent_decode(broken), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! The agent as a whole: wires the source, the control loop and the listeners together and ends them in order.
+//!
+//! Owns no logic of its own.
+
+use crate::{
+    admin,
+    control::{Control, Loaded, Settings, Xdp},
+    source::{self, Outcome},
+};
+use anyhow::{Context, Result};
+use std::{
+    env,
+    net::SocketAddr,
+    os::{linux::net::SocketAddrExt, unix::net},
+    path::PathBuf,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+};
+
+/// Errors of a policy that the agent keeps and logs; `splitter check` shows all.
+const ERRORS: usize = 50;
+
+/// The settings of `splitter agent`.
+pub struct Options {
+    pub policy: PathBuf,
+    pub interfaces: Vec<String>,
+    pub xdp: Xdp,
+    pub admin: PathBuf,
+    pub metrics: SocketAddr,
+    pub state: PathBuf,
+    pub pins: Option<PathBuf>,
+    pub max_flows: Option<u32>,
+}
+
+/// Runs until SIGTERM or SIGINT. The kernel goes on splitting afterwards.
+pub async fn run(options: Options) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Both before the kernel is touched: a second agent stops here.
+    let listener = admin::Listener::bind(&options.admin).await?;
+    let metrics = TcpListener::bind(options.metrics)
+        .await
+        .with_context(|| format!("cannot listen on {} for metrics: name another address with --metrics", options.metrics))?;
+    let settings = Settings {
+        interfaces: options.interfaces,
+        xdp: options.xdp,
+        pins: options.pins,
+        state: options.state,
+        max_flows: options.max_flows,
+        source: options.policy.display().to_string(),
+    };
+    let (control, mut actor) = Control::start(settings).await?;
+    let (sender, mut outcomes) = mpsc::channel(1);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(source::watch::watch(options.policy, source::watch::Timing::default(), sender));
+    tasks.spawn(admin::serve_admin(listener, control.clone()));
+    tasks.spawn(admin::serve_metrics(metrics, control.clone()));
+    let mut first = true;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            ended = &mut actor => {
+                ended.context("the control loop failed")?;
+                anyhow::bail!("the control loop ended by itself; restart the agent");
+            }
+            outcome = outcomes.recv() => {
+                let outcome = outcome.context("the policy's watcher ended by itself; restart the agent")?;
+                control.load(loaded(outcome)).await;
+                release_memory();
+                if std::mem::take(&mut first) {
+                    notify("READY=1");
+                    tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %options.admin.display(), "ready");
+                }
+            }
+        }
+    }
+    tracing::info!("stopping; the kernel goes on splitting, `splitter detach` ends that");
+    notify("STOPPING=1");
+    // No request is accepted any more when the last state is written.
+    tasks.shutdown().await;
+    control.shutdown().await;
+    Ok(())
+}
+
+/// Logs what the source says and shortens it for the status.
+fn loaded(outcome: Outcome) -> Loaded {
+    let warnings: Vec<_> = outcome.warnings.iter().map(ToString::to_string).collect();
+    let mut warnings = shorten(warnings);
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    warnings.shrink_to_fit();
+    let result = outcome.result.map_err(|errors| shorten(errors.iter().map(ToString::to_string).collect()));
+    match &result {
+        Ok(policy) => tracing::info!(services = policy.services.len(), "policy read"),
+        Err(errors) => {
+            for error in errors {
+                tracing::error!("{error}");
+            }
+            tracing::error!("policy rejected; the last good one stays");
+        }
+    }
+    Loaded { result, warnings }
+}
+
+fn shorten(mut findings: Vec<String>) -> Vec<String> {
+    let more = findings.len().saturating_sub(ERRORS);
+    if more > 0 {
+        findings.truncate(ERRORS);
+        findings.push(format!("and {more} more: `splitter check` shows all"));
+    }
+    findings
+}
+
+/// Gives back what reading a large policy took, so that the resident size falls to what is kept.
+fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim has no preconditions; it only returns free pages to the kernel.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Tells systemd (`Type=notify`), when it listens: sd_notify(3).
+fn notify(state: &str) {
+    let Some(path) = env::var_os("NOTIFY_SOCKET") else { return };
+    let address = match path.to_str().and_then(|p| p.strip_prefix('@')) {
+        Some(name) => net::SocketAddr::from_abstract_name(name),
+        None => net::SocketAddr::from_pathname(&path),
+    };
+    let sent = address.and_then(|address| net::UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = sent {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
+}

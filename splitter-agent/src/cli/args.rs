@@ -1,0 +1,261 @@
+//! What users type: commands, options, defaults, help.
+
+use super::{out::Output, parse};
+use crate::{control, observed::ExplainRequest, telemetry};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use std::{net::SocketAddr, path::PathBuf};
+
+/// Splits a service's traffic between versions in the kernel.
+#[derive(Parser)]
+#[command(
+    name = "splitter",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Examples:
+  splitter check policy.yaml                 is the policy right? (offline)
+  splitter agent --policy policy.yaml        split traffic on this node
+  splitter status                            asked and achieved shares
+  splitter weight checkout v1=95 v2=5        send 5% to v2, now
+  splitter weight checkout v2=0              take it back
+  splitter explain checkout --client 10.1.7.3
+  splitter doctor                            is this host fit? what to do?
+
+Exit codes: 0 done, 1 failed, 2 wrong usage."
+)]
+pub struct Cli {
+    /// The agent's admin socket
+    #[arg(long, global = true, env = "SPLITTER_ADMIN", value_name = "SOCKET", default_value = "/run/splitter/admin.sock")]
+    pub admin: PathBuf,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the node agent: load the programs, apply the policy and follow its changes
+    #[command(after_help = AGENT_EXAMPLES)]
+    Agent(Agent),
+    /// Check a policy offline; errors as PATH:LINE:COL: message
+    #[command(after_help = "Examples:\n  splitter check policy.yaml\n  splitter check /etc/splitter/policies -o json")]
+    Check {
+        /// A YAML file, or a folder of *.yaml and *.yml
+        path: PathBuf,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Show what the node does: shares asked and achieved, connections, latency
+    #[command(
+        after_help = "Examples:\n  splitter status\n  splitter status checkout\n  splitter status -o json | jq '.services[].versions'"
+    )]
+    Status {
+        /// Only this service, with its backends
+        service: Option<String>,
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+        output: Output,
+    },
+    /// Set weights now; versions not named keep theirs
+    #[command(
+        after_help = "Examples:\n  splitter weight checkout v1=50 v2=50\n  splitter weight checkout v2=0            nobody new to v2\n  splitter weight checkout v2=10 --dry-run\n\nThe policy file is not written: its next change of these weights replaces what is set here."
+    )]
+    Weight {
+        /// Name of the service (namespace/name when it has a namespace)
+        service: String,
+        /// Relative whole numbers: v1=95 v2=5
+        #[arg(required = true, value_name = "VERSION=WEIGHT", value_parser = parse::weight)]
+        weights: Vec<(String, u32)>,
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+        output: Output,
+    },
+    /// Say which version a client gets, and why
+    #[command(
+        after_help = "Examples:\n  splitter explain checkout --client 10.1.7.3\n  splitter explain checkout --client 10.1.7.3:40000 -o json"
+    )]
+    Explain(Explain),
+    /// List live flows
+    #[command(
+        after_help = "Examples:\n  splitter flows checkout\n  splitter flows -o json | jq 'group_by(.version) | map({(.[0].version): length}) | add'"
+    )]
+    Flows {
+        /// Only this service
+        service: Option<String>,
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+        output: Output,
+    },
+    /// Watch shares, rates and latency live; q ends it
+    #[command(after_help = "Examples:\n  splitter top\n  splitter top checkout --interval 2s")]
+    Top {
+        /// Only this service
+        service: Option<String>,
+        /// Time between looks
+        #[arg(long, default_value = "1s", value_parser = parse::interval, value_name = "TIME")]
+        interval: parse::Interval,
+        /// End after this many looks
+        #[arg(long, value_name = "N")]
+        iterations: Option<u64>,
+    },
+    /// Check kernel, privileges, conflicts and tuning of this host, and say what to do
+    #[command(
+        after_help = "Examples:\n  splitter doctor\n  splitter doctor --policy policy.yaml -o json\n\nExit code 1 when a check fails."
+    )]
+    Doctor {
+        /// Also check the host against this policy
+        #[arg(long)]
+        policy: Option<PathBuf>,
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+        output: Output,
+    },
+    /// Remove all programs, links and maps: the host works as before
+    #[command(after_help = "Stop the agent first. Flows that were translated break; new ones take the plain route.")]
+    Detach {
+        /// The bpffs directory that the agent was given
+        #[arg(long, value_name = "DIR")]
+        pins: Option<PathBuf>,
+    },
+    /// Print a completion script
+    #[command(
+        after_help = "Examples:\n  splitter completions bash > /etc/bash_completion.d/splitter\n  splitter completions fish > ~/.config/fish/completions/splitter.fish"
+    )]
+    Completions { shell: Shell },
+}
+
+/// `-o` of commands that print text lines instead of tables.
+#[derive(Args, Clone, Copy)]
+pub struct OutputArg {
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Output,
+}
+
+impl OutputArg {
+    pub fn is_json(self) -> bool {
+        self.output.is_json()
+    }
+}
+
+const AGENT_EXAMPLES: &str = "Examples:
+  splitter agent --policy /etc/splitter/policies
+  splitter agent --policy policy.yaml --interface 'veth*' --interface eth0:uplink --xdp native
+  splitter agent --policy policy.yaml --log json --metrics 0.0.0.0:9964
+
+Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. When it stops, the kernel goes on splitting; `splitter detach` ends that.";
+
+#[derive(Args)]
+pub struct Agent {
+    /// A YAML file, or a folder of *.yaml and *.yml; followed when it changes
+    #[arg(long, value_name = "PATH")]
+    pub policy: PathBuf,
+    /// Interfaces that clients or backends sit behind; `:uplink` marks those for XDP, `!GLOB` leaves some out [default: all Ethernet that is up]
+    #[arg(long, value_name = "GLOB[:uplink]", value_parser = parse::interface)]
+    pub interface: Vec<String>,
+    /// XDP on uplinks
+    #[arg(long, value_enum, default_value_t)]
+    pub xdp: Xdp,
+    /// Address for /metrics, /healthz and /readyz
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9964")]
+    pub metrics: SocketAddr,
+    /// Directory for what must outlive the agent
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/splitter")]
+    pub state: PathBuf,
+    /// bpffs directory for pinned maps and links; one for each agent
+    #[arg(long, value_name = "DIR")]
+    pub pins: Option<PathBuf>,
+    /// TCP flows that each family's table can hold; used when the tables are made
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=1 << 26))]
+    pub max_flows: Option<u32>,
+    /// Format of the log on standard error
+    #[arg(long, value_enum, default_value_t)]
+    pub log: telemetry::Format,
+    /// Least important messages logged
+    #[arg(long, value_enum, default_value_t)]
+    pub log_level: telemetry::Level,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum Xdp {
+    /// TC only
+    #[default]
+    Off,
+    /// In the driver
+    Native,
+    /// In the stack: for tests
+    Generic,
+}
+
+impl From<Xdp> for control::Xdp {
+    fn from(xdp: Xdp) -> Self {
+        match xdp {
+            Xdp::Off => Self::Off,
+            Xdp::Native => Self::Native,
+            Xdp::Generic => Self::Generic,
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct Explain {
+    /// Name of the service
+    pub service: String,
+    /// The client's address; with its port for `splitBy: connection`
+    #[arg(long, value_name = "IP[:PORT]", value_parser = parse::client)]
+    pub client: Option<String>,
+    /// A header of the request
+    #[arg(short = 'H', long = "header", value_name = "'Name: value'", value_parser = parse::header)]
+    pub headers: Vec<(String, String)>,
+    /// A cookie of the request
+    #[arg(long = "cookie", value_name = "K=V", value_parser = parse::cookie)]
+    pub cookies: Vec<(String, String)>,
+    /// The request's path
+    #[arg(long, value_name = "P")]
+    pub path: Option<String>,
+    /// The request's method
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<String>,
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Output,
+}
+
+impl Explain {
+    /// The format, and what to ask the agent.
+    pub fn request(self) -> (Output, ExplainRequest) {
+        let Self { service, client, headers, cookies, path, method, output } = self;
+        (output, ExplainRequest { service, client, headers, cookies, path, method })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_or_a_word_of_warning() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_after_help().is_some(), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in [
+            "splitter",
+            "splitter weight checkout",
+            "splitter weight checkout v1=50%",
+            "splitter explain checkout --client nobody",
+            "splitter agent",
+            "splitter agent --policy p --xdp fast",
+            "splitter agent --policy p --interface eth0:downlink",
+            "splitter status -o yaml",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).err().unwrap_or_else(|| panic!("{line} is accepted"));
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The judgements of `doctor`: pure functions from text to a verdict and a remedy.
+
+use super::Check;
+use crate::{model::Policy, observed::Status, source::Outcome};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
+
+/// Address families that a policy uses; both unknown without a policy.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Families {
+    pub v4: bool,
+    pub v6: bool,
+}
+
+impl Families {
+    pub fn of(policy: &Policy) -> Self {
+        let uses = |v4: bool| policy.services.iter().flat_map(|s| &s.frontends).any(|f| f.address.is_ipv4() == v4);
+        Self { v4: uses(true), v6: uses(false) }
+    }
+}
+
+/// Linux 6.6: TCX links. Release as in `6.6.13-amd64`.
+pub fn kernel(release: &str) -> Check {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= (6, 6) {
+        Check::ok("kernel", release)
+    } else {
+        Check::fail("kernel", format!("{release} has no TCX links"), "install Linux 6.6 or newer")
+    }
+}
+
+/// `mountinfo` lines: `... MOUNTPOINT OPTIONS - TYPE SOURCE ...`.
+pub fn bpffs(mounts: &str) -> Check {
+    let points = mounts.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        after.starts_with("bpf ").then(|| before.split(' ').nth(4))?
+    });
+    let points: Vec<_> = points.collect();
+    if points.contains(&"/sys/fs/bpf") {
+        return Check::ok("bpffs", "mounted on /sys/fs/bpf");
+    }
+    match points.first() {
+        Some(point) => {
+            Check::warn("bpffs", format!("mounted on {point}, not on /sys/fs/bpf"), format!("run the agent with --pins {point}/splitter"))
+        }
+        None => Check::fail("bpffs", "not mounted: nothing would outlive the agent", "mount -t bpf bpf /sys/fs/bpf"),
+    }
+}
+
+/// Bits of `CapEff` (linux/capability.h).
+pub fn capabilities(status: &str) -> Check {
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let Some(held) = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()) else {
+        return Check::warn("privileges", "/proc/self/status does not tell", "run with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON");
+    };
+    let has = |bit: u32| held >> bit & 1 == 1;
+    let admin = has(21);
+    let needed = [("CAP_BPF", has(39) || admin), ("CAP_NET_ADMIN", has(12)), ("CAP_PERFMON", has(38) || admin)];
+    let missing: Vec<_> = needed.iter().filter(|(_, held)| !held).map(|(name, _)| *name).collect();
+    if missing.is_empty() {
+        return Check::ok("privileges", "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are held");
+    }
+    let remedy = "run as root, or with deploy/splitter.service's AmbientCapabilities";
+    Check::fail("privileges", format!("missing here: {}", missing.join(", ")), remedy)
+}
+
+pub fn jit(setting: Option<&str>) -> Check {
+    match setting {
+        Some("1" | "2") => Check::ok("BPF JIT", "on"),
+        Some(_) => Check::fail("BPF JIT", "off: every packet would be interpreted", "sysctl -w net.core.bpf_jit_enable=1"),
+        None => Check::warn("BPF JIT", "this kernel does not tell", "look at CONFIG_BPF_JIT, and at net.core.bpf_jit_enable as root"),
+    }
+}
+
+/// The route lookup of the datapath answers only where the stack may forward.
+pub fn forwarding(v4: Option<&str>, v6: Option<&str>, families: Families) -> Vec<Check> {
+    let one = |name, setting: Option<&str>, used, key: &str| match setting {
+        Some("0") | None if used => {
+            Check::fail(name, "off, and the policy needs it: the node does not route to backends", format!("sysctl -w {key}=1"))
+        }
+        Some("0") => {
+            Check::warn(name, "off: the node does not route to backends of this family", format!("sysctl -w {key}=1, if it is used"))
+        }
+        Some(_) => Check::ok(name, "on"),
+        None => Check::warn(name, "cannot be read: the family may be off", "nothing, if it is not used"),
+    };
+    vec![
+        one("IPv4 forwarding", v4, families.v4, "net.ipv4.ip_forward"),
+        one("IPv6 forwarding", v6, families.v6, "net.ipv6.conf.all.forwarding"),
+    ]
+}
+
+/// The larger of `all` and the interface's own value counts; 1 is strict, 2 loose.
+pub fn reverse_path(settings: &BTreeMap<String, String>) -> Check {
+    let value = |name: &str| settings.get(name).and_then(|v| v.parse::<u32>().ok()).unwrap_or(0);
+    let all = value("all");
+    let names = settings.keys().filter(|name| !matches!(name.as_str(), "all" | "default" | "lo"));
+    let strict: Vec<_> = names.filter(|name| all.max(value(name)) == 1).map(String::as_str).collect();
+    if strict.is_empty() {
+        return Check::ok("rp_filter", "not strict");
+    }
+    let found = format!("strict on {}: replies that come back by another interface are dropped", shorten(&strict));
+    Check::warn("rp_filter", found, "sysctl -w net.ipv4.conf.all.rp_filter=2, if clients and backends are routed asymmetrically")
+}
+
+pub fn agent(status: anyhow::Result<Status>) -> Check {
+    match status {
+        Ok(status) if status.desired.state == "rejected" => {
+            let first = status.desired.errors.first().map_or("", String::as_str);
+            Check::warn(
+                "agent",
+                format!("{} runs, but its policy is rejected: {first}", status.agent.version),
+                "correct the policy: splitter status",
+            )
+        }
+        Ok(status) => Check::ok("agent", format!("{} answers, {} services applied", status.agent.version, status.applied.services)),
+        Err(error) => Check::warn("agent", error.to_string(), "start it: splitter agent --policy PATH"),
+    }
+}
+
+pub fn kube_proxy(rules: &[String]) -> Check {
+    if rules.is_empty() {
+        return Check::warn("kube-proxy", "not checked: nft and iptables-save are missing or may not run", "run as root");
+    }
+    let marks = ["KUBE-SERVICES", "table ip kube-proxy", "table ip6 kube-proxy"];
+    if rules.iter().any(|text| marks.iter().any(|mark| text.contains(mark))) {
+        let found = "its rules are on this host: they would translate what splitter leaves alone";
+        return Check::warn("kube-proxy", found, "give splitter VIPs that are no Service's cluster IP");
+    }
+    Check::ok("kube-proxy", "no rules of it")
+}
+
+/// `links` is JSON of iproute2, `qdiscs` its text.
+pub fn other_programs(links: Option<&str>, qdiscs: Option<&str>) -> Check {
+    const NAME: &str = "other programs";
+    let Some(links) = links.and_then(|text| serde_json::from_str::<Vec<serde_json::Value>>(text).ok()) else {
+        return Check::warn(NAME, "not checked: `ip` is missing or may not run", "install iproute2");
+    };
+    let mut found = Vec::new();
+    for link in &links {
+        let program = link["xdp"]["prog"]["name"].as_str().unwrap_or("?");
+        if link.get("xdp").is_some() && !program.starts_with("splitter") {
+            found.push(format!("XDP {program} on {}", link["ifname"].as_str().unwrap_or("?")));
+        }
+    }
+    for line in qdiscs.unwrap_or_default().lines().filter(|l| l.starts_with("qdisc clsact")) {
+        let device = line.split(' ').skip_while(|w| *w != "dev").nth(1).unwrap_or("?");
+        found.push(format!("clsact (TC programs, perhaps) on {device}"));
+    }
+    if found.is_empty() {
+        return Check::ok(NAME, "no foreign XDP program or clsact");
+    }
+    let found: Vec<_> = found.iter().map(String::as_str).collect();
+    let remedy = "keep --xdp off there; splitter's TCX program runs before clsact and passes on what is not its own";
+    Check::warn(NAME, shorten(&found), remedy)
+}
+
+/// /proc/self/limits: `Max open files  SOFT  HARD  files`.
+pub fn open_files(limits: &str) -> Check {
+    let line = limits.lines().find_map(|l| l.strip_prefix("Max open files"));
+    let soft = line.and_then(|l| l.split_whitespace().next());
+    match soft.map(str::parse::<u64>) {
+        Some(Ok(soft)) if soft < 1024 => Check::warn("open files", format!("limit {soft}"), "ulimit -n 1024, or LimitNOFILE= in the unit"),
+        _ => Check::ok("open files", format!("limit {}", soft.unwrap_or("unknown"))),
+    }
+}
+
+/// /proc/meminfo: `MemAvailable:  N kB`.
+pub fn memory(meminfo: &str) -> Check {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok());
+    let Some(mib) = kib.map(|k| k / 1024) else { return Check::warn("memory", "unknown", "look at /proc/meminfo") };
+    let found = format!("{mib} MiB available");
+    match mib {
+        0..64 => Check::fail("memory", found, "free memory, or add some: a million flows take about 200 MiB"),
+        64..256 => Check::warn("memory", found, "lower --max-flows: a million flows take about 200 MiB"),
+        _ => Check::ok("memory", found),
+    }
+}
+
+pub fn policy(path: &Path, outcome: &Outcome, local: &[IpAddr]) -> Vec<Check> {
+    let policy = match &outcome.result {
+        Ok(policy) => policy,
+        Err(errors) => {
+            let first = errors.first().map(ToString::to_string).unwrap_or_default();
+            let remedy = format!("splitter check {} shows all {}", path.display(), errors.len());
+            return vec![Check::fail("policy", first, remedy)];
+        }
+    };
+    let mut list = vec![match outcome.warnings.first() {
+        None => Check::ok("policy", format!("{} services", policy.services.len())),
+        Some(first) => Check::warn("policy", first.to_string(), format!("splitter check {} shows all", path.display())),
+    }];
+    let vips = policy.services.iter().flat_map(|s| s.frontends.iter().map(move |f| (s, f.address.ip())));
+    let assigned: Vec<_> = vips.filter(|(_, vip)| local.contains(vip)).map(|(s, vip)| format!("{vip} ({})", s.name)).collect();
+    if assigned.is_empty() {
+        list.push(Check::ok("VIPs", "none is an address of this host"));
+    } else {
+        let found: Vec<_> = assigned.iter().map(String::as_str).collect();
+        let found = format!("{} assigned to this host: its own processes reach the host instead of a backend", shorten(&found));
+        list.push(Check::warn("VIPs", found, "route VIPs to this node instead of assigning them"));
+    }
+    let backends = policy.services.iter().flat_map(|s| s.versions.iter().flat_map(|v| &v.backends));
+    let own: Vec<_> = backends.map(|b| b.address).filter(|a| a.ip().is_loopback() || local.contains(&a.ip())).collect();
+    if let Some(first) = own.first() {
+        let found = format!("{first} ({} in all) is on this host: translated packets for it are not routed", own.len());
+        list.push(Check::warn("backends", found, "run backends in their own namespace, or on other hosts"));
+    }
+    list
+}
+
+/// The first few.
+fn shorten(names: &[&str]) -> String {
+    let shown = names.iter().take(4).copied().collect::<Vec<_>>().join(", ");
+    if names.len() > 4 { format!("{shown} and {} more", names.len() - 4) } else { shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Verdict, *};
+
+    #[test]
+    fn kernel_needs_6_6() {
+        for (release, verdict) in [
+            ("6.6.0", Verdict::Ok),
+            ("6.18.3-amd64", Verdict::Ok),
+            ("7.0-rc1", Verdict::Ok),
+            ("6.1.0-18", Verdict::Fail),
+            ("", Verdict::Fail),
+        ] {
+            assert_eq!(kernel(release).verdict, verdict, "{release}");
+        }
+    }
+
+    #[test]
+    fn bpffs_is_found_in_mountinfo() {
+        let line = |point: &str, kind: &str| format!("30 25 0:27 / {point} rw,nosuid shared:9 - {kind} {kind} rw\n");
+        assert_eq!(bpffs(&line("/sys/fs/bpf", "bpf")).verdict, Verdict::Ok);
+        assert_eq!(bpffs(&line("/run/bpf", "bpf")).verdict, Verdict::Warn);
+        assert_eq!(bpffs(&line("/sys/fs/bpf", "tmpfs")).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn capabilities_by_bit() {
+        let status = |bits: u64| format!("Name:\tx\nCapEff:\t{bits:016x}\n");
+        assert_eq!(capabilities(&status(1 << 39 | 1 << 38 | 1 << 12)).verdict, Verdict::Ok);
+        assert_eq!(capabilities(&status(1 << 21 | 1 << 12)).verdict, Verdict::Ok);
+        assert!(capabilities(&status(1 << 12)).found.ends_with("CAP_BPF, CAP_PERFMON"));
+        assert_eq!(capabilities("").verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn forwarding_fails_only_for_families_in_use() {
+        let verdicts = |families| forwarding(Some("0"), None, families).iter().map(|c| c.verdict).collect::<Vec<_>>();
+        assert_eq!(verdicts(Families::default()), [Verdict::Warn, Verdict::Warn]);
+        assert_eq!(verdicts(Families { v4: true, v6: true }), [Verdict::Fail, Verdict::Fail]);
+    }
+
+    #[test]
+    fn reverse_path_takes_the_larger_value() {
+        let check = |all: &str, eth0: &str| reverse_path(&[("all", all), ("eth0", eth0)].map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        assert_eq!(check("0", "1").verdict, Verdict::Warn);
+        assert_eq!(check("1", "0").verdict, Verdict::Warn);
+        assert_eq!(check("2", "1").verdict, Verdict::Ok);
+        assert_eq!(check("0", "0").verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn foreign_rules_and_programs() {
+        assert_eq!(kube_proxy(&[]).verdict, Verdict::Warn);
+        assert_eq!(kube_proxy(&[":KUBE-SERVICES - [0:0]".into()]).verdict, Verdict::Warn);
+        assert_eq!(kube_proxy(&["table ip nat {}".into()]).verdict, Verdict::Ok);
+        let links = r#"[{"ifname":"eth0","xdp":{"mode":1,"prog":{"id":3,"name":"xdp_lb"}}},{"ifname":"eth1","xdp":{"prog":{"name":"splitter_xdp"}}}]"#;
+        assert_eq!(other_programs(Some(links), None).found, "XDP xdp_lb on eth0");
+        assert_eq!(other_programs(Some("[]"), Some("qdisc clsact ffff: dev eth1 parent ffff:fff1\n")).verdict, Verdict::Warn);
+        assert_eq!(other_programs(Some("[]"), Some("qdisc noqueue 0: dev lo root\n")).verdict, Verdict::Ok);
+        assert_eq!(other_programs(None, None).verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn limits() {
+        assert_eq!(open_files("Max open files            256                  4096                 files\n").verdict, Verdict::Warn);
+        assert_eq!(open_files("Max open files            1048576              1048576              files\n").verdict, Verdict::Ok);
+        assert_eq!(memory("MemTotal: 1 kB\nMemAvailable:   32768 kB\n").verdict, Verdict::Fail);
+        assert_eq!(memory("MemAvailable:   8388608 kB\n").verdict, Verdict::Ok);
+        assert_eq!(jit(Some("0")).verdict, Verdict::Fail);
+    }
+}

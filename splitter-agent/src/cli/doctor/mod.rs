@@ -1,0 +1,97 @@
+//! `splitter doctor`: is this host fit for the agent, and what to do if not.
+//!
+//! Owns the list of checks. Each one judges text that `host` read; only `host` touches the machine.
+
+mod checks;
+mod host;
+
+use super::{
+    out::{self, Output, Style},
+    show,
+};
+use crate::{admin::client::Client, source};
+use anyhow::Result;
+use serde::Serialize;
+use std::{path::Path, process::ExitCode};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    pub name: &'static str,
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to do about it; empty when nothing.
+    pub remedy: String,
+}
+
+impl Check {
+    pub fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Ok, found: found.into(), remedy: String::new() }
+    }
+    pub fn warn(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Warn, found: found.into(), remedy: remedy.into() }
+    }
+    pub fn fail(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, verdict: Verdict::Fail, found: found.into(), remedy: remedy.into() }
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    verdict: Verdict,
+    checks: Vec<Check>,
+}
+
+pub async fn run(client: &Client, policy: Option<&Path>, output: Output) -> Result<ExitCode> {
+    let host = host::Host::read();
+    let outcome = policy.map(|path| (path, source::load(path)));
+    let families = match &outcome {
+        Some((_, source::Outcome { result: Ok(policy), .. })) => checks::Families::of(policy),
+        _ => checks::Families::default(),
+    };
+    let mut list = vec![
+        checks::kernel(&host.release),
+        checks::bpffs(&host.mounts),
+        checks::capabilities(&host.status),
+        checks::jit(host.jit.as_deref()),
+    ];
+    list.extend(checks::forwarding(host.forward4.as_deref(), host.forward6.as_deref(), families));
+    list.push(checks::reverse_path(&host.reverse_path));
+    list.push(checks::agent(client.status().await));
+    list.push(checks::kube_proxy(&host.rules));
+    list.push(checks::other_programs(host.links.as_deref(), host.qdiscs.as_deref()));
+    list.push(checks::open_files(&host.limits));
+    list.push(checks::memory(&host.memory));
+    if let Some((path, outcome)) = &outcome {
+        list.extend(checks::policy(path, outcome, &host.local));
+    }
+    let verdict = list.iter().map(|c| c.verdict).max().unwrap_or(Verdict::Ok);
+    show(output, &Report { verdict, checks: list }, |report| text(report, out::colour()))?;
+    Ok(if verdict == Verdict::Fail { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn text(report: &Report, colour: bool) -> String {
+    let mut text = String::new();
+    for check in &report.checks {
+        let (word, style) = match check.verdict {
+            Verdict::Ok => ("ok  ", Style::Green),
+            Verdict::Warn => ("warn", Style::Yellow),
+            Verdict::Fail => ("fail", Style::Red),
+        };
+        text += &format!("{}  {:<16}{}\n", style.paint(word, colour), check.name, check.found);
+        if !check.remedy.is_empty() {
+            text += &format!("{:22}-> {}\n", "", check.remedy);
+        }
+    }
+    let count = |verdict| report.checks.iter().filter(|c| c.verdict == verdict).count();
+    text + &format!("{} ok, {} warn, {} fail\n", count(Verdict::Ok), count(Verdict::Warn), count(Verdict::Fail))
+}

@@ -1,0 +1,218 @@
+//! `splitter status`: what the node does now.
+
+use super::{
+    check::plural,
+    out::{self, Output, Style},
+    show,
+    table::{Table, age, bytes, count, plain, seconds, share},
+};
+use crate::{
+    admin::client::Client,
+    observed::{Service, Status, Version},
+};
+use anyhow::{Result, bail};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub async fn run(client: &Client, service: Option<&str>, output: Output) -> Result<()> {
+    let mut status = client.status().await?;
+    if let Some(name) = service {
+        select(&mut status, name)?;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+    show(output, &status, |status| text(status, service.is_some(), now, out::colour()))
+}
+
+/// Keeps one service.
+pub fn select(status: &mut Status, name: &str) -> Result<()> {
+    if !status.services.iter().any(|s| s.name == name) {
+        let names: Vec<_> = status.services.iter().map(|s| s.name.as_str()).take(10).collect();
+        bail!("this node has no service {name}; it has {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
+    }
+    status.services.retain(|s| s.name == name);
+    Ok(())
+}
+
+fn text(status: &Status, detail: bool, now: f64, colour: bool) -> String {
+    let mut text = head(status, now, colour);
+    if status.services.is_empty() {
+        text += "no services\n";
+    } else {
+        text += "\n";
+        text += &services(&status.services, colour);
+    }
+    if detail {
+        for service in &status.services {
+            text += &details(service, colour);
+        }
+    }
+    text
+}
+
+/// The agent, its policy and its warnings, in a few lines.
+pub fn head(status: &Status, now: f64, colour: bool) -> String {
+    let Status { agent, desired, applied, interfaces, .. } = status;
+    let line = |title: &str, value: String| format!("{}{value}\n", Style::Dim.paint(&format!("{title:<11}"), colour));
+    let adopted = if agent.adopted { ", took over from an earlier agent" } else { "" };
+    let mut text = line("agent", format!("{} (pid {}), up {}{adopted}", agent.version, agent.pid, age(now - agent.started)));
+    let state = match desired.state.as_str() {
+        "ok" => Style::Green.paint("ok", colour),
+        other => Style::Red.paint(other, colour),
+    };
+    text += &line("policy", format!("{} {state}, read {} ago", desired.source, age(now - desired.read)));
+    for error in &desired.errors {
+        text += &line("", Style::Red.paint(error, colour));
+    }
+    for warning in &desired.warnings {
+        text += &line("", Style::Yellow.paint(&format!("warning: {warning}"), colour));
+    }
+    let age =
+        if applied.generation == 0 { String::new() } else { format!(", {} ago in {:.1} ms", age(now - applied.at), applied.apply_ms) };
+    let kept = if desired.errors.is_empty() { "" } else { " (the last good policy)" };
+    text += &line("applied", format!("generation {}, {}{age}{kept}", applied.generation, plural(applied.services, "service")));
+    if let Some(error) = &applied.error {
+        text += &line("", Style::Red.paint(&format!("the last change was not applied, it is tried again: {error}"), colour));
+    }
+    let names: Vec<_> = interfaces.iter().map(|i| format!("{} ({})", i.name, i.programs.join(", "))).collect();
+    let names = if names.is_empty() { Style::Yellow.paint("none: no traffic is split; see --interface", colour) } else { names.join(", ") };
+    text + &line("interfaces", names)
+}
+
+fn services(services: &[Service], colour: bool) -> String {
+    let head = [
+        "<SERVICE",
+        "<VERSION",
+        ">WEIGHT",
+        ">ASKED",
+        ">ACHIEVED",
+        ">CONNS",
+        ">FLOWS",
+        ">FAILED",
+        ">CONNECT p50",
+        ">p99",
+        ">FIRST BYTE p50",
+        ">p99",
+    ];
+    let mut table = Table::new(&head);
+    for service in services {
+        for (index, version) in service.versions.iter().enumerate() {
+            let name = if index == 0 { service.name.clone() } else { String::new() };
+            let failed = version.refused + version.timeouts + version.resets_backend;
+            table.row([
+                (name, Style::Bold),
+                plain(&version.name),
+                plain(version.weight.to_string()),
+                plain(share(Some(version.weight_ratio))),
+                (share(version.observed_ratio), deviation(version)),
+                plain(count(version.connections)),
+                plain(count(version.flows)),
+                (count(failed), if failed > 0 { Style::Red } else { Style::Plain }),
+                plain(seconds(version.connect.p50)),
+                plain(seconds(version.connect.p99)),
+                plain(seconds(version.first_byte.p50)),
+                plain(seconds(version.first_byte.p99)),
+            ]);
+        }
+    }
+    table.render(colour)
+}
+
+/// Yellow when the achieved share is off by more than chance explains: 4 standard errors of the binomial and half a percent.
+pub fn deviation(version: &Version) -> Style {
+    let Some(observed) = version.observed_ratio else { return Style::Dim };
+    let p = version.weight_ratio;
+    let n = version.connections as f64 / observed.max(1e-9);
+    let bound = 4.0 * (p * (1.0 - p) / n.max(1.0)).sqrt() + 0.005;
+    if (observed - p).abs() > bound { Style::Yellow } else { Style::Green }
+}
+
+fn details(service: &Service, colour: bool) -> String {
+    let mut text = format!(
+        "\n{} {}, splitBy {}, onWeightChange {}, weights from {}\n{} {}\n\n",
+        Style::Dim.paint("mode", colour),
+        service.mode,
+        service.split_by,
+        service.on_weight_change,
+        if service.weights_from == "cli" { "`splitter weight`" } else { "the policy" },
+        Style::Dim.paint("frontends", colour),
+        service.frontends.join(", ")
+    );
+    let mut table = Table::new(&["<VERSION", "<BACKEND", "<STATE"]);
+    let mut traffic =
+        Table::new(&["<VERSION", ">IN", ">OUT", ">PACKETS IN", ">OUT", ">REFUSED", ">TIMEOUTS", ">RESETS CLIENT", ">BACKEND"]);
+    for version in &service.versions {
+        traffic.row([
+            plain(&version.name),
+            plain(bytes(version.bytes_in as f64)),
+            plain(bytes(version.bytes_out as f64)),
+            plain(count(version.packets_in)),
+            plain(count(version.packets_out)),
+            plain(count(version.refused)),
+            plain(count(version.timeouts)),
+            plain(count(version.resets_client)),
+            plain(count(version.resets_backend)),
+        ]);
+        for backend in &version.backends {
+            let (state, style) = match (backend.state.as_str(), backend.suspect) {
+                ("ready", true) => ("ready, does not answer lately".to_owned(), Style::Yellow),
+                ("ready", false) => ("ready".to_owned(), Style::Green),
+                (state, _) => (state.to_owned(), Style::Yellow),
+            };
+            table.row([plain(&version.name), plain(&backend.address), (state, style)]);
+        }
+    }
+    text += &traffic.render(colour);
+    text.push('\n');
+    text + &table.render(colour)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Status {
+        let version = |name: &str, weight, ratio, observed, connections| Version {
+            name: name.into(),
+            weight,
+            weight_ratio: ratio,
+            observed_ratio: observed,
+            connections,
+            ..Version::default()
+        };
+        let mut status = Status::default();
+        status.desired.state = "rejected".into();
+        status.desired.errors = vec!["p.yaml:3:1: wrong".into()];
+        status.services = vec![Service {
+            name: "checkout".into(),
+            versions: vec![version("v1", 95, 0.95, Some(0.948), 9480), version("v2", 5, 0.05, Some(0.052), 520)],
+            ..Service::default()
+        }];
+        status
+    }
+
+    #[test]
+    fn shows_shares_and_errors() {
+        let text = text(&status(), true, 10.0, false);
+        for part in ["p.yaml:3:1: wrong", "rejected", "(the last good policy)", "94.8%", "checkout  v1", "          v2"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        assert!(!text.contains('\x1b'));
+    }
+
+    #[test]
+    fn only_deviations_beyond_chance_are_marked() {
+        let mut status = status();
+        let version = &mut status.services[0].versions[1];
+        assert_eq!(deviation(version), Style::Green);
+        version.observed_ratio = Some(0.2);
+        version.connections = 20_000;
+        assert_eq!(deviation(version), Style::Yellow);
+        version.observed_ratio = None;
+        assert_eq!(deviation(version), Style::Dim);
+    }
+
+    #[test]
+    fn an_unknown_service_is_named_with_the_known() {
+        let error = select(&mut status(), "chekout").unwrap_err().to_string();
+        assert_eq!(error, "this node has no service chekout; it has checkout");
+    }
+}

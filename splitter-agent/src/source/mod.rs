@@ -1,0 +1,133 @@
+//! Sources of policy: a YAML file or a folder of them -> model.
+//!
+//! Owns reading, decoding, checking and watching; says what is wrong with line and column. Knows nothing of the kernel, of the admin
+//! API or of what happens to the policy. Any error refuses the whole: half a policy is never handed on.
+
+mod check;
+mod decode;
+mod fields;
+mod files;
+mod network;
+pub mod watch;
+mod yaml;
+
+use crate::model::Policy;
+pub use network::duration;
+use std::{fmt, path::Path};
+pub use yaml::At;
+
+/// One finding in a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    pub path: String,
+    pub at: At,
+    /// `TrafficSplit checkout`, when it is about an object.
+    pub object: Option<String>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: ", self.path, self.at.line, self.at.column)?;
+        if let Some(object) = &self.object {
+            write!(f, "{object}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// What a source says now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The policy, or at least one error, in the order of the files.
+    pub result: Result<Policy, Vec<Diagnostic>>,
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads a file, or the `*.yaml` and `*.yml` of a folder.
+pub fn load(path: &Path) -> Outcome {
+    outcome(path, &files::read(path))
+}
+
+/// Decodes what was read; pure.
+fn outcome(path: &Path, snapshot: &files::Snapshot) -> Outcome {
+    let mut report = Report { errors: snapshot.errors.clone(), warnings: Vec::new() };
+    let mut drafts = Vec::new();
+    let mut emptied = false;
+    for file in &snapshot.files {
+        let text = match std::str::from_utf8(&file.content) {
+            Ok(text) => text,
+            Err(error) => {
+                report.errors.push(not_utf8(&file.name, &file.content, error.valid_up_to()));
+                continue;
+            }
+        };
+        let (documents, errors) = yaml::documents(text);
+        let found = documents.len() + errors.len();
+        report.errors.extend(errors.into_iter().map(|e| Diagnostic {
+            path: file.name.clone(),
+            at: e.at,
+            object: None,
+            message: e.message,
+        }));
+        for document in &documents {
+            emptied |= decode::document(&file.name, document, &mut drafts, &mut report);
+        }
+        if found == 0 && snapshot.files.len() > 1 {
+            nothing_in(&file.name, text, &mut report);
+        }
+    }
+    if drafts.is_empty() && !emptied && report.errors.is_empty() {
+        let name = snapshot.files.first().filter(|_| snapshot.files.len() == 1).map_or(path.display().to_string(), |f| f.name.clone());
+        report.errors.push(no_objects(name));
+    }
+    check::across(&drafts, &mut report);
+    let Report { mut errors, mut warnings } = report;
+    warnings.sort_by(|a, b| (&a.path, a.at).cmp(&(&b.path, b.at)));
+    if errors.is_empty() {
+        let mut services: Vec<_> = drafts.into_iter().filter_map(|draft| draft.service).collect();
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        return Outcome { result: Ok(Policy { services }), warnings };
+    }
+    errors.sort_by(|a, b| (&a.path, a.at).cmp(&(&b.path, b.at)));
+    Outcome { result: Err(errors), warnings }
+}
+
+/// Findings so far.
+#[derive(Default)]
+struct Report {
+    errors: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
+}
+
+fn no_objects(path: String) -> Diagnostic {
+    let message = "no TrafficSplit found here, and a policy that says nothing removes nothing; to remove all services use an explicit \
+                   empty list: a document `kind: TrafficSplitList` with `items: []`"
+        .to_owned();
+    Diagnostic { path, at: At::START, object: None, message }
+}
+
+/// One of several files says nothing: an error when it is blank (a write that was cut short looks like this), else a warning.
+fn nothing_in(path: &str, text: &str, report: &mut Report) {
+    let blank = text.trim().is_empty();
+    let message = if blank {
+        "this file is empty, as after a write that was cut short; write its TrafficSplits again, or delete the file to remove them"
+    } else {
+        "this file holds no object, only comments; delete it if that is meant"
+    };
+    let found = Diagnostic { path: path.to_owned(), at: At::START, object: None, message: message.to_owned() };
+    if blank { report.errors.push(found) } else { report.warnings.push(found) }
+}
+
+fn not_utf8(path: &str, content: &[u8], valid: usize) -> Diagnostic {
+    let before = &content[..valid];
+    let line = before.iter().filter(|b| **b == b'\n').count() as u32 + 1;
+    let start = before.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
+    let column = String::from_utf8_lossy(&before[start..]).chars().count() as u32 + 1;
+    let message = "not UTF-8 text: save the file as UTF-8".to_owned();
+    Diagnostic { path: path.to_owned(), at: At { line, column }, object: None, message }
+}
+
+#[cfg(test)]
+mod tests;

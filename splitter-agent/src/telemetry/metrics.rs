@@ -1,0 +1,223 @@
+//! The observed state as OpenMetrics text.
+//!
+//! Owns metric names, labels and buckets: a stable surface. Labels are closed sets: services, versions, reasons. Reads a status;
+//! keeps none.
+
+use crate::observed::{Latency, Status, Version};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::{Registry, Unit},
+};
+use std::fmt;
+
+/// Of what [`render`] returns.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper bounds of the histograms' buckets, seconds.
+const BOUNDS: [f64; 20] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// The whole exposition, `# EOF` included.
+pub fn render(status: Status) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Exposition(status)));
+    let mut out = String::new();
+    text::encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+#[derive(Debug)]
+struct Exposition(Status);
+
+impl Collector for Exposition {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.agent(&mut encoder)?;
+        self.reasons(&mut encoder)?;
+        self.tables(&mut encoder)?;
+        self.versions(&mut encoder)
+    }
+}
+
+impl Exposition {
+    fn agent(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Status { agent, desired, applied, .. } = &self.0;
+        let mut info = encoder.encode_descriptor("splitter_build", "The running agent", None, MetricType::Info)?;
+        info.encode_info(&[("version", agent.version.as_str())])?;
+        gauge(
+            encoder,
+            "splitter_policy_errors",
+            "Errors in the policy as last read; above 0 the last good one stays",
+            desired.errors.len() as u64,
+        )?;
+        gauge(encoder, "splitter_policy_generation", "Grows with every change that the kernel took", applied.generation)
+    }
+
+    fn reasons(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let kinds = |wanted: &'static [&'static str]| {
+            self.0.reasons.iter().filter(move |r| wanted.contains(&r.kind.as_str())).map(|r| ([("reason", r.reason.as_str())], r.count))
+        };
+        let drops = "Packets dropped, or answered by the node instead of a backend, by reason";
+        counters(encoder, "splitter_drops", drops, None, kinds(&["drop", "answer"]))?;
+        counters(encoder, "splitter_events", "Other notable events in the datapath, by reason", None, kinds(&["event", "pass"]))
+    }
+
+    fn tables(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let tables = || self.0.tables.iter();
+        let entries = tables().map(|t| ([("table", t.name.as_str())], t.entries as f64));
+        gauges(encoder, "splitter_table_entries", "Entries of a flow table", entries)?;
+        let limits = tables().map(|t| ([("table", t.name.as_str())], t.max_entries as f64));
+        gauges(encoder, "splitter_table_max_entries", "Limit of a flow table", limits)
+    }
+
+    fn versions(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let all = || self.each();
+        let one = |value: fn(&Version) -> u64| all().map(move |(labels, v)| (labels, value(v)));
+        counters(encoder, "splitter_connections", "Connections (UDP: flows) given to a version", None, one(|v| v.connections))?;
+        gauges(encoder, "splitter_flows", "Flows now", all().map(|(labels, v)| (labels, v.flows as f64)))?;
+        gauges(encoder, "splitter_weight_ratio", "Asked share of new connections", all().map(|(labels, v)| (labels, v.weight_ratio)))?;
+        let observed = all().filter_map(|(labels, v)| Some((labels, v.observed_ratio?)));
+        gauges(encoder, "splitter_observed_ratio", "Achieved share of connections since the weights last changed", observed)?;
+        let bytes = all().flat_map(|(l, v)| with(l, "direction", [("in", v.bytes_in), ("out", v.bytes_out)]));
+        counters(encoder, "splitter", "Bytes forwarded: in from clients, out to them", Some(&Unit::Bytes), bytes)?;
+        let packets = all().flat_map(|(l, v)| with(l, "direction", [("in", v.packets_in), ("out", v.packets_out)]));
+        counters(encoder, "splitter_packets", "Packets forwarded: in from clients, out to them", None, packets)?;
+        let resets = all().flat_map(|(l, v)| with(l, "side", [("client", v.resets_client), ("backend", v.resets_backend)]));
+        counters(encoder, "splitter_resets", "TCP connections reset, by the side that did", None, resets)?;
+        let failures = all().flat_map(|(l, v)| with(l, "reason", [("refused", v.refused), ("timeout", v.timeouts)]));
+        counters(encoder, "splitter_connect_failures", "Connections that a backend refused or did not answer", None, failures)?;
+        let connect = "From the client's SYN to the backend's SYN-ACK, at the node";
+        self.latency(encoder, "splitter_connect_duration", connect, |v| &v.connect)?;
+        let first_byte = "From the first byte of a request to the first byte of its response, at the node";
+        self.latency(encoder, "splitter_first_byte_duration", first_byte, |v| &v.first_byte)
+    }
+
+    fn each(&self) -> impl Iterator<Item = ([(&'static str, &str); 2], &Version)> {
+        self.0.services.iter().flat_map(|s| s.versions.iter().map(|v| ([("service", s.name.as_str()), ("version", v.name.as_str())], v)))
+    }
+
+    fn latency(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, of: fn(&Version) -> &Latency) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for (labels, version) in self.each() {
+            let latency = of(version);
+            let buckets = fold(&latency.buckets);
+            // The count is that of the buckets, so that the exposition agrees with itself.
+            let count = buckets.iter().map(|(_, n)| n).sum();
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(latency.sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// Fine buckets (upper bound, samples) in the coarse ones: each goes where its upper bound fits, so no sample is counted below a
+/// bound that it may exceed.
+fn fold(fine: &[(f64, u64)]) -> Vec<(f64, u64)> {
+    let mut coarse: Vec<(f64, u64)> = BOUNDS.iter().map(|bound| (*bound, 0)).chain([(f64::INFINITY, 0)]).collect();
+    for (upper, samples) in fine {
+        let index = BOUNDS.partition_point(|bound| bound < upper);
+        coarse[index].1 += samples;
+    }
+    coarse
+}
+
+fn with<'a>(
+    labels: [(&'static str, &'a str); 2],
+    name: &'static str,
+    values: [(&'static str, u64); 2],
+) -> impl Iterator<Item = ([(&'static str, &'a str); 3], u64)> {
+    values.into_iter().map(move |(value, count)| ([labels[0], labels[1], (name, value)], count))
+}
+
+/// A counter family; the encoder adds `_total`.
+fn counters<'a, const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    values: impl Iterator<Item = ([(&'static str, &'a str); N], u64)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+    values.into_iter().try_for_each(|(labels, value)| write(&mut family, &labels, &ConstCounter::new(value)))
+}
+
+fn gauges<'a, const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = ([(&'static str, &'a str); N], f64)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    values.into_iter().try_for_each(|(labels, value)| write(&mut family, &labels, &ConstGauge::new(value)))
+}
+
+fn write<const N: usize>(family: &mut MetricEncoder<'_>, labels: &[(&'static str, &str); N], metric: &impl EncodeMetric) -> fmt::Result {
+    metric.encode(family.encode_family(labels)?)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observed::{ReasonCount, Service, Table};
+
+    fn status() -> Status {
+        let latency =
+            Latency { count: 6, buckets: vec![(0.000_09, 1), (0.0001, 1), (0.000_101, 2), (61.0, 2)], sum: 120.5, ..Latency::default() };
+        let v1 = Version {
+            name: "v1".into(),
+            weight_ratio: 0.95,
+            observed_ratio: Some(0.5),
+            connections: 7,
+            bytes_in: 10,
+            bytes_out: 20,
+            refused: 3,
+            connect: latency,
+            ..Version::default()
+        };
+        let mut status = Status::default();
+        status.agent.version = "0.1.0".into();
+        status.services = vec![Service { name: "shop/checkout".into(), versions: vec![v1], ..Service::default() }];
+        let reason = |reason: &str, kind: &str| ReasonCount { reason: reason.into(), kind: kind.into(), count: 5 };
+        status.reasons = vec![reason("no_version", "answer"), reason("service_unknown", "drop"), reason("no_next_hop", "event")];
+        status.tables = vec![Table { name: "tcp4".into(), entries: 2, max_entries: 100, memory: 0 }];
+        status
+    }
+
+    #[test]
+    fn names_labels_and_values() {
+        let text = render(status()).unwrap();
+        for line in [
+            "splitter_build_info{version=\"0.1.0\"} 1",
+            "splitter_policy_errors 0",
+            "splitter_drops_total{reason=\"no_version\"} 5",
+            "splitter_drops_total{reason=\"service_unknown\"} 5",
+            "splitter_events_total{reason=\"no_next_hop\"} 5",
+            "splitter_table_entries{table=\"tcp4\"} 2.0",
+            "splitter_table_max_entries{table=\"tcp4\"} 100.0",
+            "splitter_connections_total{service=\"shop/checkout\",version=\"v1\"} 7",
+            "splitter_weight_ratio{service=\"shop/checkout\",version=\"v1\"} 0.95",
+            "splitter_observed_ratio{service=\"shop/checkout\",version=\"v1\"} 0.5",
+            "splitter_bytes_total{service=\"shop/checkout\",version=\"v1\",direction=\"out\"} 20",
+            "splitter_connect_failures_total{service=\"shop/checkout\",version=\"v1\",reason=\"refused\"} 3",
+            "splitter_connect_duration_seconds_count{service=\"shop/checkout\",version=\"v1\"} 6",
+            "splitter_connect_duration_seconds_sum{service=\"shop/checkout\",version=\"v1\"} 120.5",
+            "splitter_connect_duration_seconds_bucket{le=\"0.0001\",service=\"shop/checkout\",version=\"v1\"} 2",
+            "splitter_connect_duration_seconds_bucket{le=\"0.00025\",service=\"shop/checkout\",version=\"v1\"} 4",
+            "splitter_connect_duration_seconds_bucket{le=\"60.0\",service=\"shop/checkout\",version=\"v1\"} 4",
+            "splitter_connect_duration_seconds_bucket{le=\"+Inf\",service=\"shop/checkout\",version=\"v1\"} 6",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn buckets_rise_to_the_count() {
+        assert!(BOUNDS.is_sorted());
+        assert_eq!(fold(&[(1e9, 3), (1e-9, 4)]).iter().map(|b| b.1).sum::<u64>(), 7);
+    }
+}

@@ -1,0 +1,7 @@
+//! What the agent tells monitoring: metrics from the observed state, and logs.
+
+mod log;
+mod metrics;
+
+pub use log::{Format, Level, start as start_log};
+pub use metrics::{CONTENT_TYPE, render};
