@@ -5,6 +5,8 @@
 pub mod cleanup;
 pub mod histogram;
 pub mod http;
+#[cfg(feature = "kernel")]
+pub mod kernel;
 pub mod lab;
 pub mod load;
 pub mod poll;

@@ -3,6 +3,7 @@
 use crate::{
     bytes::Ref,
     lb::{Choice, Facts, Translation},
+    packet::Parsed,
 };
 use splitter_common::abi::*;
 
@@ -16,7 +17,7 @@ pub enum Table {
 
 /// Maps without a family, and time.
 pub trait Env: Tables<V4> + Tables<V6> {
-    /// Ticks (`1 << TICK_SHIFT` ns) of the coarse monotonic clock, wrapping.
+    /// Jiffies, wrapping.
     fn ticks(&self) -> u32;
     /// Nanoseconds of the monotonic clock.
     fn now(&self) -> u64;
@@ -48,6 +49,7 @@ pub trait Env: Tables<V4> + Tables<V6> {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Scratch<F: Family> {
+    pub parsed: Parsed<F>,
     pub translation: Translation<F>,
     pub facts: Facts,
     pub choice: Choice,

@@ -60,6 +60,7 @@ impl<F: Family> Flows<F> {
         let flow = Flow { peer: zero, peer_port: 0, nexthop: 0, owner: 0, last: 0 };
         let key = FlowKey { src: zero, dst: zero, ports: 0, proto: 0 };
         let scratch = Scratch {
+            parsed: crate::packet::Parsed::empty(zero),
             translation: lb::Translation { src: zero, dst: zero, ports: 0, version: 0, nexthop: 0, neighbour: 0, reverse: false },
             facts: lb::Facts { client: [0; 16], vip: [0; 16], client_port: 0, vip_port: 0, proto: 0 },
             choice: lb::Choice { backend: 0, version: 0, none: Reason::NoBackend },
@@ -139,7 +140,7 @@ impl Maps {
         }
         let config = Config {
             abi_version: ABI_VERSION,
-            suspect_ms: 5_000,
+            suspect_ticks: 1_250,
             snat_port_first: 10_000,
             snat_port_count: 20_000,
             max_flows: 0,
@@ -245,7 +246,7 @@ impl Maps {
 
 impl Env for Maps {
     fn ticks(&self) -> u32 {
-        (self.ns.get() >> TICK_SHIFT) as u32
+        (self.ns.get() / 4_000_000) as u32
     }
     fn now(&self) -> u64 {
         self.ns.get()
@@ -366,7 +367,11 @@ impl<const XDP: bool> Frame<XDP> {
         Self { bytes: bytes.to_vec(), ifindex: 2, tagged: false, segmented: false, route }
     }
     pub fn run(&mut self, maps: &Maps) -> Action {
-        lb::process(self, maps).action()
+        match lb::carries(self, maps) {
+            lb::Carries::Ipv4 => lb::ipv4(self, maps).action(),
+            lb::Carries::Ipv6 => lb::ipv6(self, maps).action(),
+            lb::Carries::Other => Action::Pass,
+        }
     }
 }
 

@@ -11,9 +11,9 @@ use aya_ebpf::{
 use core::mem::{size_of, zeroed};
 use splitter_ebpf::{
     bytes::{Packet, Route, RouteQuery, Window, opaque},
-    lb,
+    lb::{self, Carries},
     packet::{ETHERNET, checksum},
-    verdict::Action,
+    verdict::{Action, Verdict},
 };
 
 /// Leaves the packet to the next program (TCX_NEXT, TC_ACT_UNSPEC).
@@ -224,7 +224,10 @@ impl Packet for Frame {
     }
 }
 
-/// TC ingress, the complete path.
+/// Slot of `TC_CALLS` and `XDP_CALLS` that holds the program for IPv6.
+const IPV6_CALL: u32 = 0;
+
+/// TC ingress, the complete path: IPv4 here, IPv6 by tail call.
 #[classifier]
 pub fn splitter_tc(ctx: TcContext) -> i32 {
     if ctx.data() + ETHERNET + 60 > ctx.data_end() {
@@ -235,9 +238,28 @@ pub fn splitter_tc(ctx: TcContext) -> i32 {
         }
     }
     let mut packet = Skb(ctx);
+    match lb::carries(&mut packet, &Kernel) {
+        Carries::Ipv4 => act(lb::ipv4(&mut packet, &Kernel)),
+        Carries::Ipv6 => {
+            // SAFETY: the agent fills the slot before it attaches the program; an empty one passes the packet.
+            let _ = unsafe { crate::maps::TC_CALLS.tail_call(&packet.0, IPV6_CALL) };
+            TC_NEXT
+        }
+        Carries::Other => TC_NEXT,
+    }
+}
+
+/// TC ingress of IPv6. Reached from `splitter_tc` only.
+#[classifier]
+pub fn splitter_tc6(ctx: TcContext) -> i32 {
+    act(lb::ipv6(&mut Skb(ctx), &Kernel))
+}
+
+#[inline(always)]
+fn act(verdict: Verdict) -> i32 {
     // SAFETY: helpers without pointers.
     unsafe {
-        match lb::process(&mut packet, &Kernel).action() {
+        match verdict.action() {
             Action::Drop => TC_ACT_SHOT as i32,
             Action::Redirect(ifindex) => bpf_redirect(ifindex, 0) as i32,
             Action::RedirectPeer(ifindex) => bpf_redirect_peer(ifindex, 0) as i32,
@@ -254,10 +276,36 @@ pub fn splitter_xdp(ctx: XdpContext) -> u32 {
     if !crate::maps::xdp_port(packet.ifindex()) {
         return xdp_action::XDP_PASS;
     }
-    match lb::process(&mut packet, &Kernel).action() {
+    match lb::carries(&mut packet, &Kernel) {
+        Carries::Ipv4 => act_xdp(lb::ipv4(&mut packet, &Kernel)),
+        Carries::Ipv6 => {
+            // SAFETY: as in `splitter_tc`.
+            let _ = unsafe { crate::maps::XDP_CALLS.tail_call(&packet.0, IPV6_CALL) };
+            xdp_action::XDP_PASS
+        }
+        Carries::Other => xdp_action::XDP_PASS,
+    }
+}
+
+/// XDP of IPv6. Reached from `splitter_xdp` only.
+#[xdp]
+pub fn splitter_xdp6(ctx: XdpContext) -> u32 {
+    act_xdp(lb::ipv6(&mut Frame(ctx), &Kernel))
+}
+
+#[inline(always)]
+fn act_xdp(verdict: Verdict) -> u32 {
+    match verdict.action() {
         Action::Drop => xdp_action::XDP_DROP,
         // SAFETY: a helper without pointers.
         Action::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
         _ => xdp_action::XDP_PASS,
     }
+}
+
+/// The clock of the flow tables, for the agent, which runs this by PROG_TEST_RUN: its result is `jiffies`, truncated. Never attached.
+#[classifier]
+pub fn splitter_clock(_ctx: TcContext) -> i32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_jiffies64() as i32 }
 }

@@ -2,7 +2,7 @@
 
 use crate::maps::{self, Kernel};
 use aya_ebpf::{
-    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
     maps::lpm_trie::Key,
 };
 use splitter_common::abi::*;
@@ -14,8 +14,8 @@ use splitter_ebpf::{
 impl Env for Kernel {
     #[inline(always)]
     fn ticks(&self) -> u32 {
-        // SAFETY: a helper without arguments (Linux 5.11).
-        (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
+        // SAFETY: a helper without arguments; the verifier turns it into a load (Linux 5.5).
+        unsafe { bpf_jiffies64() as u32 }
     }
     #[inline(always)]
     fn now(&self) -> u64 {

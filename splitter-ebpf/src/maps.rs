@@ -4,7 +4,7 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray},
 };
 use splitter_common::{abi::*, filter};
 use splitter_ebpf::{
@@ -74,6 +74,11 @@ pub static REASONS: PerCpuArray<u64> = PerCpuArray::pinned(REASON_SLOTS, 0);
 pub static SCRATCH4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static SCRATCH6: PerCpuArray<Scratch<V6>> = PerCpuArray::with_max_entries(1, 0);
+/// Programs that are reached by tail call; pinned, because the kernel empties such a map when nobody holds it.
+#[map]
+pub static TC_CALLS: ProgramArray = ProgramArray::pinned(1, 0);
+#[map]
+pub static XDP_CALLS: ProgramArray = ProgramArray::pinned(1, 0);
 /// A histogram octave of zeros: the template of new ones, too large for the stack.
 #[map]
 pub static EMPTY_OCTAVE: Array<HistogramOctave> = Array::with_max_entries(1, 0);

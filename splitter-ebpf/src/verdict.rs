@@ -26,8 +26,6 @@ pub enum Action {
     Reset,
     /// Answer that only packets up to this size fit. Between functions only.
     TooBig(u32),
-    /// ICMP, whose header is at this offset. Between functions only.
-    Icmp(u32),
 }
 
 impl Verdict {
@@ -58,10 +56,6 @@ impl Verdict {
         Self(9 << 32 | mtu as u64)
     }
     #[inline(always)]
-    pub const fn icmp(at: u32) -> Self {
-        Self(10 << 32 | at as u64)
-    }
-    #[inline(always)]
     pub const fn action(self) -> Action {
         let detail = self.0 as u32;
         match self.0 >> 32 {
@@ -74,7 +68,6 @@ impl Verdict {
             7 => Action::AgainAvoiding(detail),
             8 => Action::Reset,
             9 => Action::TooBig(detail),
-            10 => Action::Icmp(detail),
             _ => Action::Pass,
         }
     }

@@ -188,7 +188,7 @@ pub struct NextHop {
     pub mtu: u16,
     /// [`iface_flag`] bits of the interface.
     pub flags: u16,
-    /// Tick (2^20 ns of CLOCK_MONOTONIC) when it was last found by fib lookup.
+    /// When it was last found by fib lookup, jiffies.
     pub checked: u32,
 }
 
@@ -201,8 +201,8 @@ pub const NEXTHOP_SLOTS: u32 = 4096;
 pub struct Config {
     /// [`super::ABI_VERSION`] of the agent that made the maps. Stays the first field for ever.
     pub abi_version: u32,
-    /// How long a backend that refused a connection gets no new one, milliseconds.
-    pub suspect_ms: u32,
+    /// How long a backend that refused a connection gets no new one, jiffies.
+    pub suspect_ticks: u32,
     /// First port, and number of ports, for SNAT; host order.
     pub snat_port_first: u16,
     pub snat_port_count: u16,

@@ -62,7 +62,8 @@ pub struct Flow<F: Family> {
     pub nexthop: u16,
     /// Backend id in the low 24 bits, [`flow_flag`] bits in the high 8.
     pub owner: u32,
-    /// When this direction was last seen: ticks of 2^20 ns of CLOCK_MONOTONIC (wraps after 52 days), written about once a second.
+    /// When this direction was last seen: the kernel's jiffies, wrapping, written about once a second. Userspace reads the same clock by
+    /// running the program `splitter_clock`.
     pub last: u32,
 }
 
@@ -138,9 +139,7 @@ pub struct FragmentKey<F: Family> {
     pub proto: u32,
 }
 
-/// Length of one unit of [`Flow::last`], as a power of two of nanoseconds.
-pub const TICK_SHIFT: u32 = 20;
-/// Ticks in about one second.
-pub const TICKS_PER_SECOND: u32 = 954;
+/// Age at which a flow looks its route up again and writes [`Flow::last`], in jiffies: 1 s at 250 Hz, 0.25 s to 2.5 s elsewhere.
+pub const REFRESH_TICKS: u32 = 250;
 
 pod!(FlowKey<V4>, FlowKey<V6>, Flow<V4>, Flow<V6>, HalfOpen<V4>, HalfOpen<V6>, Snat<V4>, Snat<V6>, FragmentKey<V4>, FragmentKey<V6>);

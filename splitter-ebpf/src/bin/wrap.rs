@@ -23,6 +23,11 @@ mod programs {
         next: u32,
         /// 1: IPv6.
         ipv6: u32,
+        /// The same for the VIP: last word of the first, number of VIPs, whose turn it is.
+        vip: u32,
+        vips: u32,
+        next_vip: u32,
+        pad: u32,
     }
 
     #[map]
@@ -33,7 +38,7 @@ mod programs {
     /// Writes the packet in the widths in which it will be read: otherwise loads wait for the stores. The packet lies in the map two bytes
     /// off, so that its 4-byte words are the headers'.
     #[inline(always)]
-    fn restore<const WORDS: usize>(data: usize, end: usize, cycle: *const Cycle, source: usize, client: u32) -> bool {
+    fn restore<const WORDS: usize>(data: usize, end: usize, cycle: *const Cycle, at: (usize, usize), values: (u32, u32)) -> bool {
         if data + 2 + WORDS * 4 > end {
             return false;
         }
@@ -47,7 +52,8 @@ mod programs {
                 core::ptr::write_volatile((data + 2 + 4 * i) as *mut u32, word);
                 i += 1;
             }
-            core::ptr::write_volatile((data + source) as *mut u32, client.to_be());
+            core::ptr::write_volatile((data + at.0) as *mut u32, values.0.to_be());
+            core::ptr::write_volatile((data + at.1) as *mut u32, values.1.to_be());
         }
         true
     }
@@ -59,8 +65,14 @@ mod programs {
         unsafe {
             let now = (*cycle).next;
             (*cycle).next = if now + 1 >= (*cycle).flows { 0 } else { now + 1 };
-            let client = (*cycle).first + now;
-            if (*cycle).ipv6 != 0 { restore::<19>(data, end, cycle, 34, client) } else { restore::<15>(data, end, cycle, 26, client) }
+            let vip = (*cycle).next_vip;
+            (*cycle).next_vip = if vip + 1 >= (*cycle).vips { 0 } else { vip + 1 };
+            let values = ((*cycle).first + now, (*cycle).vip + vip);
+            if (*cycle).ipv6 != 0 {
+                restore::<19>(data, end, cycle, (34, 50), values)
+            } else {
+                restore::<15>(data, end, cycle, (26, 30), values)
+            }
         }
     }
 

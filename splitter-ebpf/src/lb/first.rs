@@ -70,7 +70,7 @@ pub fn start<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
 fn remember<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translation<F>, owner: u32) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     let (partner, half) = (place!(scratch.partner), place!(scratch.half));
-    *partner = partner_key(p.key.proto, t);
+    partner_key(p.key.proto, t, partner);
     half.flow = Flow { peer: t.dst, peer_port: destination_port(t.ports), nexthop: t.nexthop as u16, owner, last: env.ticks() };
     half.expect = 0;
     half.attempts = 0;

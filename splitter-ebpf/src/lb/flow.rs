@@ -39,10 +39,13 @@ pub fn translate<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, flow: &Fl
     true
 }
 
-/// The key under which the other direction of a flow is kept: the translated packet, turned round.
+/// Fills the key under which the other direction of a flow is kept: the translated packet, turned round.
 #[inline(always)]
-pub fn partner_key<F: Family>(proto: u32, t: &Translation<F>) -> FlowKey<F> {
-    FlowKey { src: t.dst, dst: t.src, ports: ports(destination_port(t.ports), source_port(t.ports)), proto }
+pub fn partner_key<F: Family>(proto: u32, t: &Translation<F>, out: &mut FlowKey<F>) {
+    out.src = t.dst;
+    out.dst = t.src;
+    out.ports = ports(destination_port(t.ports), source_port(t.ports));
+    out.proto = proto;
 }
 
 /// The entry of the other direction, made from this one.
@@ -61,7 +64,7 @@ pub fn forget<F: Ip, E: Env + Tables<F>>(env: &E, table: Table, key: &FlowKey<F>
     let Some(scratch) = env.scratch() else { return 0 };
     let (t, partner) = (place!(scratch.translation), place!(scratch.partner));
     if translate(env, key, flow, 0, t) {
-        *partner = partner_key(key.proto, t);
+        partner_key(key.proto, t, partner);
         env.drop_flow(table, partner);
         if flow.is(flow_flag::SNAT) {
             env.drop_snat(partner);

@@ -64,7 +64,7 @@ pub fn begin<F: Network, P: Packet, E: Env + Tables<F>>(
 fn forget_half<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &Translation<F>, owner: u32) -> u32 {
     let Some(scratch) = env.scratch() else { return 0 };
     let partner = place!(scratch.partner);
-    *partner = partner_key(key.proto, t);
+    partner_key(key.proto, t, partner);
     env.drop_half(key);
     env.drop_half(partner);
     if owner >> 24 & flow_flag::SNAT as u32 != 0 {
@@ -140,7 +140,7 @@ fn promote<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translati
     let half = entry.get();
     let Some(scratch) = env.scratch() else { return 0 };
     let partner = place!(scratch.partner);
-    *partner = partner_key(p.key.proto, t);
+    partner_key(p.key.proto, t, partner);
     let back = env.half(partner).map_or(0, |entry| field!(entry.flow.nexthop));
     let kept = half.flow.flags() & flow_flag::SNAT;
     let young = if payload == 0 { flow_flag::YOUNG } else { 0 };
@@ -166,7 +166,7 @@ fn promote<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translati
 pub fn from_backend<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, t: &Translation<F>) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::CONTINUE };
     let client = place!(scratch.partner);
-    *client = partner_key(p.key.proto, t);
+    partner_key(p.key.proto, t, client);
     let Some(forward) = env.half(client) else { return Verdict::CONTINUE };
     let (owner, stamp) = (field!(forward.flow.owner), field!(forward.stamp));
     if p.flags & tcp::RST != 0 {
@@ -230,8 +230,7 @@ fn refused<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translati
 #[inline(always)]
 fn suspect<E: Env>(env: &E, backend: u32) {
     let Some(config) = env.config() else { return };
-    // Milliseconds to ticks of 2^20 ns: 1000/1048.576, near enough.
-    let ticks = field!(config.suspect_ms) / 1049 * 1000;
+    let ticks = field!(config.suspect_ticks);
     env.set_suspect(backend, env.ticks().wrapping_add(ticks));
 }
 

@@ -11,6 +11,7 @@ use crate::{
     bytes::{Packet, Ref},
     env::{Env, Table, Tables},
     field,
+    place,
     packet::{Parsed, tcp},
     verdict::Verdict,
 };
@@ -33,7 +34,7 @@ pub fn usual<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<
         || p.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
         || !serves(state)
         || flow.nexthop == 0
-        || env.ticks().wrapping_sub(flow.last) >= TICKS_PER_SECOND;
+        || env.ticks().wrapping_sub(flow.last) >= REFRESH_TICKS;
     let mut t = Translation::empty(p);
     (!unusual && translate(env, &p.key, &flow, version, &mut t)).then_some(t)
 }
@@ -59,7 +60,7 @@ pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
         return Verdict::AGAIN;
     }
     let now = env.ticks();
-    if flow.nexthop == 0 || now.wrapping_sub(flow.last) >= TICKS_PER_SECOND {
+    if flow.nexthop == 0 || now.wrapping_sub(flow.last) >= REFRESH_TICKS {
         find_nexthop(packet, env, p.key.proto, t);
         keep_nexthop(entry, t.nexthop);
         field!(entry.last = now);
@@ -93,9 +94,11 @@ fn give_up<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, flow: &Flow<F
 /// LRU maps evict the two directions independently: puts back what is missing.
 #[inline(always)]
 fn mend_partner<F: Network, E: Env + Tables<F>>(env: &E, table: Table, p: &Parsed<F>, flow: &Flow<F>, t: &Translation<F>) {
-    let key = partner_key(p.key.proto, t);
-    if env.flow(table, &key).is_none() {
-        put_partner(env, table, &p.key, flow, &key);
+    let Some(scratch) = env.scratch() else { return };
+    let key = place!(scratch.partner);
+    partner_key(p.key.proto, t, key);
+    if env.flow(table, key).is_none() {
+        put_partner(env, table, &p.key, flow, key);
     }
 }
 
@@ -126,15 +129,17 @@ fn first_payload<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: 
         }
         return 0;
     }
-    let forward = partner_key(p.key.proto, t);
-    if let Some(half) = env.half(&forward) {
+    let Some(scratch) = env.scratch() else { return 0 };
+    let forward = place!(scratch.partner);
+    partner_key(p.key.proto, t, forward);
+    if let Some(half) = env.half(forward) {
         let stamp = field!(half.stamp);
         account::sample(env, t.version, Measure::FirstByte as u32, env.now().wrapping_sub(stamp));
-        env.drop_half(&forward);
+        env.drop_half(forward);
     }
     if !p.is_tcp() {
         field!(entry.owner = (flow.owner & !((flow_flag::YOUNG as u32) << 24)) | (flow_flag::REPLIED as u32) << 24);
-        if let Some(other) = env.flow(Table::Udp, &forward) {
+        if let Some(other) = env.flow(Table::Udp, forward) {
             let owner = field!(other.owner);
             field!(other.owner = owner | (flow_flag::REPLIED as u32) << 24);
         }
@@ -157,13 +162,14 @@ pub fn has_payload<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> bool
 /// FIN or RST: notes it on both sides; after both FINs, or a RST, the flow moves to `CLOSING`, where it cannot crowd out live ones.
 #[inline(never)]
 fn end<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F>>, t: &Translation<F>) -> u32 {
-    let flow = entry.get();
-    let key = partner_key(p.key.proto, t);
-    let other = env.flow(Table::Tcp, &key);
+    let Some(scratch) = env.scratch() else { return 0 };
+    let key = place!(scratch.partner);
+    partner_key(p.key.proto, t, key);
+    let other = env.flow(Table::Tcp, key);
     let reset = p.flags & tcp::RST != 0;
-    let mine = flow.owner | (flow_flag::FIN as u32) << 24;
-    if !reset && !flow.is(flow_flag::PEER_FIN) {
-        field!(entry.owner = mine);
+    let before = field!(entry.owner);
+    field!(entry.owner = before | (flow_flag::FIN as u32) << 24);
+    if !reset && before >> 24 & flow_flag::PEER_FIN as u32 == 0 {
         if let Some(other) = other {
             let owner = field!(other.owner);
             field!(other.owner = owner | (flow_flag::PEER_FIN as u32) << 24);
@@ -178,13 +184,14 @@ fn end<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F
             field!(counters.resets_client += 1);
         }
     }
-    env.put_flow(Table::Closing, &p.key, &Flow { owner: mine, nexthop: t.nexthop as u16, ..flow });
+    // The entries are copied as they are: the kernel takes a map's value as the value of another.
+    entry.with(|flow| env.put_flow(Table::Closing, &p.key, flow));
     if let Some(other) = other {
-        env.put_flow(Table::Closing, &key, &other.get());
-        env.drop_flow(Table::Tcp, &key);
+        other.with(|flow| env.put_flow(Table::Closing, key, flow));
+        env.drop_flow(Table::Tcp, key);
     }
     env.drop_flow(Table::Tcp, &p.key);
-    env.drop_half(if t.reverse { &key } else { &p.key });
+    env.drop_half(if t.reverse { key } else { &p.key });
     0
 }
 

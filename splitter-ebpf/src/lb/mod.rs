@@ -1,4 +1,4 @@
-//! The load balancer: from a parsed packet to a translation. `process` is the whole pipeline.
+//! The load balancer: from a frame to a verdict. `ipv4` and `ipv6` are the whole pipeline.
 
 mod first;
 mod flow;
@@ -48,59 +48,51 @@ impl<F: Family> Translation<F> {
     }
 }
 
-/// The pipeline.
+/// What a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carries {
+    Ipv4,
+    Ipv6,
+    Other,
+}
+
+/// Reads the EtherType. The two IP versions are programs of their own: each has a stack of 512 bytes, and a tail call costs less than
+/// returning from a function does where return thunks guard against speculation.
 #[inline(always)]
-pub fn process<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
-    let Some(w) = packet.window::<34>(0) else { return Verdict::PASS };
+pub fn carries<P: Packet, E: Env>(packet: &mut P, env: &E) -> Carries {
+    let Some(w) = packet.window::<34>(0) else { return Carries::Other };
     match w.load::<u16, 12>() {
-        packet::ETHERTYPE_IPV4 => ipv4(packet, env),
-        packet::ETHERTYPE_IPV6 => ipv6(packet, env),
+        packet::ETHERTYPE_IPV4 => Carries::Ipv4,
+        packet::ETHERTYPE_IPV6 => Carries::Ipv6,
         packet::ETHERTYPE_VLAN | packet::ETHERTYPE_QINQ => {
             env.count(Reason::Vlan);
-            Verdict::PASS
+            Carries::Other
         }
-        _ => Verdict::PASS,
+        _ => Carries::Other,
     }
 }
 
-#[inline(never)]
-fn ipv4<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
+/// The pipeline for a frame that carries IPv4.
+#[inline(always)]
+pub fn ipv4<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
     let mut parsed = Parsed::<V4>::empty([0]);
     match parse::ipv4(packet, env, &mut parsed) {
-        Kind::Transport => {
-            let verdict = transport(packet, env, &parsed);
-            if verdict != Verdict::AGAIN {
-                verdict
-            } else if P::XDP {
-                Verdict::PASS
-            } else {
-                unusual(packet, env, &parsed)
-            }
-        }
+        Kind::Transport => finish(packet, env, &parsed),
         Kind::Icmp(at) => nat::icmp::error(packet, env, &parsed, at),
         Kind::Other => Verdict::PASS,
         Kind::Odd(reason) => odd(env, reason),
     }
 }
 
-/// In steps that follow each other rather than nest: IPv6's keys fill the stack.
-#[inline(never)]
-fn ipv6<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
-    let mut parsed = Parsed::<V6>::empty([0; 4]);
-    let verdict = begin_ipv6(packet, env, &mut parsed);
-    match verdict.action() {
-        Action::Again if !P::XDP => unusual(packet, env, &parsed),
-        Action::Icmp(at) => nat::icmp::error(packet, env, &parsed, at),
-        Action::Again => Verdict::PASS,
-        _ => verdict,
-    }
-}
-
-#[inline(never)]
-fn begin_ipv6<P: Packet, E: Env>(packet: &mut P, env: &E, parsed: &mut Parsed<V6>) -> Verdict {
+/// The pipeline for a frame that carries IPv6.
+#[inline(always)]
+pub fn ipv6<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
+    // Not on the stack, which IPv6's keys fill.
+    let Some(scratch) = Tables::<V6>::scratch(env) else { return Verdict::PASS };
+    let parsed = place!(scratch.parsed);
     match parse::ipv6(packet, env, parsed) {
-        Kind::Transport => transport(packet, env, parsed),
-        Kind::Icmp(at) => Verdict::icmp(at),
+        Kind::Transport => finish(packet, env, parsed),
+        Kind::Icmp(at) => nat::icmp::error(packet, env, parsed, at),
         Kind::Other => Verdict::PASS,
         Kind::Odd(reason) => odd(env, reason),
     }
@@ -116,6 +108,15 @@ fn odd<E: Env>(env: &E, reason: Reason) -> Verdict {
 fn known<E: Env>(env: &E, role: Role, words: &[u32], port: u16, proto: u32) -> bool {
     let (word, bits) = filter::bits(role, words, port, proto as u8);
     env.filter_word(word) & bits == bits
+}
+
+#[inline(always)]
+fn finish<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let verdict = transport(packet, env, p);
+    if verdict != Verdict::AGAIN {
+        return verdict;
+    }
+    if P::XDP { Verdict::PASS } else { unusual(packet, env, p) }
 }
 
 /// The common case; `AGAIN` when it is not one.

@@ -48,7 +48,7 @@ pub fn allocate<F: Ip, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &mut Trans
     while i < PROBES {
         let port = (first + start.wrapping_add(i * 257) % count) as u16;
         t.ports = ports(port.to_be(), destination_port(t.ports));
-        *reverse = partner_key(p.key.proto, t);
+        partner_key(p.key.proto, t, reverse);
         let closing = p.is_tcp() && env.flow(Table::Closing, reverse).is_some();
         *snat = Snat { addr: p.key.src, port: p.sport(), pad: 0 };
         if !closing && env.put_snat(reverse, snat, true) {

@@ -1,0 +1,193 @@
+//! The measurement: nanoseconds a packet, the wrapper and an empty program subtracted.
+
+use super::maps::{BACKEND_PORT, CLIENT_PORT, Load, Node, VIP_PORT, client, vip};
+use anyhow::{Context, Result, bail, ensure};
+use aya::{
+    Ebpf, EbpfLoader, TestRun, TestRunOptions,
+    maps::{Array, ProgramArray},
+    programs::{ProgramFd, SchedClassifier, Xdp},
+};
+use splitter_common::abi::Addr;
+use std::path::Path;
+
+/// One row: which packets over which tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    pub name: &'static str,
+    pub xdp: bool,
+    pub ipv6: bool,
+    pub services: u32,
+    pub flows: u32,
+    /// Packets of nobody's service.
+    pub foreign: bool,
+}
+
+/// Nanoseconds a packet, one value a round.
+#[derive(Clone, Debug)]
+pub struct Cost {
+    pub rounds: Vec<f64>,
+}
+
+impl Cost {
+    pub fn median(&self) -> f64 {
+        let mut sorted = self.rounds.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+    /// Smallest and largest round.
+    pub fn range(&self) -> (f64, f64) {
+        self.rounds.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(*v), high.max(*v)))
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Cycle {
+    packet: [u32; 24],
+    first: u32,
+    flows: u32,
+    next: u32,
+    ipv6: u32,
+    vip: u32,
+    vips: u32,
+    next_vip: u32,
+    pad: u32,
+}
+// SAFETY: integers only, no padding.
+unsafe impl aya::Pod for Cycle {}
+
+/// Context of a test run: which interface the packet came by.
+fn context(xdp: bool, ifindex: u32, len: usize) -> Vec<u8> {
+    // struct xdp_md { data, data_end, data_meta, ingress_ifindex, ... }; struct __sk_buff: ifindex is the field at offset 40.
+    let mut bytes = vec![0; if xdp { 24 } else { 192 }];
+    if xdp {
+        bytes[4..8].copy_from_slice(&(len as u32).to_ne_bytes());
+        bytes[12..16].copy_from_slice(&ifindex.to_ne_bytes());
+    } else {
+        bytes[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+    }
+    bytes
+}
+
+/// A TCP packet of 64 bytes (IPv6: 84), an acknowledgement with ten bytes of data.
+fn packet(ipv6: bool, src: &Addr, dst: &Addr) -> Vec<u8> {
+    let mut p = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    if ipv6 {
+        p.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 30, 6, 64]);
+        p.extend(src);
+        p.extend(dst);
+    } else {
+        p.extend([8, 0, 0x45, 0, 0, 50, 0, 1, 0x40, 0, 64, 6, 0, 0]);
+        p.extend(&src[12..]);
+        p.extend(&dst[12..]);
+    }
+    let at = p.len();
+    p.extend(CLIENT_PORT.to_be_bytes());
+    p.extend(VIP_PORT.to_be_bytes());
+    p.extend([0, 0, 3, 232, 0, 0, 19, 137, 0x50, 0x10, 0xfa, 0, 0, 0, 0, 0]);
+    p.extend(0..10u8);
+    debug_assert_eq!(p.len(), at + 30);
+    p
+}
+
+/// Runs a case in the calling thread's network namespace. `ingress`, `egress`: interfaces there; the route to the backends leaves by `egress`.
+pub fn run(objects: &Path, case: Case, ingress: u32, egress: u32, rounds: usize, repeat: u32) -> Result<Cost> {
+    let load = Load { ipv6: case.ipv6, services: case.services, flows: case.flows, ifindex: egress, ingress };
+    let mut node = Node::load(objects, load)?;
+    let mut programs = Vec::new();
+    for (name, calls) in [("splitter_tc6", "TC_CALLS"), ("splitter_xdp6", "XDP_CALLS")] {
+        let fd = program(&mut node.ebpf, name)?;
+        node.map::<ProgramArray<_>>(calls)?.set(0, &fd, 0)?;
+        programs.push(fd);
+    }
+    let target = program(&mut node.ebpf, if case.xdp { "splitter_xdp" } else { "splitter_tc" })?;
+    let tc = program(&mut node.ebpf, "splitter_tc").ok();
+    let object = std::fs::read(objects.join("wrap")).context("the wrapper object")?;
+    let mut wrap = EbpfLoader::new().load(&object).context("cannot load the wrapper")?;
+    let empty = program(&mut wrap, if case.xdp { "empty_xdp" } else { "empty_tc" })?;
+    let destination = if case.foreign { vip(case.ipv6, 1 << 20) } else { vip(case.ipv6, 0) };
+    let bytes = packet(case.ipv6, &client(case.ipv6, 0), &destination);
+    // Flow i belongs to service i modulo the number of services: both counters turn over together only then.
+    let vips = case.services.min(case.flows).max(1);
+    ensure!(case.flows % vips == 0, "{} flows over {vips} services", case.flows);
+    let last_word = |addr: &Addr| u32::from_be_bytes([addr[12], addr[13], addr[14], addr[15]]);
+    let mut cycle = Cycle {
+        packet: [0; 24],
+        first: last_word(&client(case.ipv6, 0)),
+        flows: case.flows.max(1),
+        next: 0,
+        ipv6: case.ipv6.into(),
+        vip: last_word(&destination),
+        vips: if case.foreign { 1 } else { vips },
+        next_vip: 0,
+        pad: 0,
+    };
+    let mut padded = vec![0u8; 2];
+    padded.extend(&bytes);
+    padded.resize(96, 0);
+    for (word, chunk) in cycle.packet.iter_mut().zip(padded.chunks_exact(4)) {
+        *word = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+    }
+    let wrapper = if case.xdp { "wrap_xdp" } else { "wrap_tc" };
+    load_program(&mut wrap, wrapper)?;
+    let mut measure = |program: &ProgramFd, repeat: u32| -> Result<(u32, f64, Vec<u8>)> {
+        Array::<_, Cycle>::try_from(wrap.map_mut("CYCLE").context("CYCLE")?)?.set(0, cycle, 0)?;
+        ProgramArray::try_from(wrap.map_mut("TARGET").context("TARGET")?)?.set(case.xdp as u32, program, 0)?;
+        test_run(&mut wrap, wrapper, case.xdp, &bytes, ingress, repeat)
+    };
+    // The first round looks up every flow's next hop.
+    measure(&target, case.flows.max(1_000))?;
+    let (verdict, _, out) = measure(&target, 1)?;
+    check(case, verdict, &out)?;
+    let mut cost = Cost { rounds: Vec::new() };
+    for _ in 0..rounds {
+        measure(&target, case.flows.max(1_000))?;
+        let (_, with, _) = measure(&target, repeat)?;
+        let (_, without, _) = measure(&empty, repeat)?;
+        cost.rounds.push(with - without);
+    }
+    Ok(cost)
+}
+
+/// The packet must have been translated and redirected, or left alone: a cheap wrong answer is no result.
+fn check(case: Case, verdict: u32, out: &[u8]) -> Result<()> {
+    let port = if case.ipv6 { 56 } else { 36 };
+    let port = u16::from_be_bytes([out[port], out[port + 1]]);
+    let redirect = if case.xdp { 4 } else { 7 };
+    match (case.foreign, verdict) {
+        (true, 2) if case.xdp => Ok(()),
+        (true, v) if !case.xdp && v as i32 == -1 => Ok(()),
+        (false, v) if v == redirect && port == BACKEND_PORT => Ok(()),
+        _ => bail!("{}: the program answered {} and the destination port is {port}", case.name, verdict as i32),
+    }
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    let program = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+    match program {
+        aya::programs::Program::Xdp(p) => p.load(),
+        aya::programs::Program::SchedClassifier(p) => p.load(),
+        _ => bail!("{name} is neither XDP nor TC"),
+    }
+    .with_context(|| format!("cannot load {name}"))
+}
+
+fn program(ebpf: &mut Ebpf, name: &str) -> Result<ProgramFd> {
+    load_program(ebpf, name)?;
+    let program = ebpf.program(name).with_context(|| format!("no program {name}"))?;
+    Ok(program.fd()?.try_clone()?)
+}
+
+fn test_run(ebpf: &mut Ebpf, name: &str, xdp: bool, data: &[u8], ifindex: u32, repeat: u32) -> Result<(u32, f64, Vec<u8>)> {
+    let mut out = vec![0; 256];
+    let context = context(xdp, ifindex, data.len());
+    let options = TestRunOptions { data_in: Some(data), data_out: Some(&mut out), ctx_in: Some(&context), repeat, ..Default::default() };
+    let result = if xdp {
+        let program: &mut Xdp = ebpf.program_mut(name).context("wrapper")?.try_into()?;
+        program.test_run(options)?
+    } else {
+        let program: &mut SchedClassifier = ebpf.program_mut(name).context("wrapper")?.try_into()?;
+        program.test_run(options)?
+    };
+    Ok((result.return_value, result.duration.as_nanos() as f64, out))
+}

@@ -1,0 +1,245 @@
+//! The kernel object with tables filled for a measurement.
+
+use anyhow::{Context, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData},
+};
+use splitter_common::{
+    abi::*,
+    decide,
+    filter::{self, Role},
+};
+use std::{fs, path::Path};
+
+/// Port of the VIPs and of the backends.
+pub const VIP_PORT: u16 = 80;
+pub const BACKEND_PORT: u16 = 8080;
+pub const CLIENT_PORT: u16 = 31337;
+
+/// One filled object. Removed from bpffs when dropped.
+pub struct Node {
+    pub ebpf: Ebpf,
+    pins: std::path::PathBuf,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.pins);
+    }
+}
+
+/// What to fill.
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub ipv6: bool,
+    pub services: u32,
+    pub flows: u32,
+    /// Egress interface of all next hops.
+    pub ifindex: u32,
+    /// Ingress interface that XDP may forward from.
+    pub ingress: u32,
+}
+
+/// VIP of a service.
+pub fn vip(ipv6: bool, i: u32) -> Addr {
+    if ipv6 { v6(0xfd09, i + 9) } else { mapped((0x0ac8_0001 + i).to_be_bytes()) }
+}
+/// Address of a client: the last word counts.
+pub fn client(ipv6: bool, i: u32) -> Addr {
+    if ipv6 { v6(0xfd01, 0x0b00_0000 + i) } else { mapped((0x0b00_0000 + i).to_be_bytes()) }
+}
+/// Address of a backend.
+pub fn backend(ipv6: bool, i: u32) -> Addr {
+    if ipv6 { v6(0xfd02, 0x10 + i) } else { mapped((0x0a02_0010 + i).to_be_bytes()) }
+}
+fn v6(first: u16, last: u32) -> Addr {
+    let mut addr = [0; 16];
+    addr[..2].copy_from_slice(&first.to_be_bytes());
+    addr[12..].copy_from_slice(&last.to_be_bytes());
+    addr
+}
+
+fn words4(addr: &Addr) -> [u32; 1] {
+    [u32::from_ne_bytes([addr[12], addr[13], addr[14], addr[15]])]
+}
+fn words6(addr: &Addr) -> [u32; 4] {
+    std::array::from_fn(|i| u32::from_ne_bytes([addr[4 * i], addr[4 * i + 1], addr[4 * i + 2], addr[4 * i + 3]]))
+}
+fn pair(source: u16, destination: u16) -> u32 {
+    let ([a, b], [c, d]) = (source.to_be_bytes(), destination.to_be_bytes());
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+impl Node {
+    /// Loads `objects/splitter` and fills it: every service has two versions of one backend each; flow `i` belongs to service `i % services`.
+    pub fn load(objects: &Path, load: Load) -> Result<Self> {
+        let pins = Path::new("/sys/fs/bpf").join(format!("splitter-bench-{}", std::process::id()));
+        fs::create_dir_all(&pins).with_context(|| format!("cannot make {} (root, and bpffs mounted?)", pins.display()))?;
+        let object = fs::read(objects.join("splitter")).context("the kernel object")?;
+        let entries = 262_144.max(load.flows * 2 + 65_536);
+        let family = if load.ipv6 { "6" } else { "4" };
+        let tcp: &'static str = if load.ipv6 { "TCP6" } else { "TCP4" };
+        let loaded = EbpfLoader::new()
+            .default_map_pin_directory(&pins)
+            .map_max_entries(tcp, entries)
+            .map_max_entries("BACKENDS", 131_072)
+            .map_max_entries("COUNTERS", 2 * load.services.max(1) + 2)
+            .load(&object)
+            .with_context(|| format!("cannot load the kernel object (IPv{family})"));
+        let ebpf = match loaded {
+            Ok(ebpf) => ebpf,
+            Err(e) => {
+                let _ = fs::remove_dir_all(&pins);
+                return Err(e);
+            }
+        };
+        let mut node = Self { ebpf, pins };
+        node.fill(load)?;
+        Ok(node)
+    }
+
+    /// A typed map of the object.
+    pub fn map<'a, T>(&'a mut self, name: &str) -> Result<T>
+    where
+        T: TryFrom<&'a mut aya::maps::Map>,
+        T::Error: std::fmt::Display,
+    {
+        let map = self.ebpf.map_mut(name).ok_or_else(|| anyhow!("the object has no map {name}"))?;
+        T::try_from(map).map_err(|e| anyhow!("map {name}: {e}"))
+    }
+
+    fn fill(&mut self, load: Load) -> Result<()> {
+        let mut xdp_ports = [0u64; 64];
+        xdp_ports[load.ingress as usize / 64] |= 1 << (load.ingress % 64);
+        let config = Config {
+            abi_version: ABI_VERSION,
+            suspect_ticks: 1250,
+            snat_port_first: 10_000,
+            snat_port_count: 20_000,
+            max_flows: load.flows,
+            xdp_ports,
+        };
+        self.map::<Array<_, Config>>("CONFIG")?.set(0, config, 0)?;
+        let iface = Iface { flags: iface_flag::XDP_TRANSMIT | iface_flag::XDP_FORWARD, mtu: 1500, ..Default::default() };
+        self.map::<HashMap<_, u32, Iface>>("IFACES")?.insert(load.ifindex, iface, 0)?;
+        self.services(load)?;
+        self.flows(load)
+    }
+
+    fn services(&mut self, load: Load) -> Result<()> {
+        let mut words = vec![0u64; filter::WORDS as usize];
+        let mut mark = |role, addr: &Addr, port: u16| {
+            let (word, bits) = filter::bits_of(role, addr, port.to_be_bytes(), TCP);
+            words[word as usize] |= bits;
+        };
+        for i in 0..load.services {
+            mark(Role::Frontend, &vip(load.ipv6, i), VIP_PORT);
+            for b in 0..2 {
+                mark(Role::Backend, &backend(load.ipv6, 2 * i + b), BACKEND_PORT);
+            }
+        }
+        let mut bytes = Vec::with_capacity(words.len() * 8);
+        words.iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
+        write_raw(self.ebpf.map("FILTER").context("FILTER")?, &bytes)?;
+        {
+            let mut backends: Array<_, Backend> = self.map("BACKENDS")?;
+            for i in 0..2 * load.services {
+                let value = Backend {
+                    addr: backend(load.ipv6, i),
+                    port: BACKEND_PORT.to_be_bytes(),
+                    state: backend_state::READY,
+                    version: i + 1,
+                    service: i / 2 + 1,
+                    ..Default::default()
+                };
+                backends.set(i + 1, value, 0)?;
+            }
+        }
+        let ends = decide::intervals(&[90, 10]).context("weights")?;
+        for i in 0..load.services {
+            let mut service = Service { salt: u64::from(i) << 20 | 7, version_count: 2, ..Default::default() };
+            for v in 0..2u32 {
+                let id = 2 * i + v + 1;
+                service.versions[v as usize] = VersionSlot { end: ends[v as usize], version: id, size: 1, table: id, pad: 0 };
+            }
+            self.map::<HashMap<_, u32, Service>>("SERVICES")?.insert(i + 1, service, 0)?;
+            let key = FrontendKey { addr: vip(load.ipv6, i), port: VIP_PORT.to_be_bytes(), proto: TCP, pad: 0 };
+            self.map::<HashMap<_, FrontendKey, u32>>("FRONTENDS")?.insert(key, i + 1, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Both entries of every flow, in an order that the hash does not know.
+    fn flows(&mut self, load: Load) -> Result<()> {
+        let mut order: Vec<u32> = (0..load.flows).collect();
+        let mut random = 88_172_645_463_325_252u64;
+        for i in (1..order.len()).rev() {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            order.swap(i, (random % (i as u64 + 1)) as usize);
+        }
+        for i in order {
+            let (id, front) = (2 * (i % load.services) + 1, vip(load.ipv6, i % load.services));
+            let (from, to) = (client(load.ipv6, i), backend(load.ipv6, id - 1));
+            if load.ipv6 {
+                self.flow::<V6>("TCP6", words6, id, 0, &from, &front, &to)?;
+            } else {
+                self.flow::<V4>("TCP4", words4, id, 0, &from, &front, &to)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call site a family")]
+    fn flow<F: Family>(
+        &mut self,
+        map: &str,
+        words: fn(&Addr) -> F::Words,
+        id: u32,
+        last: u32,
+        client: &Addr,
+        vip: &Addr,
+        backend: &Addr,
+    ) -> Result<()>
+    where
+        FlowKey<F>: aya::Pod,
+        Flow<F>: aya::Pod,
+    {
+        let (client, vip, backend) = (words(client), words(vip), words(backend));
+        let proto = u32::from(TCP);
+        let mut table: HashMap<&mut MapData, FlowKey<F>, Flow<F>> = self.map(map)?;
+        let flow = Flow { peer: backend, peer_port: BACKEND_PORT.to_be(), nexthop: 0, owner: owner(id, 0), last };
+        table.insert(FlowKey { src: client, dst: vip, ports: pair(CLIENT_PORT, VIP_PORT), proto }, flow, 0)?;
+        let back = Flow { peer: vip, peer_port: VIP_PORT.to_be(), owner: owner(id, flow_flag::REVERSE), ..flow };
+        table.insert(FlowKey { src: backend, dst: client, ports: pair(BACKEND_PORT, CLIENT_PORT), proto }, back, 0)?;
+        Ok(())
+    }
+}
+
+/// Writes the one value of an array map whose type is too large for aya's by-value interface.
+fn write_raw(map: &aya::maps::Map, bytes: &[u8]) -> Result<()> {
+    use std::os::fd::{AsFd, AsRawFd};
+    #[repr(C)]
+    struct Attr {
+        fd: u32,
+        pad: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let aya::maps::Map::Array(data) = map else { return Err(anyhow!("not an array")) };
+    let key = 0u32;
+    let attr = Attr {
+        fd: data.fd().as_fd().as_raw_fd() as u32,
+        pad: 0,
+        key: (&raw const key) as u64,
+        value: bytes.as_ptr() as u64,
+        flags: 0,
+    };
+    const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+    // SAFETY: the attribute and what it points to live over the call; the value is as long as the map's.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const attr, size_of::<Attr>()) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
+}

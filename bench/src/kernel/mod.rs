@@ -1,0 +1,9 @@
+//! Cost of the kernel programs by PROG_TEST_RUN: loads the object, fills its maps by hand, runs packets through it. Root only.
+//!
+//! What a test run hides: driver, buffers, the redirect itself. What it shows: the program alone, without noise of the network.
+
+mod cost;
+mod maps;
+mod report;
+
+pub use report::{PROGRAM_COST, SERVICE_SCALE, measure};
