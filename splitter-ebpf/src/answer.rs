@@ -61,9 +61,7 @@ pub fn reset<F: Answer, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F
     let pseudo = pseudo_header::<F>(&p.key, TCP, TCP_HEADER);
     let sum = if pending { checksum::fold(pseudo) } else { !checksum::fold(pseudo + checksum::sum(&new)) };
     [new[16], new[17]] = (sum as u16).to_ne_bytes();
-    let written = packet.truncate(l4 as u32 + TCP_HEADER)
-        && F::turn_round(packet, &p.key, TCP, TCP_HEADER)
-        && packet.write(l4, &new);
+    let written = packet.truncate(l4 as u32 + TCP_HEADER) && F::turn_round(packet, &p.key, TCP, TCP_HEADER) && packet.write(l4, &new);
     if !written {
         env.count(Reason::WriteFailed);
         return Verdict::DROP;

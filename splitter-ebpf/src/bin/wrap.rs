@@ -33,7 +33,9 @@ mod programs {
     #[map]
     static CYCLE: Array<Cycle> = Array::with_max_entries(1, 0);
     #[map]
-    static TARGET: ProgramArray = ProgramArray::with_max_entries(2, 0);
+    static TARGET_TC: ProgramArray = ProgramArray::with_max_entries(1, 0);
+    #[map]
+    static TARGET_XDP: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
     /// Writes the packet in the widths in which it will be read: otherwise loads wait for the stores. The packet lies in the map two bytes
     /// off, so that its 4-byte words are the headers'.
@@ -80,7 +82,7 @@ mod programs {
     pub fn wrap_tc(ctx: TcContext) -> i32 {
         if prepare(ctx.data(), ctx.data_end()) {
             // SAFETY: the agent's program array; falls through when the slot is empty.
-            let _ = unsafe { TARGET.tail_call(&ctx, 0) };
+            let _ = unsafe { TARGET_TC.tail_call(&ctx, 0) };
         }
         -2
     }
@@ -89,7 +91,7 @@ mod programs {
     pub fn wrap_xdp(ctx: XdpContext) -> u32 {
         if prepare(ctx.data(), ctx.data_end()) {
             // SAFETY: as above.
-            let _ = unsafe { TARGET.tail_call(&ctx, 1) };
+            let _ = unsafe { TARGET_XDP.tail_call(&ctx, 0) };
         }
         xdp_action::XDP_ABORTED
     }

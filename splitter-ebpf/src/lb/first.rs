@@ -7,12 +7,12 @@ use super::{
     select::{Facts, select},
 };
 use crate::{
-    network::Network,
     bytes::Packet,
     env::{Env, Table, Tables},
     field, nat,
-    place,
+    network::Network,
     packet::{Parsed, destination_port, ports, source_port, tcp},
+    place,
     verdict::Verdict,
 };
 use splitter_common::abi::*;

@@ -4,8 +4,9 @@ use super::Translation;
 use crate::{
     bytes::{Packet, Ref, Route, RouteQuery},
     env::{Env, Table, Tables},
-    field, nat, place,
+    field, nat,
     packet::{Ip, destination_port, ports, source_port},
+    place,
 };
 use splitter_common::abi::*;
 

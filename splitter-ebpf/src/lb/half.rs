@@ -17,13 +17,13 @@ use super::{
     select::{Choice, Facts, select},
 };
 use crate::{
-    network::Network,
     account,
     bytes::{Packet, Ref},
     env::{Env, Table, Tables},
     field,
-    place,
+    network::Network,
     packet::{Parsed, tcp},
+    place,
     verdict::Verdict,
 };
 use splitter_common::abi::*;

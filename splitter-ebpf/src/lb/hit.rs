@@ -6,13 +6,13 @@ use super::{
     flow::{find_nexthop, forget, keep_nexthop, partner_flow, partner_key, translate},
 };
 use crate::{
-    network::Network,
     account,
     bytes::{Packet, Ref},
     env::{Env, Table, Tables},
     field,
-    place,
+    network::Network,
     packet::{Parsed, tcp},
+    place,
     verdict::Verdict,
 };
 use splitter_common::abi::*;

@@ -15,8 +15,8 @@ use crate::{
     env::{Env, Table, Tables},
     nat,
     network::Network,
-    place,
     packet::{self, Ip, Parsed, parse, parse::Kind},
+    place,
     verdict::{Action, Verdict},
 };
 use splitter_common::{

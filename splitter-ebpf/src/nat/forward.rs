@@ -1,11 +1,11 @@
 //! The last step of every translated packet: does it fit, may it hop, count it, write it, send it on.
 
 use crate::{
-    network::Network,
     account,
     bytes::{Packet, opaque},
     env::Env,
     lb::Translation,
+    network::Network,
     packet::{Parsed, Rewrite, checksum},
     verdict::Verdict,
 };

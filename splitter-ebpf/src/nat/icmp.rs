@@ -7,8 +7,8 @@ use crate::{
     env::{Env, Table, Tables},
     field,
     lb::{Translation, translation_of},
-    place,
     packet::{Ip, Parsed, checksum},
+    place,
     verdict::Verdict,
 };
 use splitter_common::{
@@ -93,13 +93,7 @@ fn owner_of<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &mut Transl
 
 /// Rewrites everything but the ICMP checksum; answers what that adds to it, or [`FAILED`].
 #[inline(never)]
-fn translate<F: IcmpError, P: Packet>(
-    packet: &mut P,
-    p: &Parsed<F>,
-    key: &FlowKey<F>,
-    t: &mut Translation<F>,
-    places: u32,
-) -> u64 {
+fn translate<F: IcmpError, P: Packet>(packet: &mut P, p: &Parsed<F>, key: &FlowKey<F>, t: &mut Translation<F>, places: u32) -> u64 {
     rewrite(packet, p, key, t, (places & 0xffff) as usize, (places >> 16) as usize).unwrap_or(FAILED)
 }
 

@@ -3,9 +3,9 @@
 use crate::{
     env::{Env, Table, Tables},
     field,
-    place,
     lb::{Translation, partner_key},
     packet::{Ip, Parsed, destination_port, ports},
+    place,
 };
 use splitter_common::abi::*;
 

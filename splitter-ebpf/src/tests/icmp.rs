@@ -1,6 +1,6 @@
 //! ICMP errors that quote translated packets, and those that the node makes.
 use super::*;
-use etherparse::{Icmpv4Type, Icmpv6Type, icmpv4, icmpv6};
+use etherparse::{Icmpv4Type, Icmpv6Type, icmpv4};
 
 /// An error about `quoted` (a whole frame) from a router or host.
 fn error(from: IpAddr, to: IpAddr, quoted: &[u8]) -> Vec<u8> {
@@ -11,10 +11,9 @@ fn error(from: IpAddr, to: IpAddr, quoted: &[u8]) -> Vec<u8> {
             .ipv4(from.octets(), to.octets(), 64)
             .icmpv4(Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 }))
             .write(&mut out, quoted),
-        (IpAddr::V6(from), IpAddr::V6(to)) => link
-            .ipv6(from.octets(), to.octets(), 64)
-            .icmpv6(Icmpv6Type::PacketTooBig { mtu: 1400 })
-            .write(&mut out, quoted),
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            link.ipv6(from.octets(), to.octets(), 64).icmpv6(Icmpv6Type::PacketTooBig { mtu: 1400 }).write(&mut out, quoted)
+        }
         _ => panic!("mixed families"),
     }
     .expect("fits");
@@ -61,7 +60,7 @@ fn errors_of_the_backends_side_reach_the_client() {
                 assert_eq!(frame.run(&lab.maps), Action::Pass, "the stack routes it on");
                 let (src, dst, quoted) = open(&frame.bytes);
                 assert_eq!((src, dst), (if from == router { router } else { lab.vip.ip() }, lab.client.ip()));
-                let seen = super::lax(&link(quoted, ipv6));
+                let seen = lax(&link(quoted, ipv6));
                 assert_eq!((seen.0, seen.1), (lab.client, lab.vip), "as the client sent it");
             }
             assert_eq!(lab.maps.counted(Reason::IcmpTranslated), 2);
@@ -80,7 +79,7 @@ fn errors_of_the_clients_side_reach_the_backend() {
         assert_eq!(frame.run(&lab.maps), Action::Pass);
         let (src, dst, quoted) = open(&frame.bytes);
         assert_eq!((src, dst), (router, server.ip()));
-        let seen = super::lax(&link(quoted, ipv6));
+        let seen = lax(&link(quoted, ipv6));
         assert_eq!((seen.0, seen.1), (server, lab.client));
     }
 }
