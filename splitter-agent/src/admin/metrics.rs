@@ -5,7 +5,7 @@ use super::{
     http::{Answer, answer, connection, places},
 };
 use crate::{observed::Status, telemetry};
-use hyper::{Method, Request, StatusCode, body::Incoming};
+use hyper::{Method, Request, StatusCode, body::Incoming, header::ACCEPT};
 use std::time::Duration;
 use tokio::{net::TcpListener, task::JoinSet};
 
@@ -41,6 +41,7 @@ async fn route(request: Request<Incoming>, api: &impl Api) -> Answer {
     }
     match request.uri().path() {
         "/metrics" => match telemetry::render(api.status().await) {
+            Ok(text) if only_plain(&request) => answer(StatusCode::OK, telemetry::PLAIN_CONTENT_TYPE, telemetry::plain(&text)),
             Ok(text) => answer(StatusCode::OK, telemetry::CONTENT_TYPE, text),
             Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
         },
@@ -51,6 +52,12 @@ async fn route(request: Request<Incoming>, api: &impl Api) -> Answer {
         },
         _ => answer(StatusCode::NOT_FOUND, TEXT, "this agent serves /metrics, /healthz and /readyz here\n"),
     }
+}
+
+/// Whether the client asks for the older text format and does not know OpenMetrics.
+fn only_plain(request: &Request<Incoming>) -> bool {
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.contains("text/plain") && !accept.contains("openmetrics")
 }
 
 /// Why the node should not count as ready. A rejected policy is no reason once an earlier one is applied: traffic goes on.

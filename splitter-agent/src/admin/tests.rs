@@ -103,6 +103,8 @@ async fn metrics_and_health() {
     let metrics = get(Node { generation: 3 }, "/metrics").await;
     assert!(metrics.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"), "{metrics}");
     assert!(metrics.contains("splitter_policy_generation 3\n") && metrics.ends_with("# EOF\n"), "{metrics}");
+    let plain = get(Node::default(), "/metrics HTTP/1.1\r\nAccept: text/plain\r\nX-Rest:").await;
+    assert!(plain.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n") && !plain.contains("# EOF"), "{plain}");
     assert!(get(Node::default(), "/healthz").await.starts_with("HTTP/1.1 200"));
     assert!(get(Node { generation: 1 }, "/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(get(Node::default(), "/readyz").await.starts_with("HTTP/1.1 503"));

@@ -58,7 +58,10 @@ pub fn head(status: &Status, now: f64, colour: bool) -> String {
         "ok" => Style::Green.paint("ok", colour),
         other => Style::Red.paint(other, colour),
     };
-    text += &line("policy", format!("{} {state}, read {} ago", desired.source, age(now - desired.read)));
+    text += &match desired.read {
+        0.0 => line("policy", format!("{} not read yet", desired.source)),
+        read => line("policy", format!("{} {state}, read {} ago", desired.source, age(now - read))),
+    };
     for error in &desired.errors {
         text += &line("", Style::Red.paint(error, colour));
     }
@@ -191,7 +194,10 @@ mod tests {
 
     #[test]
     fn shows_shares_and_errors() {
-        let text = text(&status(), true, 10.0, false);
+        let mut status = status();
+        assert!(head(&status, 10.0, false).contains("not read yet"));
+        status.desired.read = 4.0;
+        let text = text(&status, true, 10.0, false);
         for part in ["p.yaml:3:1: wrong", "rejected", "(the last good policy)", "94.8%", "checkout  v1", "          v2"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }

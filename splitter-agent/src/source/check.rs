@@ -4,9 +4,9 @@
 
 use super::{
     At, Report,
-    decode::{Draft, same_family},
+    decode::Draft,
     fields::Context,
-    network::{truncate, width},
+    network::{same_family, truncate, width},
 };
 use crate::model::{BackendState, Cidr, Rule, Service};
 use std::collections::HashMap;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::{Backend, BackendState, Frontend, Mode, OnWeightChange, Protocol, Rule, Service, Snat, SplitBy, Version};
 use splitter_common::abi::MAX_VERSIONS;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 pub const API_VERSION: &str = "splitter.dev/v1alpha1";
 const KIND: &str = "TrafficSplit";
@@ -469,9 +469,4 @@ fn on_weight_change(node: &Node<'_>, context: &mut Context<'_>) -> Option<OnWeig
         return None;
     };
     network::duration(text).map(OnWeightChange::Drain).map_err(|message| context.error(node.at, message)).ok()
-}
-
-/// Bits shared by every address of a family.
-pub fn same_family(a: IpAddr, b: IpAddr) -> bool {
-    a.is_ipv4() == b.is_ipv4()
 }

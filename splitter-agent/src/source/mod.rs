@@ -63,17 +63,14 @@ fn outcome(path: &Path, snapshot: &files::Snapshot) -> Outcome {
                 continue;
             }
         };
-        let (documents, errors) = yaml::documents(text);
-        let found = documents.len() + errors.len();
-        report.errors.extend(errors.into_iter().map(|e| Diagnostic {
-            path: file.name.clone(),
-            at: e.at,
-            object: None,
-            message: e.message,
-        }));
-        for document in &documents {
-            emptied |= decode::document(&file.name, document, &mut drafts, &mut report);
-        }
+        let mut found = 0;
+        let errors = yaml::documents(text, |document| {
+            found += 1;
+            emptied |= decode::document(&file.name, &document, &mut drafts, &mut report);
+        });
+        found += errors.len();
+        let at = |e: yaml::SyntaxError| Diagnostic { path: file.name.clone(), at: e.at, object: None, message: e.message };
+        report.errors.extend(errors.into_iter().map(at));
         if found == 0 && snapshot.files.len() > 1 {
             nothing_in(&file.name, text, &mut report);
         }

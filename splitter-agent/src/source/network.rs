@@ -84,6 +84,10 @@ pub fn cidr(text: &str) -> Result<Cidr, String> {
     Ok(Cidr { address, prefix })
 }
 
+pub fn same_family(a: IpAddr, b: IpAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4()
+}
+
 /// Bits of an address.
 pub fn width(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }

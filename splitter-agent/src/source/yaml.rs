@@ -54,15 +54,16 @@ pub struct SyntaxError {
     pub message: String,
 }
 
-/// The non-empty documents of a text, and every error found: after a syntax error reading goes on at the next `---`.
-pub fn documents(text: &str) -> (Vec<Node<'_>>, Vec<SyntaxError>) {
-    let (mut documents, mut errors) = (Vec::new(), Vec::new());
+/// Hands on each non-empty document as soon as it is read (a large policy is never in memory as trees) and returns every error found:
+/// after a syntax error reading goes on at the next `---`.
+pub fn documents<'a>(text: &'a str, mut take: impl FnMut(Node<'a>)) -> Vec<SyntaxError> {
+    let mut errors = Vec::new();
     // A byte order mark is legal before the first document.
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut skipped = 0;
     loop {
         let mut reader = Reader { parser: Parser::new_from_str(rest), skipped, depth: 0, document: 1, errors: &mut errors };
-        let Err(error) = reader.stream(&mut documents) else { break };
+        let Err(error) = reader.stream(&mut take) else { break };
         let broken = reader.document;
         // The parser looks ahead: what is wrong at the very start of a document may be found twice.
         if errors.last().is_none_or(|last| last.at != error.at) {
@@ -72,7 +73,7 @@ pub fn documents(text: &str) -> (Vec<Node<'_>>, Vec<SyntaxError>) {
         rest = &rest[at..];
         skipped += lines;
     }
-    (documents, errors)
+    errors
 }
 
 /// Byte offset and number of lines before the first `---` that follows line `line` (from 1) of `text`.
@@ -100,7 +101,7 @@ struct Reader<'a, 'e> {
 }
 
 impl<'a> Reader<'a, '_> {
-    fn stream(&mut self, documents: &mut Vec<Node<'a>>) -> Result<(), SyntaxError> {
+    fn stream(&mut self, take: &mut impl FnMut(Node<'a>)) -> Result<(), SyntaxError> {
         loop {
             let (event, span) = self.next()?;
             match event {
@@ -110,7 +111,7 @@ impl<'a> Reader<'a, '_> {
                 event => {
                     let node = self.node(event, span)?;
                     if !matches!(node.kind, Kind::Null) {
-                        documents.push(node);
+                        take(node);
                     }
                 }
             }
@@ -212,6 +213,12 @@ impl<'a> Reader<'a, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn documents(text: &str) -> (Vec<Node<'_>>, Vec<SyntaxError>) {
+        let mut found = Vec::new();
+        let errors = super::documents(text, |document| found.push(document));
+        (found, errors)
+    }
 
     fn errors(text: &str) -> Vec<(u32, u32, String)> {
         documents(text).1.into_iter().map(|e| (e.at.line, e.at.column, e.message)).collect()

@@ -14,6 +14,8 @@ use std::fmt;
 
 /// Of what [`render`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Of what [`plain`] returns.
+pub const PLAIN_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Upper bounds of the histograms' buckets, seconds.
 const BOUNDS: [f64; 20] =
@@ -26,6 +28,29 @@ pub fn render(status: Status) -> Result<String, fmt::Error> {
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
     Ok(out)
+}
+
+/// The older text format, for readers that know no other: there, a counter's name has its `_total` in the head too.
+pub fn plain(openmetrics: &str) -> String {
+    let mut out = String::with_capacity(openmetrics.len());
+    let mut lines = openmetrics.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line == "# EOF" || line.starts_with("# UNIT ") {
+            continue;
+        }
+        let head = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '));
+        match (head, lines.peek().and_then(|next| next.strip_prefix("# TYPE ")).and_then(|rest| rest.split_once(' '))) {
+            (Some((name, help)), Some((_, "counter"))) => {
+                lines.next();
+                out += &format!("# HELP {name}_total {help}\n# TYPE {name}_total counter\n");
+            }
+            _ => {
+                out += line;
+                out.push('\n');
+            }
+        }
+    }
+    out
 }
 
 #[derive(Debug)]
@@ -43,8 +68,8 @@ impl Collector for Exposition {
 impl Exposition {
     fn agent(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Status { agent, desired, applied, .. } = &self.0;
-        let mut info = encoder.encode_descriptor("splitter_build", "The running agent", None, MetricType::Info)?;
-        info.encode_info(&[("version", agent.version.as_str())])?;
+        // A gauge of 1 and not the type info, which readers of the older text format refuse.
+        gauges(encoder, "splitter_build_info", "The running agent; always 1", [([("version", agent.version.as_str())], 1.0)].into_iter())?;
         gauge(
             encoder,
             "splitter_policy_errors",
@@ -101,6 +126,10 @@ impl Exposition {
         let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
         for (labels, version) in self.each() {
             let latency = of(version);
+            // Most versions of a large policy are idle; a histogram has 23 lines.
+            if latency.buckets.is_empty() {
+                continue;
+            }
             let buckets = fold(&latency.buckets);
             // The count is that of the buckets, so that the exposition agrees with itself.
             let count = buckets.iter().map(|(_, n)| n).sum();
@@ -191,7 +220,7 @@ mod tests {
     fn names_labels_and_values() {
         let text = render(status()).unwrap();
         for line in [
-            "splitter_build_info{version=\"0.1.0\"} 1",
+            "splitter_build_info{version=\"0.1.0\"} 1.0",
             "splitter_policy_errors 0",
             "splitter_drops_total{reason=\"no_version\"} 5",
             "splitter_drops_total{reason=\"service_unknown\"} 5",
@@ -213,6 +242,15 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line}\n in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn the_older_format_names_counters_in_full() {
+        let text = plain(&render(status()).unwrap());
+        for line in ["# TYPE splitter_drops_total counter", "# TYPE splitter_bytes_total counter", "# TYPE splitter_flows gauge"] {
+            assert!(text.lines().any(|l| l == line), "{line}\n in\n{text}");
+        }
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
     }
 
     #[test]

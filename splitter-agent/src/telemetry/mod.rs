@@ -4,4 +4,4 @@ mod log;
 mod metrics;
 
 pub use log::{Format, Level, start as start_log};
-pub use metrics::{CONTENT_TYPE, render};
+pub use metrics::{CONTENT_TYPE, PLAIN_CONTENT_TYPE, plain, render};
