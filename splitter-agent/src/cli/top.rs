@@ -117,7 +117,9 @@ impl Screen {
         if !self.terminal {
             return out::print(&format!("{frame}\n"));
         }
-        let height = termios::tcgetwinsize(io::stdout()).map_or(24, |size| usize::from(size.ws_row)).max(2);
+        // Terminals that do not know their size say 0.
+        let rows = termios::tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_row));
+        let height = if rows == 0 { 24 } else { rows.max(3) };
         let lines: Vec<_> = frame.lines().collect();
         let shown = if lines.len() < height { lines.len() } else { height - 2 };
         let mut text = "\x1b[H".to_owned();
