@@ -1,0 +1,246 @@
+//! The seam to the kernel's maps: every table by name, and the few operations that the rest of the agent needs of them.
+//!
+//! [`Tables`] moves bytes; [`Typed`] gives them their types. The real implementation is [`super::Kernel`], the one for tests
+//! [`super::Memory`]. Decides nothing.
+
+use super::plain::{Plain, bytes_of, bytes_of_mut, read, zeroed};
+use splitter_common::abi::*;
+use std::{fmt, io, marker::PhantomData};
+use thiserror::Error;
+
+macro_rules! tables {
+    ($($variant:ident $name:literal $key:ty => $value:ty;)*) => {
+        /// Every map of the kernel object.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Table { $($variant,)* }
+
+        impl Table {
+            pub const ALL: &'static [Table] = &[$(Table::$variant,)*];
+            /// Name in the object and of the pin.
+            pub const fn name(self) -> &'static str {
+                match self { $(Table::$variant => $name,)* }
+            }
+            /// Bytes of a key.
+            pub const fn key_size(self) -> usize {
+                match self { $(Table::$variant => size_of::<$key>(),)* }
+            }
+            /// Bytes of a value, on one CPU for per-CPU tables.
+            pub const fn entry_size(self) -> usize {
+                match self { $(Table::$variant => size_of::<$value>(),)* }
+            }
+        }
+    };
+}
+
+tables! {
+    Config "CONFIG" u32 => Config;
+    Filter "FILTER" u32 => [u64; splitter_common::filter::WORDS as usize];
+    Frontends "FRONTENDS" FrontendKey => u32;
+    Services "SERVICES" u32 => Service;
+    Maglev "MAGLEV" MaglevKey => MaglevChunk;
+    Rules "RULES" RuleKey => u32;
+    Backends "BACKENDS" u32 => Backend;
+    Ids "IDS" [u8; 16] => Identity;
+    Ifaces "IFACES" u32 => Iface;
+    NextHops "NEXTHOPS" u32 => NextHop;
+    NextHopOwners "NEXTHOP_OWNERS" u32 => NextHop;
+    Suspects "SUSPECTS" u32 => u32;
+    Tcp4 "TCP4" FlowKey<V4> => Flow<V4>;
+    Tcp6 "TCP6" FlowKey<V6> => Flow<V6>;
+    Udp4 "UDP4" FlowKey<V4> => Flow<V4>;
+    Udp6 "UDP6" FlowKey<V6> => Flow<V6>;
+    Half4 "HALF4" FlowKey<V4> => HalfOpen<V4>;
+    Half6 "HALF6" FlowKey<V6> => HalfOpen<V6>;
+    Closing4 "CLOSING4" FlowKey<V4> => Flow<V4>;
+    Closing6 "CLOSING6" FlowKey<V6> => Flow<V6>;
+    Snat4 "SNAT4" FlowKey<V4> => Snat<V4>;
+    Snat6 "SNAT6" FlowKey<V6> => Snat<V6>;
+    Fragments4 "FRAGMENTS4" FragmentKey<V4> => u32;
+    Fragments6 "FRAGMENTS6" FragmentKey<V6> => u32;
+    Counters "COUNTERS" u32 => VersionCounters;
+    Histograms "HISTOGRAMS" HistogramKey => HistogramOctave;
+    Reasons "REASONS" u32 => u64;
+}
+
+impl Table {
+    /// Indexed from 0, always full: nothing can be deleted, only overwritten.
+    pub const fn is_array(self) -> bool {
+        matches!(self, Table::Config | Table::Filter | Table::Backends | Table::NextHops | Table::Counters | Table::Reasons)
+    }
+    /// One value a CPU.
+    pub const fn is_per_cpu(self) -> bool {
+        matches!(self, Table::Counters | Table::Histograms | Table::Reasons)
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A map operation that the kernel refused.
+#[derive(Debug, Error)]
+pub enum TableError {
+    #[error("the map {table} is full ({limit} entries); its size is fixed when the maps are made: run `splitter detach` and start the agent again{hint}")]
+    Full { table: Table, limit: u32, hint: &'static str },
+    #[error("cannot {action} the map {table}: {source}")]
+    Refused { table: Table, action: &'static str, source: io::Error },
+}
+
+/// Where a scan stands; start with the default.
+#[derive(Clone, Debug, Default)]
+pub struct Cursor {
+    pub(super) started: bool,
+    pub(super) token: Vec<u8>,
+}
+
+/// Operations on maps; keys and values are concatenated bytes. Batches are not atomic: an error may leave a prefix done.
+pub trait Tables {
+    /// Inserts or overwrites.
+    fn put(&mut self, table: Table, keys: &[u8], values: &[u8]) -> Result<(), TableError>;
+    /// Overwrites one entry if it exists; `false` if not.
+    fn replace(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<bool, TableError>;
+    /// Removes; keys that are not there do not matter. Not for arrays.
+    fn delete(&mut self, table: Table, keys: &[u8]) -> Result<(), TableError>;
+    /// Reads one entry into `value`; `false` if it is not there.
+    fn get(&self, table: Table, key: &[u8], value: &mut [u8]) -> Result<bool, TableError>;
+    /// Reads about `limit` entries into the vectors (cleared first); `false` when the table's end was reached. Entries that come and go
+    /// meanwhile may be missed or seen twice.
+    fn scan(&self, table: Table, cursor: &mut Cursor, limit: usize, keys: &mut Vec<u8>, values: &mut Vec<u8>) -> Result<bool, TableError>;
+    /// Most entries.
+    fn limit(&self, table: Table) -> u32;
+    /// Possible CPUs: how many values an entry of a per-CPU table has.
+    fn cpus(&self) -> usize;
+    /// Bytes of kernel memory; 0 when not known.
+    fn memory(&self, table: Table) -> u64;
+
+    /// Bytes of a value as `get` and `put` see it: of all CPUs, each rounded up to 8, for per-CPU tables.
+    fn value_size(&self, table: Table) -> usize {
+        let size = table.entry_size();
+        if table.is_per_cpu() { size.next_multiple_of(8) * self.cpus() } else { size }
+    }
+}
+
+/// Entries that one scan step reads.
+pub const SCAN: usize = 1024;
+
+/// A table with the types of its entries. Not for per-CPU tables.
+pub struct Typed<K, V>(pub Table, PhantomData<(K, V)>);
+
+impl<K, V> Clone for Typed<K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K, V> Copy for Typed<K, V> {}
+
+impl<K: Plain, V: Plain> Typed<K, V> {
+    const fn new(table: Table) -> Self {
+        assert!(table.key_size() == size_of::<K>() && table.entry_size() == size_of::<V>() && !table.is_per_cpu());
+        Self(table, PhantomData)
+    }
+
+    /// As [`Tables::put`], in portions.
+    pub fn put(self, tables: &mut impl Tables, entries: &[(K, V)]) -> Result<(), TableError> {
+        for part in entries.chunks(4 * SCAN) {
+            let (keys, values): (Vec<K>, Vec<V>) = part.iter().copied().unzip();
+            tables.put(self.0, bytes_of(&keys), bytes_of(&values))?;
+        }
+        Ok(())
+    }
+
+    pub fn put_one(self, tables: &mut impl Tables, key: K, value: V) -> Result<(), TableError> {
+        tables.put(self.0, bytes_of(&[key]), bytes_of(&[value]))
+    }
+
+    pub fn replace(self, tables: &mut impl Tables, key: K, value: V) -> Result<bool, TableError> {
+        tables.replace(self.0, bytes_of(&[key]), bytes_of(&[value]))
+    }
+
+    pub fn delete(self, tables: &mut impl Tables, keys: &[K]) -> Result<(), TableError> {
+        if keys.is_empty() { Ok(()) } else { tables.delete(self.0, bytes_of(keys)) }
+    }
+
+    pub fn get(self, tables: &impl Tables, key: K) -> Result<Option<V>, TableError> {
+        let mut value = [zeroed::<V>()];
+        Ok(tables.get(self.0, bytes_of(&[key]), bytes_of_mut(&mut value))?.then_some(value[0]))
+    }
+
+    /// One scan step; `false` when the end was reached.
+    pub fn scan(self, tables: &impl Tables, cursor: &mut Cursor, mut each: impl FnMut(K, V)) -> Result<bool, TableError> {
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let more = tables.scan(self.0, cursor, SCAN, &mut keys, &mut values)?;
+        for (key, value) in keys.chunks_exact(size_of::<K>()).zip(values.chunks_exact(size_of::<V>())) {
+            each(read(key), read(value));
+        }
+        Ok(more)
+    }
+
+    /// Every entry.
+    pub fn each(self, tables: &impl Tables, mut each: impl FnMut(K, V)) -> Result<(), TableError> {
+        let mut cursor = Cursor::default();
+        while self.scan(tables, &mut cursor, &mut each)? {}
+        Ok(())
+    }
+}
+
+pub const CONFIG: Typed<u32, Config> = Typed::new(Table::Config);
+pub const FRONTENDS: Typed<FrontendKey, u32> = Typed::new(Table::Frontends);
+pub const SERVICES: Typed<u32, Service> = Typed::new(Table::Services);
+pub const MAGLEV: Typed<MaglevKey, MaglevChunk> = Typed::new(Table::Maglev);
+pub const RULES: Typed<RuleKey, u32> = Typed::new(Table::Rules);
+pub const BACKENDS: Typed<u32, Backend> = Typed::new(Table::Backends);
+pub const IDS: Typed<[u8; 16], Identity> = Typed::new(Table::Ids);
+pub const IFACES: Typed<u32, Iface> = Typed::new(Table::Ifaces);
+pub const NEXTHOPS: Typed<u32, NextHop> = Typed::new(Table::NextHops);
+pub const NEXTHOP_OWNERS: Typed<u32, NextHop> = Typed::new(Table::NextHopOwners);
+pub const SUSPECTS: Typed<u32, u32> = Typed::new(Table::Suspects);
+
+/// The flow tables of one family.
+pub trait FlowTables: Family {
+    const TCP: Typed<FlowKey<Self>, Flow<Self>>;
+    const UDP: Typed<FlowKey<Self>, Flow<Self>>;
+    const HALF: Typed<FlowKey<Self>, HalfOpen<Self>>;
+    const CLOSING: Typed<FlowKey<Self>, Flow<Self>>;
+    const SNAT: Typed<FlowKey<Self>, Snat<Self>>;
+    const FRAGMENTS: Table;
+    /// The ABI's form of an address.
+    fn mapped(words: &Self::Words) -> Addr;
+}
+
+impl FlowTables for V4 {
+    const TCP: Typed<FlowKey<V4>, Flow<V4>> = Typed::new(Table::Tcp4);
+    const UDP: Typed<FlowKey<V4>, Flow<V4>> = Typed::new(Table::Udp4);
+    const HALF: Typed<FlowKey<V4>, HalfOpen<V4>> = Typed::new(Table::Half4);
+    const CLOSING: Typed<FlowKey<V4>, Flow<V4>> = Typed::new(Table::Closing4);
+    const SNAT: Typed<FlowKey<V4>, Snat<V4>> = Typed::new(Table::Snat4);
+    const FRAGMENTS: Table = Table::Fragments4;
+    fn mapped(words: &[u32; 1]) -> Addr {
+        mapped(words[0].to_ne_bytes())
+    }
+}
+
+impl FlowTables for V6 {
+    const TCP: Typed<FlowKey<V6>, Flow<V6>> = Typed::new(Table::Tcp6);
+    const UDP: Typed<FlowKey<V6>, Flow<V6>> = Typed::new(Table::Udp6);
+    const HALF: Typed<FlowKey<V6>, HalfOpen<V6>> = Typed::new(Table::Half6);
+    const CLOSING: Typed<FlowKey<V6>, Flow<V6>> = Typed::new(Table::Closing6);
+    const SNAT: Typed<FlowKey<V6>, Snat<V6>> = Typed::new(Table::Snat6);
+    const FRAGMENTS: Table = Table::Fragments6;
+    fn mapped(words: &[u32; 4]) -> Addr {
+        let mut addr = [0; 16];
+        for (bytes, word) in addr.chunks_exact_mut(4).zip(words) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        addr
+    }
+}
+
+/// The values of one entry of a per-CPU table, one a CPU; zeros when it is not there.
+pub fn per_cpu<K: Plain, V: Plain>(tables: &impl Tables, table: Table, key: K) -> Result<Vec<V>, TableError> {
+    debug_assert!(table.is_per_cpu() && table.entry_size() == size_of::<V>());
+    let mut bytes = vec![0u8; tables.value_size(table)];
+    tables.get(table, bytes_of(&[key]), &mut bytes)?;
+    Ok(bytes.chunks_exact(size_of::<V>().next_multiple_of(8)).map(read).collect())
+}

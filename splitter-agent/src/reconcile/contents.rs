@@ -1,0 +1,206 @@
+//! What the tables hold, or shall hold, and the difference. Pure, apart from reading the tables.
+
+use crate::{
+    datapath::{BACKENDS, FRONTENDS, IDS, MAGLEV, RULES, SERVICES, TableError, Tables},
+    plan::{Generations, Ids, Key, MaglevTable, ServiceImage},
+};
+use splitter_common::abi::*;
+use std::collections::{HashMap, HashSet};
+
+/// The entries of the control tables for some services, or for all.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    pub backends: HashMap<u32, Backend>,
+    /// Complete tables by version and generation, with their number of chunks.
+    pub tables: HashMap<(u32, u32), u32>,
+    pub rules: HashMap<RuleKey, u32>,
+    pub services: HashMap<u32, Service>,
+    pub frontends: HashMap<FrontendKey, u32>,
+}
+
+impl Contents {
+    pub fn add(&mut self, image: &ServiceImage) {
+        self.backends.extend(image.backends.iter().copied());
+        self.tables.extend(image.tables.iter().map(|t| ((t.version, t.generation), MaglevTable::chunk_count(t.size))));
+        self.rules.extend(image.rules.iter().copied());
+        self.services.insert(image.id, image.record);
+        self.frontends.extend(image.frontends.iter().map(|frontend| (*frontend, image.id)));
+    }
+}
+
+/// What has to be written and removed, by stage.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Rows that a record may name soon.
+    pub backends: Vec<(u32, Backend)>,
+    /// Rows that take something away, or move to a service number that was not there before.
+    pub backends_late: Vec<(u32, Backend)>,
+    pub tables: Vec<MaglevTable>,
+    pub rules: Vec<(RuleKey, u32)>,
+    pub services: Vec<(u32, Service)>,
+    pub frontends: Vec<(FrontendKey, u32)>,
+    pub frontends_gone: Vec<FrontendKey>,
+    /// Of services that stay.
+    pub rules_gone: Vec<RuleKey>,
+    pub backends_gone: Vec<u32>,
+    pub garbage: Garbage,
+}
+
+/// What nothing names any more, but a packet on its way may still be reading: removed a while later.
+#[derive(Clone, Debug, Default)]
+pub struct Garbage {
+    pub services: Vec<u32>,
+    pub rules: Vec<RuleKey>,
+    /// Version, generation, chunks.
+    pub tables: Vec<(u32, u32, u32)>,
+}
+
+impl Garbage {
+    pub fn append(&mut self, mut other: Garbage) {
+        self.services.append(&mut other.services);
+        self.rules.append(&mut other.rules);
+        self.tables.append(&mut other.tables);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.rules.is_empty() && self.tables.is_empty()
+    }
+
+    /// Takes out what belongs to some services' numbers.
+    pub fn split_services(&mut self, belongs: impl Fn(u32) -> bool) -> Garbage {
+        let services = self.services.extract_if(.., |id| belongs(*id)).collect();
+        let rules = self.rules.extract_if(.., |key| belongs(u32::from_be_bytes(key.service))).collect();
+        Garbage { services, rules, tables: Vec::new() }
+    }
+}
+
+fn service_of(key: &RuleKey) -> u32 {
+    u32::from_be_bytes(key.service)
+}
+
+/// From `old` to `new`; `images` are the plans behind `new`.
+pub fn diff<'a>(old: &Contents, new: &Contents, images: impl Iterator<Item = &'a ServiceImage>) -> Changes {
+    let mut changes = Changes::default();
+    for (id, row) in &new.backends {
+        match old.backends.get(id) {
+            Some(known) if known == row => {}
+            Some(_) if row.state == backend_state::DOWN => changes.backends_late.push((*id, *row)),
+            Some(known) if known.service != row.service => {
+                if known.state != row.state {
+                    changes.backends.push((*id, Backend { service: known.service, ..*row }));
+                }
+                changes.backends_late.push((*id, *row));
+            }
+            _ => changes.backends.push((*id, *row)),
+        }
+    }
+    let wanted = |table: &&MaglevTable| !old.tables.contains_key(&(table.version, table.generation));
+    for image in images {
+        changes.tables.extend(image.tables.iter().filter(wanted).cloned());
+    }
+    changes.rules = changed(&old.rules, &new.rules);
+    // A longer prefix first in, a shorter first out: no client ever sees a rule that was hidden before and will be after.
+    changes.rules.sort_unstable_by_key(|(key, _)| std::cmp::Reverse(key.prefix_len));
+    changes.services = changed(&old.services, &new.services);
+    changes.frontends = changed(&old.frontends, &new.frontends);
+    changes.frontends_gone = gone(&old.frontends, &new.frontends);
+    changes.backends_gone = gone(&old.backends, &new.backends);
+    for key in gone(&old.rules, &new.rules) {
+        if new.services.contains_key(&service_of(&key)) {
+            changes.rules_gone.push(key);
+        } else {
+            changes.garbage.rules.push(key);
+        }
+    }
+    changes.rules_gone.sort_unstable_by_key(|key| key.prefix_len);
+    changes.garbage.services = gone(&old.services, &new.services);
+    let tables = gone(&old.tables, &new.tables);
+    changes.garbage.tables = tables.into_iter().map(|key| (key.0, key.1, old.tables[&key])).collect();
+    changes
+}
+
+fn changed<K: Copy + Eq + std::hash::Hash, V: Copy + PartialEq>(old: &HashMap<K, V>, new: &HashMap<K, V>) -> Vec<(K, V)> {
+    new.iter().filter(|(key, value)| old.get(key) != Some(value)).map(|(key, value)| (*key, *value)).collect()
+}
+
+fn gone<K: Copy + Eq + std::hash::Hash, V>(old: &HashMap<K, V>, new: &HashMap<K, V>) -> Vec<K> {
+    old.keys().filter(|key| !new.contains_key(key)).copied().collect()
+}
+
+/// What the kernel runs, read from its tables.
+pub struct Observed {
+    pub contents: Contents,
+    pub ids: Ids,
+    pub generations: Generations,
+    /// Tables that nothing names, or that miss chunks.
+    pub garbage: Garbage,
+}
+
+/// Reads every control table.
+pub fn observe(tables: &impl Tables) -> Result<Observed, TableError> {
+    let mut contents = Contents::default();
+    let mut known: Vec<(Key, Identity)> = Vec::new();
+    IDS.each(tables, |key, identity| known.push((key, identity)))?;
+    BACKENDS.each(tables, |id, row| {
+        if row.state != backend_state::NONE {
+            contents.backends.insert(id, row);
+        }
+    })?;
+    RULES.each(tables, |key, index| {
+        contents.rules.insert(key, index);
+    })?;
+    SERVICES.each(tables, |id, record| {
+        contents.services.insert(id, record);
+    })?;
+    FRONTENDS.each(tables, |key, id| {
+        contents.frontends.insert(key, id);
+    })?;
+    let (generations, garbage) = observe_tables(tables, &mut contents)?;
+    let mut services: Vec<u32> = contents.services.keys().chain(contents.frontends.values()).copied().collect();
+    services.extend(contents.rules.keys().map(service_of));
+    let ids = Ids::new(tables.limit(crate::datapath::Table::Counters), tables.limit(crate::datapath::Table::Backends), known, &services);
+    Ok(Observed { contents, ids, generations, garbage })
+}
+
+#[derive(Default)]
+struct Seen {
+    chunks: u32,
+    last: u32,
+    members: Vec<u32>,
+}
+
+fn observe_tables(tables: &impl Tables, contents: &mut Contents) -> Result<(Generations, Garbage), TableError> {
+    let mut seen: HashMap<(u32, u32), Seen> = HashMap::new();
+    MAGLEV.each(tables, |key, chunk| {
+        let entry = seen.entry((key.version, key.table)).or_default();
+        entry.chunks += 1;
+        entry.last = entry.last.max(key.chunk);
+        for id in chunk.backends {
+            if !entry.members.contains(&id) {
+                entry.members.push(id);
+            }
+        }
+    })?;
+    let (mut generations, mut garbage) = (Generations::default(), Garbage::default());
+    let named: HashSet<(u32, u32, u32)> = contents
+        .services
+        .values()
+        .flat_map(|record| record.versions.iter().take(usize::from(record.version_count)))
+        .filter(|slot| slot.size > 1)
+        .map(|slot| (slot.version, slot.table, MaglevTable::chunk_count(slot.size)))
+        .collect();
+    let mut keys: Vec<(u32, u32)> = seen.keys().copied().collect();
+    // In order of generation: of two that are named, the later one counts.
+    keys.sort_unstable();
+    for key in keys {
+        let Some(entry) = seen.remove(&key) else { continue };
+        if named.contains(&(key.0, key.1, entry.chunks)) && entry.last + 1 == entry.chunks {
+            generations.in_use(key.0, key.1, entry.members);
+            contents.tables.insert(key, entry.chunks);
+        } else {
+            generations.exists(key.0, key.1);
+            garbage.tables.push((key.0, key.1, entry.last + 1));
+        }
+    }
+    Ok((generations, garbage))
+}

@@ -1,0 +1,90 @@
+//! Entries of the flow tables as the agent handles them: the two directions of a flow and their SNAT entries belong together.
+
+use crate::datapath::{Cursor, FlowTables, TableError, Tables, Typed};
+use splitter_common::abi::*;
+
+/// Ports of a key: source, destination, as they stand in memory (network order).
+pub fn split_ports(ports: u32) -> ([u8; 2], [u8; 2]) {
+    let [a, b, c, d] = ports.to_ne_bytes();
+    ([a, b], [c, d])
+}
+
+fn join_ports(source: [u8; 2], destination: [u8; 2]) -> u32 {
+    u32::from_ne_bytes([source[0], source[1], destination[0], destination[1]])
+}
+
+/// Key of the entry of the other direction; `None` when its SNAT half was evicted.
+pub fn partner<F: FlowTables>(tables: &impl Tables, key: &FlowKey<F>, flow: &Flow<F>) -> Result<Option<FlowKey<F>>, TableError> {
+    let (source, destination) = split_ports(key.ports);
+    let reverse = flow.is(flow_flag::REVERSE);
+    // The side that the entry keeps as it is, unless SNAT changes it too.
+    let mut other = if reverse { (key.dst, destination) } else { (key.src, source) };
+    if flow.is(flow_flag::SNAT) {
+        let Some(snat) = F::SNAT.get(tables, *key)? else { return Ok(None) };
+        other = (snat.addr, snat.port.to_ne_bytes());
+    }
+    let peer = flow.peer_port.to_ne_bytes();
+    Ok(Some(if reverse {
+        FlowKey { src: other.0, dst: flow.peer, ports: join_ports(other.1, peer), proto: key.proto }
+    } else {
+        FlowKey { src: flow.peer, dst: other.0, ports: join_ports(peer, other.1), proto: key.proto }
+    }))
+}
+
+/// Removes flows, given by an entry of either direction: both entries and both SNAT entries.
+pub fn remove<F: FlowTables, V>(
+    tables: &mut impl Tables,
+    table: Typed<FlowKey<F>, V>,
+    entries: &[(FlowKey<F>, Flow<F>)],
+) -> Result<(), TableError>
+where
+    V: crate::datapath::Plain,
+{
+    let (mut keys, mut translated) = (Vec::new(), Vec::new());
+    for (key, flow) in entries {
+        let other = partner(tables, key, flow)?;
+        for key in [Some(*key), other].into_iter().flatten() {
+            keys.push(key);
+            if flow.is(flow_flag::SNAT) {
+                translated.push(key);
+            }
+        }
+    }
+    table.delete(tables, &keys)?;
+    F::SNAT.delete(tables, &translated)
+}
+
+/// Removes every flow of backends that `gone` names; returns how many entries went.
+pub fn purge(tables: &mut impl Tables, gone: &dyn Fn(u32) -> bool) -> Result<usize, TableError> {
+    Ok(purge_family::<V4>(tables, gone)? + purge_family::<V6>(tables, gone)?)
+}
+
+fn purge_family<F: FlowTables>(tables: &mut impl Tables, gone: &dyn Fn(u32) -> bool) -> Result<usize, TableError> {
+    let mut count = 0;
+    for table in [F::UDP, F::TCP] {
+        count += purge_table(tables, table, |flow: &Flow<F>| *flow, gone)?;
+    }
+    count += purge_table(tables, F::HALF, |half: &HalfOpen<F>| half.flow, gone)?;
+    Ok(count)
+}
+
+fn purge_table<F: FlowTables, V: crate::datapath::Plain>(
+    tables: &mut impl Tables,
+    table: Typed<FlowKey<F>, V>,
+    flow: impl Fn(&V) -> Flow<F>,
+    gone: &dyn Fn(u32) -> bool,
+) -> Result<usize, TableError> {
+    let (mut cursor, mut count, mut more) = (Cursor::default(), 0, true);
+    while more {
+        let mut found = Vec::new();
+        more = table.scan(tables, &mut cursor, |key, value| {
+            let flow = flow(&value);
+            if gone(flow.backend()) {
+                found.push((key, flow));
+            }
+        })?;
+        count += found.len();
+        remove(tables, table, &found)?;
+    }
+    Ok(count)
+}

@@ -1,0 +1,359 @@
+//! Reconcile over maps in memory, with every operation failing now and then, and with the kernel's decision made after each of them.
+
+use super::*;
+use crate::{
+    datapath::{Cursor, Memory},
+    model::{Backend as ModelBackend, BackendState, Cidr, Frontend, Mode, OnWeightChange, Protocol, Rule, Service as Model, Snat as ModelSnat, SplitBy, Version},
+    plan,
+};
+use proptest::prelude::*;
+use splitter_common::{decide, maglev};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// Splits batches into single operations, fails where told, and shows the tables after every one.
+struct Faulty<'a> {
+    inner: Memory,
+    operations: usize,
+    fail_at: Option<usize>,
+    after: &'a mut dyn FnMut(&Memory),
+}
+
+impl Faulty<'_> {
+    fn operate(&mut self, table: Table, operation: impl FnOnce(&mut Memory) -> Result<(), TableError>) -> Result<(), TableError> {
+        self.operations += 1;
+        if self.fail_at == Some(self.operations) {
+            return Err(TableError::Refused { table, action: "write to", source: std::io::Error::from_raw_os_error(libc::ENOMEM) });
+        }
+        operation(&mut self.inner)?;
+        (self.after)(&self.inner);
+        Ok(())
+    }
+}
+
+impl Tables for Faulty<'_> {
+    fn put(&mut self, table: Table, keys: &[u8], values: &[u8]) -> Result<(), TableError> {
+        let size = self.value_size(table);
+        for (key, value) in keys.chunks_exact(table.key_size()).zip(values.chunks_exact(size)) {
+            self.operate(table, |inner| inner.put(table, key, value))?;
+        }
+        Ok(())
+    }
+    fn replace(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<bool, TableError> {
+        self.inner.replace(table, key, value)
+    }
+    fn delete(&mut self, table: Table, keys: &[u8]) -> Result<(), TableError> {
+        for key in keys.chunks_exact(table.key_size()) {
+            self.operate(table, |inner| inner.delete(table, key))?;
+        }
+        Ok(())
+    }
+    fn get(&self, table: Table, key: &[u8], value: &mut [u8]) -> Result<bool, TableError> {
+        self.inner.get(table, key, value)
+    }
+    fn scan(&self, table: Table, cursor: &mut Cursor, limit: usize, keys: &mut Vec<u8>, values: &mut Vec<u8>) -> Result<bool, TableError> {
+        self.inner.scan(table, cursor, limit, keys, values)
+    }
+    fn limit(&self, table: Table) -> u32 {
+        self.inner.limit(table)
+    }
+    fn cpus(&self) -> usize {
+        self.inner.cpus()
+    }
+    fn memory(&self, _table: Table) -> u64 {
+        0
+    }
+}
+
+/// What the kernel would answer a client: a backend's address, nobody, or not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Answer {
+    NotOurs,
+    Nobody,
+    Torn(&'static str),
+    Backend(Addr, [u8; 2]),
+}
+
+fn answer(memory: &Memory, frontend: &FrontendKey, client: Ipv4Addr) -> Answer {
+    let mut words = vec![0u64; filter::WORDS as usize];
+    memory.get(Table::Filter, bytes_of(&[0u32]), bytes_of_mut(&mut words)).unwrap();
+    let filtered = |(word, bits): (u32, u64)| words[word as usize] & bits != bits;
+    if filtered(filter::bits_of(Role::Frontend, &frontend.addr, frontend.port, frontend.proto)) {
+        return Answer::NotOurs;
+    }
+    let Some(id) = FRONTENDS.get(memory, *frontend).unwrap() else { return Answer::NotOurs };
+    let Some(record) = SERVICES.get(memory, id).unwrap() else { return Answer::Torn("a frontend names no record") };
+    let client = mapped(client.octets());
+    let key = decide::client_key(&client);
+    let ruled = (record.has_rules != 0).then(|| longest(memory, id, &client)).flatten();
+    let index = ruled.map(|index| index as usize).or_else(|| decide::pick(&record, decide::bucket(record.salt, key)));
+    let Some(index) = index else { return Answer::Nobody };
+    let slot = record.versions[index];
+    let backend = match slot.size {
+        0 => return Answer::Nobody,
+        1 => slot.table,
+        _ => {
+            let at = maglev::slot(decide::backend_hash(record.salt, key, 0), slot.size);
+            let chunk = MaglevKey { version: slot.version, table: slot.table, chunk: at / MAGLEV_CHUNK as u32 };
+            let Some(chunk) = MAGLEV.get(memory, chunk).unwrap() else { return Answer::Torn("a record names a missing chunk") };
+            chunk.backends[at as usize % MAGLEV_CHUNK]
+        }
+    };
+    let row = BACKENDS.get(memory, backend).unwrap().unwrap();
+    if row.state != backend_state::READY && row.state != backend_state::DRAINING {
+        return Answer::Torn("a table names a backend that is not ready");
+    }
+    if filtered(filter::bits_of(Role::Backend, &row.addr, row.port, frontend.proto)) {
+        return Answer::Torn("replies would not pass the filter");
+    }
+    Answer::Backend(row.addr, row.port)
+}
+
+fn longest(memory: &Memory, service: u32, client: &Addr) -> Option<u32> {
+    let mut best: Option<(u32, u32)> = None;
+    RULES
+        .each(memory, |key, index| {
+            let bits = key.prefix_len - RULE_PREFIX_BASE;
+            let same = |bits: u32| bits == 0 || u128::from_be_bytes(key.addr) >> (128 - bits) == u128::from_be_bytes(*client) >> (128 - bits);
+            if key.service == service.to_be_bytes() && same(bits) && best.is_none_or(|(longest, _)| bits > longest) {
+                best = Some((bits, index));
+            }
+        })
+        .unwrap();
+    best.map(|(_, index)| index)
+}
+
+const PORTS: [u16; 4] = [80, 81, 82, 83];
+
+fn frontend(port: u16) -> Frontend {
+    Frontend { address: SocketAddr::from(([10, 9, 9, 9], port)), protocol: Protocol::Tcp }
+}
+
+fn answers(memory: &Memory) -> Vec<Answer> {
+    let clients = (0..12u8).map(|i| Ipv4Addr::new(10, 1, i % 3, i));
+    clients.flat_map(|client| PORTS.map(|port| answer(memory, &plan::frontend_key(&frontend(port)), client))).collect()
+}
+
+/// Policies of up to three services over a few frontends, versions, backends and rules, so that everything moves around.
+fn policy() -> impl Strategy<Value = Vec<Arc<Model>>> {
+    let state = prop_oneof![3 => Just(BackendState::Ready), 1 => Just(BackendState::Draining), 1 => Just(BackendState::Down)];
+    let backends = proptest::collection::vec((0..4u8, state), 0..4);
+    let version = (0..4usize, 0..3u32, backends);
+    let versions = proptest::collection::vec(version, 1..4);
+    let rules = proptest::collection::vec((0..4u8, 0..4usize), 0..4);
+    let services = proptest::collection::vec((versions, rules), 3);
+    // Services come and go whole: a frontend that leaves one would see its new record too, which is neither old nor new, and right.
+    (services, proptest::array::uniform3(proptest::bool::weighted(0.8))).prop_map(|(services, present)| {
+        let owner_of_port = std::array::from_fn(|port| if present[port % 3] { port % 3 } else { usize::MAX });
+        let build = |(i, (versions, rules)): (usize, (Vec<_>, Vec<_>))| service(i, versions, rules, &owner_of_port);
+        services.into_iter().enumerate().filter_map(build).collect()
+    })
+}
+
+type Parts = Vec<(usize, u32, Vec<(u8, BackendState)>)>;
+
+fn service(number: usize, parts: Parts, rules: Vec<(u8, usize)>, owner_of_port: &[usize; 4]) -> Option<Arc<Model>> {
+    let frontends: Vec<_> = PORTS.iter().zip(owner_of_port).filter(|(_, owner)| **owner == number).map(|(port, _)| frontend(*port)).collect();
+    let mut versions: Vec<Version> = Vec::new();
+    for (name, weight, backends) in parts {
+        let name = format!("v{name}");
+        if versions.iter().any(|version| version.name == name) {
+            continue;
+        }
+        let mut known: Vec<ModelBackend> = Vec::new();
+        for (host, state) in backends {
+            let address = SocketAddr::from(([10, 2, number as u8, host], 8080 + name.as_bytes()[1] as u16));
+            if known.iter().all(|backend| backend.address != address) {
+                known.push(ModelBackend { address, state });
+            }
+        }
+        versions.push(Version { name, weight, backends: known });
+    }
+    let rule = |(net, version): (u8, usize)| {
+        let (address, prefix) = if net == 3 { (Ipv4Addr::new(10, 1, 0, 0), 16) } else { (Ipv4Addr::new(10, 1, net, 0), 24) };
+        Rule { source: Cidr { address: IpAddr::V4(address), prefix }, version: version % versions.len() }
+    };
+    let rules = rules.into_iter().map(rule).collect();
+    (!frontends.is_empty()).then(|| {
+        Arc::new(Model {
+            name: format!("s{number}"),
+            frontends,
+            mode: Mode::Tcp,
+            split_by: SplitBy::ClientIp,
+            versions,
+            rules,
+            on_weight_change: OnWeightChange::Keep,
+            snat: ModelSnat::Auto,
+            origin: String::new(),
+        })
+    })
+}
+
+/// The sweeps after which nothing of the past may be left.
+fn settle(reconciler: &mut Reconciler, tables: &mut impl Tables) {
+    for _ in 0..2 {
+        reconciler.sweep_begins();
+        reconciler.swept(tables).unwrap();
+    }
+}
+
+fn assert_nothing_left(memory: &Memory, desired: &[Arc<Model>]) {
+    let observed = observe(memory).unwrap();
+    assert!(observed.garbage.is_empty(), "{:?}", observed.garbage);
+    assert_eq!(observed.contents.services.len(), desired.len());
+    let backends: usize = desired.iter().flat_map(|s| &s.versions).map(|v| v.backends.len()).sum();
+    assert_eq!(observed.contents.backends.len(), backends);
+    let keys: usize = desired.iter().map(|service| plan::keys(service).len()).sum();
+    assert_eq!(memory.entries(Table::Ids).count(), keys);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any operation may fail, the agent may restart after it: in every state that a packet can see, each client gets the old answer
+    /// or the new one, and repeating ends in the new one with nothing left behind.
+    #[test]
+    fn converges_and_never_mixes(policies in proptest::collection::vec(policy(), 2..4), step in 1..9usize, restart in any::<bool>()) {
+        let mut reconciler = Reconciler::new();
+        let mut memory = Memory::new();
+        for desired in &policies {
+            let target = {
+                let mut fresh = Memory::new();
+                Reconciler::new().apply(&mut fresh, desired).unwrap();
+                answers(&fresh)
+            };
+            let before = answers(&memory);
+            let mut check = |memory: &Memory| {
+                for ((seen, old), new) in answers(memory).iter().zip(&before).zip(&target) {
+                    assert!(seen == old || seen == new, "{seen:?} is neither {old:?} nor {new:?}");
+                }
+            };
+            let mut fail_at = step;
+            loop {
+                let mut tables = Faulty { inner: memory.clone(), operations: 0, fail_at: Some(fail_at), after: &mut check };
+                let result = reconciler.apply(&mut tables, desired);
+                memory = tables.inner;
+                if result.is_ok() {
+                    break;
+                }
+                if restart {
+                    reconciler = Reconciler::new();
+                }
+                fail_at += step;
+            }
+            prop_assert_eq!(&answers(&memory), &target);
+            let mut tables = Faulty { inner: memory.clone(), operations: 0, fail_at: None, after: &mut check };
+            let report = reconciler.apply(&mut tables, desired).unwrap();
+            prop_assert_eq!((report.changed, tables.operations), (0, 0), "idempotent");
+            settle(&mut reconciler, &mut memory);
+            prop_assert_eq!(&answers(&memory), &target);
+            assert_nothing_left(&memory, desired);
+        }
+        Reconciler::new().apply(&mut memory, &[]).unwrap();
+    }
+}
+
+fn plain(number: usize, weights: [u32; 2]) -> Arc<Model> {
+    let ready = |host| (host, BackendState::Ready);
+    let parts = vec![(0, weights[0], vec![ready(1), ready(2)]), (1, weights[1], vec![ready(3)])];
+    service(number, parts, Vec::new(), &[0, 1, 2, 3]).unwrap()
+}
+
+#[test]
+fn a_weight_change_is_one_write() {
+    let mut reconciler = Reconciler::new();
+    let mut nothing = |_: &Memory| {};
+    let mut tables = Faulty { inner: Memory::new(), operations: 0, fail_at: None, after: &mut nothing };
+    reconciler.apply(&mut tables, &[plain(0, [95, 5]), plain(1, [1, 0])]).unwrap();
+    tables.operations = 0;
+    reconciler.set_weights(&mut tables, "s0", &[1, 1]).unwrap();
+    assert_eq!(tables.operations, 1);
+    let report = reconciler.apply(&mut tables, &[plain(0, [95, 5]), plain(1, [1, 0])]).unwrap();
+    assert_eq!((tables.operations, report.changed, report.reweighted), (2, 1, vec!["s0".to_string()]));
+}
+
+#[test]
+fn a_restart_keeps_numbers_and_tables() {
+    let desired = [plain(0, [95, 5]), plain(1, [1, 0])];
+    let mut memory = Memory::new();
+    Reconciler::new().apply(&mut memory, &desired).unwrap();
+    let mut nothing = |_: &Memory| {};
+    let mut tables = Faulty { inner: memory, operations: 0, fail_at: None, after: &mut nothing };
+    Reconciler::new().apply(&mut tables, &desired).unwrap();
+    assert_eq!(tables.operations, 0);
+}
+
+#[test]
+fn full_tables_are_named() {
+    let mut memory = Memory::new().with_limit(Table::Backends, 3);
+    let error = Reconciler::new().apply(&mut memory, &[plain(0, [1, 1])]).unwrap_err().to_string();
+    assert!(error.contains("more backends than the maps hold (2)") && error.contains("splitter detach"), "{error}");
+    let mut memory = Memory::new().with_limit(Table::Services, 1);
+    let error = Reconciler::new().apply(&mut memory, &[plain(0, [1, 1]), plain(1, [1, 1])]).unwrap_err().to_string();
+    assert!(error.contains("SERVICES is full (1 entries)"), "{error}");
+}
+
+/// A backend that leaves takes its flows along, in both directions, and nobody else's.
+#[test]
+fn flows_go_with_their_backend() {
+    use crate::datapath::FlowTables;
+    let mut memory = Memory::new();
+    let mut reconciler = Reconciler::new();
+    reconciler.apply(&mut memory, &[plain(0, [1, 1])]).unwrap();
+    let id = |host: u8| {
+        let wanted = mapped([10, 2, 0, host]);
+        let image = &reconciler.service("s0").unwrap().image;
+        image.backends.iter().find(|(_, row)| row.addr == wanted).unwrap().0
+    };
+    let word = |a: [u8; 4]| [u32::from_ne_bytes(a)];
+    let ports = |s: u16, d: u16| u32::from_ne_bytes([s.to_be_bytes(), d.to_be_bytes()].concat().try_into().unwrap());
+    for (host, client_port) in [(1, 1000), (2, 2000)] {
+        let (client, vip, backend, node) = (word([10, 1, 0, 2]), word([10, 9, 9, 9]), word([10, 2, 0, host]), word([10, 2, 0, 254]));
+        let flags = flow_flag::SNAT;
+        let flow = Flow { peer: backend, peer_port: 8080u16.to_be(), nexthop: 0, owner: owner(id(host), flags), last: 0 };
+        let forward = FlowKey { src: client, dst: vip, ports: ports(client_port, 80), proto: 17 };
+        let reverse = FlowKey { src: backend, dst: node, ports: ports(8080, client_port + 1), proto: 17 };
+        let back = Flow { peer: vip, peer_port: 80u16.to_be(), owner: owner(id(host), flags | flow_flag::REVERSE), ..flow };
+        V4::UDP.put(&mut memory, &[(forward, flow), (reverse, back)]).unwrap();
+        let out = Snat { addr: node, port: (client_port + 1).to_be(), pad: 0 };
+        let home = Snat { addr: client, port: client_port.to_be(), pad: 0 };
+        V4::SNAT.put(&mut memory, &[(forward, out), (reverse, home)]).unwrap();
+        assert_eq!(flows::partner::<V4>(&memory, &forward, &flow).unwrap(), Some(reverse));
+        assert_eq!(flows::partner::<V4>(&memory, &reverse, &back).unwrap(), Some(forward));
+    }
+    let mut fewer = Arc::unwrap_or_clone(plain(0, [1, 1]));
+    fewer.versions[0].backends.remove(0);
+    let report = reconciler.apply(&mut memory, &[Arc::new(fewer)]).unwrap();
+    assert!(report.flows_removed >= 1);
+    assert_eq!(memory.entries(Table::Udp4).count(), 2);
+    assert_eq!(memory.entries(Table::Snat4).count(), 2);
+}
+
+/// Run in release with `--ignored --nocapture`: the cold and the warm path at full size.
+#[test]
+#[ignore = "a measurement: run it in release"]
+fn forty_thousand_services() {
+    let desired: Vec<Arc<Model>> = (0..40_000).map(crate::reconcile::tests::large).collect();
+    let mut memory = Memory::new();
+    let mut reconciler = Reconciler::new();
+    let begin = std::time::Instant::now();
+    reconciler.apply(&mut memory, &desired).unwrap();
+    eprintln!("cold: {:?}", begin.elapsed());
+    let mut changed = desired.clone();
+    Arc::make_mut(&mut changed[20_000]).versions[0].backends.remove(0);
+    let begin = std::time::Instant::now();
+    let report = reconciler.apply(&mut memory, &changed).unwrap();
+    eprintln!("one change: {:?} {report:?}", begin.elapsed());
+    assert_eq!(report.changed, 1);
+    assert!(begin.elapsed().as_millis() < 50);
+}
+
+fn large(i: u32) -> Arc<Model> {
+    let [_, a, b, c] = i.to_be_bytes();
+    let backend = |host: u8| ModelBackend { address: SocketAddr::from(([20 + host, a, b, c], 8080)), state: BackendState::Ready };
+    let mut model = Arc::unwrap_or_clone(plain(0, [95, 5]));
+    model.name = format!("team-{}/service-{i}", i % 100);
+    model.frontends = vec![Frontend { address: SocketAddr::from(([10, a, b, c], 80)), protocol: Protocol::Tcp }];
+    model.versions[0].backends = vec![backend(0), backend(1)];
+    model.versions[1].backends = vec![backend(2)];
+    Arc::new(model)
+}
