@@ -90,6 +90,9 @@ pub trait Packet {
     /// segment. `udp`: a checksum of zero means "none" and stays.
     fn update_transport_checksum(&mut self, at: usize, addresses: u32, ports: u32, ipv6: bool, udp: bool);
 
+    /// The hop limit of an IPv6 packet was decremented: no checksum in the packet covers it, but one that the device computed does.
+    fn hop_limit_changed(&mut self);
+
     /// Route and neighbour of a destination, from the interface by which the packet came.
     fn route(&mut self, query: &RouteQuery) -> Route;
 

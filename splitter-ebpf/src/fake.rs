@@ -403,6 +403,7 @@ impl<const X: bool> Packet for Frame<X> {
         let new = checksum::apply(old, checksum::fold(addresses as u64 + ports as u64));
         w.store::<u16, 0>(if udp && new == 0 { 0xffff } else { new });
     }
+    fn hop_limit_changed(&mut self) {}
     fn route(&mut self, _query: &RouteQuery) -> Route {
         self.route
     }

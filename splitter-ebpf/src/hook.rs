@@ -119,6 +119,11 @@ impl Packet for Skb {
         }
     }
     #[inline(always)]
+    fn hop_limit_changed(&mut self) {
+        // The hop limit is the second byte of its 16-bit word; minus one in one's complement. SAFETY: own context.
+        unsafe { bpf_csum_update(self.raw(), !u16::from_ne_bytes([0, 1]) as u32) };
+    }
+    #[inline(always)]
     fn route(&mut self, query: &RouteQuery) -> Route {
         let ifindex = self.ifindex();
         route(self.0.as_ptr(), ifindex, query)
@@ -193,6 +198,8 @@ impl Packet for Frame {
         let new = checksum::apply(old, checksum::fold(addresses as u64 + ports as u64));
         w.store::<u16, 0>(if udp && new == 0 { 0xffff } else { new });
     }
+    #[inline(always)]
+    fn hop_limit_changed(&mut self) {}
     #[inline(always)]
     fn route(&mut self, query: &RouteQuery) -> Route {
         let ifindex = self.ifindex();

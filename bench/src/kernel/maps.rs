@@ -10,7 +10,11 @@ use splitter_common::{
     decide,
     filter::{self, Role},
 };
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 /// Port of the VIPs and of the backends.
 pub const VIP_PORT: u16 = 80;
@@ -74,7 +78,9 @@ fn pair(source: u16, destination: u16) -> u32 {
 impl Node {
     /// Loads `objects/splitter` and fills it: every service has two versions of one backend each; flow `i` belongs to service `i % services`.
     pub fn load(objects: &Path, load: Load) -> Result<Self> {
-        let pins = Path::new("/sys/fs/bpf").join(format!("splitter-bench-{}", std::process::id()));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let pins = Path::new("/sys/fs/bpf").join(format!("splitter-bench-{}-{number}", std::process::id()));
         fs::create_dir_all(&pins).with_context(|| format!("cannot make {} (root, and bpffs mounted?)", pins.display()))?;
         let object = fs::read(objects.join("splitter")).context("the kernel object")?;
         let entries = 262_144.max(load.flows * 2 + 65_536);
@@ -231,13 +237,8 @@ fn write_raw(map: &aya::maps::Map, bytes: &[u8]) -> Result<()> {
     }
     let aya::maps::Map::Array(data) = map else { return Err(anyhow!("not an array")) };
     let key = 0u32;
-    let attr = Attr {
-        fd: data.fd().as_fd().as_raw_fd() as u32,
-        pad: 0,
-        key: (&raw const key) as u64,
-        value: bytes.as_ptr() as u64,
-        flags: 0,
-    };
+    let attr =
+        Attr { fd: data.fd().as_fd().as_raw_fd() as u32, pad: 0, key: (&raw const key) as u64, value: bytes.as_ptr() as u64, flags: 0 };
     const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
     // SAFETY: the attribute and what it points to live over the call; the value is as long as the map's.
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, &raw const attr, size_of::<Attr>()) };

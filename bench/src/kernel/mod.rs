@@ -6,4 +6,5 @@ mod cost;
 mod maps;
 mod report;
 
+pub use maps::{Load, Node, backend, client, vip};
 pub use report::{PROGRAM_COST, SERVICE_SCALE, measure};

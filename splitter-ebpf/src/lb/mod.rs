@@ -116,7 +116,15 @@ fn finish<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p:
     if verdict != Verdict::AGAIN {
         return verdict;
     }
-    if P::XDP { Verdict::PASS } else { unusual(packet, env, p) }
+    if P::XDP {
+        return Verdict::PASS;
+    }
+    let verdict = unusual(packet, env, p);
+    match verdict.action() {
+        Action::Reset => answer::reset(packet, env, p),
+        Action::TooBig(mtu) => answer::too_big(packet, env, p, mtu),
+        _ => verdict,
+    }
 }
 
 /// The common case; `AGAIN` when it is not one.
@@ -173,11 +181,7 @@ fn unusual<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
     if verdict == Verdict::CONTINUE {
         verdict = nat::forward::forward(packet, env, p, t);
     }
-    match verdict.action() {
-        Action::Reset => answer::reset(packet, env, p),
-        Action::TooBig(mtu) => answer::too_big(packet, env, p, mtu),
-        _ => verdict,
-    }
+    verdict
 }
 
 /// The flow of a packet, in the tables that can hold it.

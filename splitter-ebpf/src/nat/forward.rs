@@ -77,6 +77,9 @@ fn write<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>, t: &Translation<F
     let ports = checksum::fold(checksum::difference(p.key.ports, t.ports));
     let at = l4 + if p.is_tcp() { TCP_CHECKSUM } else { UDP_CHECKSUM };
     packet.update_transport_checksum(at as usize, addresses, ports, F::IPV6, !p.is_tcp());
+    if F::IPV6 && macs.is_some() {
+        packet.hop_limit_changed();
+    }
     true
 }
 
