@@ -23,6 +23,8 @@ pub trait Env: Tables<V4> + Tables<V6> {
     fn now(&self) -> u64;
 
     fn config(&self) -> Option<Ref<Config>>;
+    /// Whether XDP may finish packets that come in by an interface.
+    fn xdp_port(&self, ifindex: u32) -> bool;
     fn filter_word(&self, index: u32) -> u64;
     fn frontend(&self, key: &FrontendKey) -> Option<u32>;
     fn service(&self, id: u32) -> Option<Ref<Service>>;

@@ -254,6 +254,9 @@ impl Env for Maps {
     fn config(&self) -> Option<Ref<Config>> {
         self.config.get(&0)
     }
+    fn xdp_port(&self, ifindex: u32) -> bool {
+        self.config.get(&0).is_some_and(|config| config.get().xdp_ports[ifindex as usize / 64] >> (ifindex % 64) & 1 != 0)
+    }
     fn filter_word(&self, index: u32) -> u64 {
         self.filter.borrow().get(&index).copied().unwrap_or(0)
     }

@@ -280,9 +280,6 @@ fn act(verdict: Verdict) -> i32 {
 #[xdp]
 pub fn splitter_xdp(ctx: XdpContext) -> u32 {
     let mut packet = Frame(ctx);
-    if !crate::maps::xdp_port(packet.ifindex()) {
-        return xdp_action::XDP_PASS;
-    }
     match lb::carries(&mut packet, &Kernel) {
         Carries::Ipv4 => act_xdp(lb::ipv4(&mut packet, &Kernel)),
         Carries::Ipv6 => {

@@ -27,6 +27,10 @@ impl Env for Kernel {
         maps::reference(maps::CONFIG.get_ptr_mut(0))
     }
     #[inline(always)]
+    fn xdp_port(&self, ifindex: u32) -> bool {
+        maps::xdp_port(ifindex)
+    }
+    #[inline(always)]
     fn filter_word(&self, index: u32) -> u64 {
         maps::filter_word(index)
     }

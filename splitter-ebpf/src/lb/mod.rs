@@ -138,6 +138,9 @@ fn transport<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     if packet.tagged() {
         return odd(env, Reason::Vlan);
     }
+    if P::XDP && !env.xdp_port(packet.ifindex()) {
+        return Verdict::PASS;
+    }
     if p.fragment {
         if P::XDP {
             return Verdict::PASS;
