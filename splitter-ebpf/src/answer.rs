@@ -66,7 +66,7 @@ pub fn reset<F: Answer, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F
         env.count(Reason::WriteFailed);
         return Verdict::DROP;
     }
-    Verdict::redirect(packet.ifindex())
+    Verdict::back(packet.ifindex())
 }
 
 /// Tells the sender the largest packet that fits (RFC 1191, RFC 8201).
@@ -85,7 +85,7 @@ pub fn too_big<F: Answer, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed
         env.count(Reason::WriteFailed);
         return Verdict::DROP;
     }
-    Verdict::redirect(packet.ifindex())
+    Verdict::back(packet.ifindex())
 }
 
 /// Sum of the pseudo-header of an answer: the addresses change places, which a sum does not see.

@@ -71,6 +71,8 @@ unsafe fn write<T: Copy>(at: *mut T, value: T) {
 pub trait Packet {
     /// True for XDP: then what needs more than a rewrite is left to TC.
     const XDP: bool;
+    /// True for TC egress: packets of the node's own processes.
+    const EGRESS: bool;
 
     /// `None` when the frame ends before `at + N`.
     fn window<const N: usize>(&mut self, at: usize) -> Option<Window<'_, N>>;
@@ -79,7 +81,7 @@ pub trait Packet {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// The interface by which it came.
+    /// The interface by which it came; at egress, by which it would leave.
     fn ifindex(&self) -> u32;
     /// A VLAN tag that the hardware took off (TC).
     fn tagged(&self) -> bool;

@@ -380,6 +380,7 @@ impl<const XDP: bool> Frame<XDP> {
 
 impl<const X: bool> Packet for Frame<X> {
     const XDP: bool = X;
+    const EGRESS: bool = false;
 
     fn window<const N: usize>(&mut self, at: usize) -> Option<Window<'_, N>> {
         // SAFETY: in bounds; the window borrows the frame.

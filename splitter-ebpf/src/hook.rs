@@ -25,7 +25,8 @@ const F_IPV6: u64 = 1 << 7;
 /// Longest headers that the pipeline reads directly: Ethernet, IPv6, TCP with options.
 const LINEAR: u32 = 14 + 40 + 60;
 
-struct Skb(TcContext);
+/// `EGRESS`: seen on its way out of the node.
+struct Skb<const EGRESS: bool>(TcContext);
 struct Frame(XdpContext);
 
 /// A view of `N` bytes at `at`, or `None` behind the end.
@@ -70,15 +71,16 @@ fn route(ctx: *mut core::ffi::c_void, ifindex: u32, query: &RouteQuery) -> Route
     Route::Stack
 }
 
-impl Skb {
+impl<const EGRESS: bool> Skb<EGRESS> {
     #[inline(always)]
     fn raw(&self) -> *mut __sk_buff {
         self.0.skb.skb
     }
 }
 
-impl Packet for Skb {
+impl<const OUT: bool> Packet for Skb<OUT> {
     const XDP: bool = false;
+    const EGRESS: bool = OUT;
 
     #[inline(always)]
     fn window<const N: usize>(&mut self, at: usize) -> Option<Window<'_, N>> {
@@ -162,6 +164,7 @@ impl Packet for Skb {
 
 impl Packet for Frame {
     const XDP: bool = true;
+    const EGRESS: bool = false;
 
     #[inline(always)]
     fn window<const N: usize>(&mut self, at: usize) -> Option<Window<'_, N>> {
@@ -231,12 +234,37 @@ impl Packet for Frame {
     }
 }
 
-/// Slot of `TC_CALLS` and `XDP_CALLS` that holds the program for IPv6.
+/// Slots of `TC_CALLS` and `XDP_CALLS` that hold the programs for IPv6.
 const IPV6_CALL: u32 = 0;
+const IPV6_EGRESS_CALL: u32 = 1;
 
 /// TC ingress, the complete path: IPv4 here, IPv6 by tail call.
 #[classifier]
 pub fn splitter_tc(ctx: TcContext) -> i32 {
+    classify::<false>(ctx)
+}
+
+/// TC ingress of IPv6. Reached from `splitter_tc` only.
+#[classifier]
+pub fn splitter_tc6(ctx: TcContext) -> i32 {
+    act::<false>(lb::ipv6(&mut Skb::<false>(ctx), &Kernel))
+}
+
+/// TC egress: connections of the node's own processes, and replies of backends that are such processes. What the ingress program has
+/// translated is nobody's any more and passes.
+#[classifier]
+pub fn splitter_tc_egress(ctx: TcContext) -> i32 {
+    classify::<true>(ctx)
+}
+
+/// TC egress of IPv6. Reached from `splitter_tc_egress` only.
+#[classifier]
+pub fn splitter_tc_egress6(ctx: TcContext) -> i32 {
+    act::<true>(lb::ipv6(&mut Skb::<true>(ctx), &Kernel))
+}
+
+#[inline(always)]
+fn classify<const EGRESS: bool>(ctx: TcContext) -> i32 {
     if ctx.data() + ETHERNET + 60 > ctx.data_end() {
         // Headers may lie outside the linear part.
         let len = ctx.len();
@@ -244,26 +272,21 @@ pub fn splitter_tc(ctx: TcContext) -> i32 {
             let _ = ctx.pull_data(if len < LINEAR { len } else { LINEAR });
         }
     }
-    let mut packet = Skb(ctx);
+    let mut packet = Skb::<EGRESS>(ctx);
     match lb::carries(&mut packet, &Kernel) {
-        Carries::Ipv4 => act(lb::ipv4(&mut packet, &Kernel)),
+        Carries::Ipv4 => act::<EGRESS>(lb::ipv4(&mut packet, &Kernel)),
         Carries::Ipv6 => {
+            let call = if EGRESS { IPV6_EGRESS_CALL } else { IPV6_CALL };
             // SAFETY: the agent fills the slot before it attaches the program; an empty one passes the packet.
-            let _ = unsafe { crate::maps::TC_CALLS.tail_call(&packet.0, IPV6_CALL) };
+            let _ = unsafe { crate::maps::TC_CALLS.tail_call(&packet.0, call) };
             TC_NEXT
         }
         Carries::Other => TC_NEXT,
     }
 }
 
-/// TC ingress of IPv6. Reached from `splitter_tc` only.
-#[classifier]
-pub fn splitter_tc6(ctx: TcContext) -> i32 {
-    act(lb::ipv6(&mut Skb(ctx), &Kernel))
-}
-
 #[inline(always)]
-fn act(verdict: Verdict) -> i32 {
+fn act<const EGRESS: bool>(verdict: Verdict) -> i32 {
     // SAFETY: helpers without pointers.
     unsafe {
         match verdict.action() {
@@ -271,6 +294,7 @@ fn act(verdict: Verdict) -> i32 {
             Action::Redirect(ifindex) => bpf_redirect(ifindex, 0) as i32,
             Action::RedirectPeer(ifindex) => bpf_redirect_peer(ifindex, 0) as i32,
             Action::Neighbour(ifindex) => bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32,
+            Action::Return(ifindex) => bpf_redirect(ifindex, if EGRESS { BPF_F_INGRESS as u64 } else { 0 }) as i32,
             _ => TC_NEXT,
         }
     }

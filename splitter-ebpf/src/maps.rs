@@ -76,7 +76,7 @@ pub static SCRATCH4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_entries(1,
 pub static SCRATCH6: PerCpuArray<Scratch<V6>> = PerCpuArray::with_max_entries(1, 0);
 /// Programs that are reached by tail call; pinned, because the kernel empties such a map when nobody holds it.
 #[map]
-pub static TC_CALLS: ProgramArray = ProgramArray::pinned(1, 0);
+pub static TC_CALLS: ProgramArray = ProgramArray::pinned(2, 0);
 #[map]
 pub static XDP_CALLS: ProgramArray = ProgramArray::pinned(1, 0);
 /// A histogram octave of zeros: the template of new ones, too large for the stack.

@@ -16,6 +16,8 @@ pub enum Action {
     RedirectPeer(u32),
     /// Out of an interface, after the stack has resolved the neighbour.
     Neighbour(u32),
+    /// Back to the sender, by the interface where it was seen; link header turned round.
+    Return(u32),
     /// Not decided yet: go on. Between functions only.
     Continue,
     /// The flow was forgotten, or there was none: treat the packet as a first one. Between functions only.
@@ -56,6 +58,10 @@ impl Verdict {
         Self(9 << 32 | mtu as u64)
     }
     #[inline(always)]
+    pub const fn back(ifindex: u32) -> Self {
+        Self(10 << 32 | ifindex as u64)
+    }
+    #[inline(always)]
     pub const fn action(self) -> Action {
         let detail = self.0 as u32;
         match self.0 >> 32 {
@@ -68,6 +74,7 @@ impl Verdict {
             7 => Action::AgainAvoiding(detail),
             8 => Action::Reset,
             9 => Action::TooBig(detail),
+            10 => Action::Return(detail),
             _ => Action::Pass,
         }
     }

@@ -58,7 +58,7 @@ pub struct Flow<F: Family> {
     pub peer: F::Words,
     /// Network order, belongs to `peer`.
     pub peer_port: u16,
-    /// Index into `NEXTHOPS`, 0: look it up.
+    /// Index into `NEXTHOPS`; 0: look it up; [`STACK`]: the stack forwards or delivers.
     pub nexthop: u16,
     /// Backend id in the low 24 bits, [`flow_flag`] bits in the high 8.
     pub owner: u32,
@@ -138,6 +138,9 @@ pub struct FragmentKey<F: Family> {
     pub id: u32,
     pub proto: u32,
 }
+
+/// [`Flow::nexthop`] where routing says that only the stack can go on.
+pub const STACK: u16 = u16::MAX;
 
 /// Age at which a flow looks its route up again and writes [`Flow::last`], in jiffies: 1 s at 250 Hz, 0.25 s to 2.5 s elsewhere.
 pub const REFRESH_TICKS: u32 = 250;

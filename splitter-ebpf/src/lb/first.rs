@@ -2,7 +2,7 @@
 
 use super::{
     Translation,
-    flow::{find_nexthop, partner_flow, partner_key},
+    flow::{find_nexthop, kept_nexthop, partner_flow, partner_key},
     half::RECOVERED,
     select::{Facts, select},
 };
@@ -48,7 +48,8 @@ pub fn start<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     t.version = choice.version;
     let out = find_nexthop(packet, env, p.key.proto, t);
     let mut flags = 0;
-    if nat::snat::needed(env, field!(backend.service), out, packet.ifindex()) {
+    // A process of this node gets its replies anyway.
+    if !P::EGRESS && nat::snat::needed(env, field!(backend.service), out, packet.ifindex()) {
         match nat::snat::allocate(env, p, t, out) {
             nat::snat::TRANSLATED => flags = flow_flag::SNAT,
             nat::snat::EXHAUSTED => {
@@ -71,7 +72,7 @@ fn remember<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translat
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     let (partner, half) = (place!(scratch.partner), place!(scratch.half));
     partner_key(p.key.proto, t, partner);
-    half.flow = Flow { peer: t.dst, peer_port: destination_port(t.ports), nexthop: t.nexthop as u16, owner, last: env.ticks() };
+    half.flow = Flow { peer: t.dst, peer_port: destination_port(t.ports), nexthop: kept_nexthop(t), owner, last: env.ticks() };
     half.expect = 0;
     half.attempts = 0;
     half.stamp = env.now();

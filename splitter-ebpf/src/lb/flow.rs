@@ -2,9 +2,9 @@
 
 use super::Translation;
 use crate::{
-    bytes::{Packet, Ref, Route, RouteQuery},
+    bytes::{Packet, Route, RouteQuery},
     env::{Env, Table, Tables},
-    field, nat,
+    nat,
     packet::{Ip, destination_port, ports, source_port},
     place,
 };
@@ -14,7 +14,7 @@ use splitter_common::abi::*;
 #[inline(always)]
 pub fn translate<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, flow: &Flow<F>, version: u32, t: &mut Translation<F>) -> bool {
     t.version = version;
-    t.nexthop = flow.nexthop as u32;
+    t.nexthop = if flow.nexthop == STACK { 0 } else { flow.nexthop as u32 };
     t.neighbour = 0;
     t.reverse = flow.is(flow_flag::REVERSE);
     if t.reverse {
@@ -100,8 +100,8 @@ pub fn find_nexthop<F: Ip, P: Packet, E: Env>(packet: &mut P, env: &E, proto: u3
     }
 }
 
-/// Stores a next hop in an entry of a flow table.
+/// What an entry of a flow table keeps of a next hop that was just looked up.
 #[inline(always)]
-pub fn keep_nexthop<F: Ip>(entry: Ref<Flow<F>>, slot: u32) {
-    field!(entry.nexthop = slot as u16);
+pub fn kept_nexthop<F: Ip>(t: &Translation<F>) -> u16 {
+    if t.nexthop == 0 && t.neighbour == 0 { STACK } else { t.nexthop as u16 }
 }

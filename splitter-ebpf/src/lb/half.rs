@@ -12,7 +12,7 @@
 use super::{
     Translation,
     first::{facts_of, frontend_of},
-    flow::{find_nexthop, partner_flow, partner_key, translate},
+    flow::{find_nexthop, kept_nexthop, partner_flow, partner_key, translate},
     hit::has_payload,
     select::{Choice, Facts, select},
 };
@@ -51,9 +51,9 @@ pub fn begin<F: Network, P: Packet, E: Env + Tables<F>>(
         forget_half(env, &p.key, t, flow.owner);
         return if t.reverse { Verdict::DROP } else { Verdict::AGAIN };
     }
-    if flow.nexthop == 0 {
+    if flow.nexthop == 0 && !(P::EGRESS && t.reverse) {
         find_nexthop(packet, env, p.key.proto, t);
-        field!(entry.flow.nexthop = t.nexthop as u16);
+        field!(entry.flow.nexthop = kept_nexthop(t));
     }
     field!(entry.flow.last = env.ticks());
     Verdict::CONTINUE
@@ -144,7 +144,7 @@ fn promote<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translati
     let back = env.half(partner).map_or(0, |entry| field!(entry.flow.nexthop));
     let kept = half.flow.flags() & flow_flag::SNAT;
     let young = if payload == 0 { flow_flag::YOUNG } else { 0 };
-    let flow = Flow { owner: owner(half.flow.backend(), kept | young), nexthop: t.nexthop as u16, ..half.flow };
+    let flow = Flow { owner: owner(half.flow.backend(), kept | young), ..half.flow };
     let other = Flow { nexthop: back, ..partner_flow(&p.key, &flow, kept | flow_flag::YOUNG) };
     if !env.put_flow(Table::Tcp, &p.key, &flow) || !env.put_flow(Table::Tcp, partner, &other) {
         env.count(Reason::FlowInsertFailed);

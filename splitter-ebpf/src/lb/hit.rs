@@ -3,7 +3,7 @@
 
 use super::{
     Translation,
-    flow::{find_nexthop, forget, keep_nexthop, partner_flow, partner_key, translate},
+    flow::{find_nexthop, forget, kept_nexthop, partner_flow, partner_key, translate},
 };
 use crate::{
     account,
@@ -33,7 +33,8 @@ pub fn usual<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<
     let unusual = flow.is(UNUSUAL)
         || p.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
         || !serves(state)
-        || flow.nexthop == 0
+        // 0 or STACK.
+        || flow.nexthop.wrapping_sub(1) >= STACK - 1
         || env.ticks().wrapping_sub(flow.last) >= REFRESH_TICKS;
     let mut t = Translation::empty(p);
     (!unusual && translate(env, &p.key, &flow, version, &mut t)).then_some(t)
@@ -61,8 +62,11 @@ pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     let now = env.ticks();
     if flow.nexthop == 0 || now.wrapping_sub(flow.last) >= REFRESH_TICKS {
-        find_nexthop(packet, env, p.key.proto, t);
-        keep_nexthop(entry, t.nexthop);
+        // A reply of this node's own process is already on its way: the stack has routed it.
+        if !(P::EGRESS && t.reverse) {
+            find_nexthop(packet, env, p.key.proto, t);
+            field!(entry.nexthop = kept_nexthop(t));
+        }
         field!(entry.last = now);
         mend_partner(env, table, p, &flow, t);
     }
@@ -211,9 +215,9 @@ pub fn closing<F: Network, P: Packet, E: Env + Tables<F>>(
         forget(env, Table::Closing, &p.key, &flow);
         return Verdict::AGAIN;
     }
-    if flow.nexthop == 0 {
+    if flow.nexthop == 0 && !(P::EGRESS && t.reverse) {
         find_nexthop(packet, env, p.key.proto, t);
-        keep_nexthop(entry, t.nexthop);
+        field!(entry.nexthop = kept_nexthop(t));
     }
     Verdict::CONTINUE
 }

@@ -34,8 +34,9 @@ pub fn forward<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parse
             return Verdict::PASS;
         }
         macs = Some(hop.macs);
-        let peer = hop.flags as u32 & iface_flag::PEER != 0;
-        verdict = if peer && !P::XDP { Verdict::redirect_peer(hop.ifindex) } else { Verdict::redirect(hop.ifindex) };
+        // The kernel allows it at ingress only.
+        let peer = !P::XDP && !P::EGRESS && hop.flags as u32 & iface_flag::PEER != 0;
+        verdict = if peer { Verdict::redirect_peer(hop.ifindex) } else { Verdict::redirect(hop.ifindex) };
     } else if P::XDP {
         return Verdict::PASS;
     } else if t.neighbour != 0 {
@@ -87,7 +88,9 @@ fn write<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>, t: &Translation<F
 #[inline(never)]
 fn to_stack<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F>, t: &Translation<F>) -> Verdict {
     if !P::XDP && write(packet, p, t, None) {
-        env.count(Reason::NoNextHop);
+        if !P::EGRESS {
+            env.count(Reason::NoNextHop);
+        }
         account::packet(env, t.version, p.ip_len, t.reverse);
     }
     Verdict::PASS

@@ -111,7 +111,7 @@ fn a_packet_that_does_not_fit_is_answered() {
                 bytes[24..26].copy_from_slice(&fixed.to_be_bytes());
             }
             let mut frame = lab.frame(&bytes, CLIENT_SIDE);
-            assert_eq!(frame.run(&lab.maps), Action::Redirect(CLIENT_SIDE));
+            assert_eq!(frame.run(&lab.maps), Action::Return(CLIENT_SIDE));
             let (src, dst, quoted) = open(&frame.bytes);
             assert_eq!((src, dst), (lab.vip.ip(), lab.client.ip()));
             assert_eq!(quoted[..], bytes[14..14 + quoted.len()], "quoted as it was sent");

@@ -69,7 +69,7 @@ fn draining_keeps_and_down_gives_up() {
         lab.maps.set_state(id, backend_state::DOWN);
         let (action, bytes) = lab.send(tcp::ACK, b"more");
         let seen = parse(&bytes);
-        assert_eq!((action, seen.rst, seen.src, seen.dst), (Action::Redirect(CLIENT_SIDE), true, lab.vip, lab.client));
+        assert_eq!((action, seen.rst, seen.src, seen.dst), (Action::Return(CLIENT_SIDE), true, lab.vip, lab.client));
         assert_eq!(lab.maps.counted(Reason::BackendDown), 1);
         // A new connection goes elsewhere.
         let (_, bytes) = lab.send(tcp::SYN, &[]);
@@ -134,7 +134,7 @@ fn nobody_to_serve_means_a_reset() {
         let lab = Lab::weighted(false, TCP, weights);
         lab.maps.set_state(3, backend_state::DOWN);
         let (action, bytes) = lab.send(tcp::SYN, &[]);
-        assert_eq!((action, parse(&bytes).rst), (Action::Redirect(CLIENT_SIDE), true));
+        assert_eq!((action, parse(&bytes).rst), (Action::Return(CLIENT_SIDE), true));
         assert_eq!((lab.maps.counted(reason), lab.sizes()), (1, [0; 5]));
     }
 }
