@@ -1,7 +1,8 @@
 //! The laboratory of Splitter's tests, demonstration and benchmarks: network namespaces, real HTTP servers, a load generator, statistics.
 //!
-//! Knows nothing of the agent: whatever stands between client and backends is started by the caller. Linux only; [`lab`] needs root.
+//! Only [`agent`] knows of the agent, and only its command line. Linux only; [`lab`] needs root.
 
+pub mod agent;
 pub mod cleanup;
 pub mod histogram;
 pub mod http;

@@ -1,6 +1,5 @@
 //! `cargo xtask`: set-up, build, demonstration, tests. Dispatch only; compiles in seconds because it knows nothing of the agent's crates.
 
-mod agent;
 mod artifact;
 mod demo;
 mod layering;

@@ -1,9 +1,10 @@
 //! The verifier budget: instructions of each kernel program, and how many the verifier walked, against docs/verifier-budget.json.
 
-use crate::{agent::Site, artifact::Programs, object::Object, root};
+use crate::{artifact::Programs, object::Object, root};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 use splitter_bench::{
+    agent::Site,
     lab::{Lab, Options},
     poll::check,
 };

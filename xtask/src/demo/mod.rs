@@ -7,7 +7,6 @@ mod screen;
 mod traffic;
 
 use crate::{
-    agent::{METRICS, Site, quiet_log},
     artifact::{self, Programs},
     setup::{self, Purpose},
     step, verifier,
@@ -17,6 +16,7 @@ use report::Report;
 use screen::Screen;
 use serde_json::Value;
 use splitter_bench::{
+    agent::{METRICS, Site, quiet_log},
     lab::{self, Lab, Process, VIP4, VIP6, namespaces_of},
     load::{Load, Phase, Plan},
     serve,

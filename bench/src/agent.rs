@@ -1,12 +1,13 @@
-//! A real agent in the node of a lab, with folders of its own, as the demonstration and the verifier budget run it.
+//! A real agent in the node of a lab, with folders of its own, as tests and the demonstration run it. Knows its command line, nothing else.
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
-use splitter_bench::{
+use crate::{
     cleanup::Guard,
     lab::{self, Namespace, Process},
 };
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
     process::Command,
@@ -28,6 +29,10 @@ pub struct Site {
     pub pins: PathBuf,
     pub interfaces: Vec<&'static str>,
     pub xdp: &'static str,
+    /// Further options of `splitter agent`.
+    pub options: Vec<String>,
+    /// Words before the agent's command line: `setpriv ...`.
+    pub wrapper: Vec<String>,
     guard: Option<Guard>,
 }
 
@@ -50,7 +55,17 @@ impl Site {
         };
         fs::create_dir_all(dir.join("state")).with_context(|| format!("cannot make {}", dir.display()))?;
         fs::write(dir.join("policy.yaml"), policy)?;
-        Ok(Site { splitter: splitter.into(), node: node.clone(), dir, pins, interfaces: vec!["c0", "b*"], xdp: "off", guard: Some(guard) })
+        Ok(Site {
+            splitter: splitter.into(),
+            node: node.clone(),
+            dir,
+            pins,
+            interfaces: vec!["c0", "b*"],
+            xdp: "off",
+            options: Vec::new(),
+            wrapper: Vec::new(),
+            guard: Some(guard),
+        })
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -64,8 +79,9 @@ impl Site {
     /// Starts the agent and waits until it has applied `services` services.
     pub fn start(&self, services: u64) -> Result<Process> {
         let log = OpenOptions::new().create(true).append(true).open(self.dir.join("agent.log"))?;
-        let mut command = self.node.command(&self.splitter);
-        command.args(["agent", "--metrics", METRICS, "--xdp", self.xdp]);
+        let mut words = self.wrapper.iter().map(OsStr::new).chain([self.splitter.as_os_str()]);
+        let mut command = self.node.command(words.next().unwrap_or_default());
+        command.args(words).args(["agent", "--metrics", METRICS, "--xdp", self.xdp]).args(&self.options);
         command.args(self.interfaces.iter().flat_map(|glob| ["--interface", glob]));
         command.arg("--policy").arg(self.policy()).arg("--admin").arg(self.socket());
         command.arg("--state").arg(self.dir.join("state")).arg("--pins").arg(&self.pins);
