@@ -64,8 +64,9 @@ pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
     if flow.nexthop == 0 || now.wrapping_sub(flow.last) >= REFRESH_TICKS {
         // A reply of this node's own process is already on its way: the stack has routed it.
         if !(P::EGRESS && t.reverse) {
-            find_nexthop(packet, env, p.key.proto, t);
+            let ifindex = find_nexthop(packet, env, p.key.proto, t);
             field!(entry.nexthop = kept_nexthop(t));
+            confirm_neighbour(env, t, ifindex);
         }
         field!(entry.last = now);
         mend_partner(env, table, p, &flow, t);
@@ -77,6 +78,18 @@ pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
         end(env, p, entry, t);
     }
     Verdict::CONTINUE
+}
+
+/// Sends the packet that looked its route up through the neighbour table, once a second: packets that carry a stored link header do not
+/// show the kernel that the neighbour is in use, and it would never ask whether the address is still right. The other end of a veth needs
+/// no address.
+#[inline(always)]
+fn confirm_neighbour<F: Network, E: Env>(env: &E, t: &mut Translation<F>, ifindex: u32) {
+    let peer = env.nexthop(t.nexthop).is_none_or(|hop| field!(hop.flags) as u32 & iface_flag::PEER != 0);
+    if t.nexthop != 0 && !peer {
+        t.neighbour = ifindex;
+        t.nexthop = 0;
+    }
 }
 
 /// The backend went down or away, or a weight change ends the flow: TCP is reset, UDP forgotten and decided anew.
