@@ -3,12 +3,25 @@
 //! [`Control`] is a handle; behind it one actor on its own thread does everything in order, so that nothing here is locked. Owns timers
 //! and persistence. Must not read policies (sources do) or speak HTTP (`admin` does).
 
+mod actor;
+mod counters;
+mod decision;
+mod explain;
+mod live;
+mod status;
+mod store;
+mod sweep;
+mod weights;
+
 use crate::{
+    datapath,
     model::Policy,
     observed::{ExplainRequest, Explanation, FlowRow, Status, WeightChange, WeightRequest},
 };
+use actor::Message;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
 
 /// How `--xdp` asks for the fast path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,53 +69,106 @@ pub enum ControlError {
     Kernel(String),
 }
 
+/// Requests that wait for the actor; more wait for room.
+const QUEUE: usize = 64;
+
+const ENDED: &str = "the control loop has ended: restart the agent";
+
 /// Handle to the actor; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Control {}
+pub struct Control {
+    sender: mpsc::Sender<Message>,
+}
 
 impl Control {
     /// Loads or adopts programs and maps, attaches them, restores the last good state, starts the timers. The task ends after
-    /// [`Control::shutdown`] or when every handle is gone.
+    /// [`Control::shutdown`] or when every handle is gone. Serves the network namespace of the thread that polls this.
     ///
     /// # Errors
     /// Without the privileges, a bpffs or a kernel of at least 6.6, and when the pinned maps are of another ABI.
     pub async fn start(settings: Settings) -> anyhow::Result<(Control, tokio::task::JoinHandle<()>)> {
-        let _ = settings;
-        anyhow::bail!("not there yet")
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let (ready, started) = oneshot::channel();
+        // A thread of its own: map walks block, and they must not hold up the listeners.
+        let task = tokio::task::spawn_blocking(move || actor::run(settings, receiver, ready));
+        match started.await {
+            Ok(Ok(())) => Ok((Control { sender }, task)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => anyhow::bail!(ENDED),
+        }
+    }
+
+    /// Asks the actor and waits; `None` when it has ended.
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.sender.send(message(reply)).await.ok()?;
+        answer.await.ok()
     }
 
     /// Takes what the source said; a rejected policy is only recorded. Returns when it is applied.
     pub async fn load(&self, loaded: Loaded) {
-        let _ = loaded;
+        if self.ask(|reply| Message::Load(loaded, reply)).await.is_none() {
+            tracing::error!("{ENDED}");
+        }
     }
 
     pub async fn status(&self) -> Status {
-        Status::default()
+        self.ask(Message::Status).await.unwrap_or_default()
     }
 
     /// The live flows, of one service or of all.
     pub async fn flows(&self, service: Option<String>) -> Result<Vec<FlowRow>, ControlError> {
-        let _ = service;
-        Ok(Vec::new())
+        self.ask(|reply| Message::Flows(service, reply)).await.unwrap_or_else(ended)
     }
 
     pub async fn explain(&self, request: ExplainRequest) -> Result<Explanation, ControlError> {
-        let _ = request;
-        Err(ControlError::Kernel("not there yet".into()))
+        self.ask(|reply| Message::Explain(request, reply)).await.unwrap_or_else(ended)
     }
 
     /// One map write, then the bookkeeping.
     pub async fn set_weights(&self, service: &str, request: WeightRequest) -> Result<WeightChange, ControlError> {
-        let _ = (service, request);
-        Err(ControlError::Kernel("not there yet".into()))
+        let service = service.to_string();
+        self.ask(|reply| Message::SetWeights(service, request, reply)).await.unwrap_or_else(ended)
     }
 
     /// Stops timers and persists; the kernel goes on as last decided.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        // An actor that has ended already has done so.
+        let _ = self.ask(Message::Shutdown).await;
+    }
+}
+
+fn ended<T>() -> Result<T, ControlError> {
+    Err(ControlError::Kernel(ENDED.into()))
 }
 
 /// Removes every link, map and pin of this network namespace (or of `pins`); returns what was removed, one line each. Idempotent.
 pub fn detach(pins: Option<&Path>) -> anyhow::Result<Vec<String>> {
-    let _ = pins;
-    Ok(Vec::new())
+    let pins = match datapath::directory(pins, false) {
+        Ok(pins) => pins,
+        // No bpffs, nothing pinned.
+        Err(datapath::DatapathError::NoBpffs(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(datapath::remove(&pins)?)
+}
+
+impl From<Xdp> for datapath::XdpMode {
+    fn from(xdp: Xdp) -> Self {
+        match xdp {
+            Xdp::Off => Self::Off,
+            Xdp::Native => Self::Native,
+            Xdp::Generic => Self::Generic,
+        }
+    }
+}
+
+impl Xdp {
+    fn name(self) -> &'static str {
+        match self {
+            Xdp::Off => "off",
+            Xdp::Native => "native",
+            Xdp::Generic => "generic",
+        }
+    }
 }

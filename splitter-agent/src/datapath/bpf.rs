@@ -8,12 +8,19 @@ use super::{
 };
 use std::{
     collections::BTreeMap,
+    ffi::CString,
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
 };
 
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
+const OBJ_GET: libc::c_long = 7;
+const LINK_DETACH: libc::c_long = 34;
 const LOOKUP_BATCH: libc::c_long = 24;
 const UPDATE_BATCH: libc::c_long = 26;
 const DELETE_BATCH: libc::c_long = 27;
@@ -50,6 +57,40 @@ fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
     // caller borrows for the call and whose lengths it has checked against the map's sizes.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes as *mut T, size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Object {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// Opens a pin.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut object = Object { path: path.as_ptr() as u64, ..Object::default() };
+    // SAFETY: as in `bpf`; the path is a C string that lives until the end.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &mut object as *mut Object, size_of::<Object>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The first u32 of entry 0 of an array whose values are `value_size` bytes long.
+pub(super) fn first_word(map: &OwnedFd, value_size: usize) -> io::Result<u32> {
+    let (key, mut value) = ([0u32], vec![0u8; value_size]);
+    let mut element = Element { map_fd: map.as_raw_fd() as u32, key: key.as_ptr() as u64, value: value.as_mut_ptr() as u64, ..Element::default() };
+    bpf(MAP_LOOKUP_ELEM, &mut element)?;
+    Ok(super::plain::read(&value))
+}
+
+/// Detaches a link now, whoever else holds it (Linux 5.9). Removing the last pin alone does so some time later.
+pub(super) fn detach_link(link: &OwnedFd) -> io::Result<()> {
+    bpf(LINK_DETACH, &mut link.as_raw_fd())
 }
 
 /// One open map.

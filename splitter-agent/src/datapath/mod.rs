@@ -1,11 +1,252 @@
 //! The kernel as the agent uses it: maps, programs, links, interfaces. The only module that knows aya, bpf(2) or netlink.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `tables` | the maps by name and type, and the seam that tests replace (`memory`) |
+//! | `bpf` | bpf(2) in batches |
+//! | `load` | sizes, adoption, programs, the clock |
+//! | `pins` | the directory on bpffs, and removing everything |
+//! | `links` | programs on interfaces |
+//! | `netlink`, `interfaces` | which interfaces there are, and which are served |
 
 mod bpf;
+mod interfaces;
+mod links;
+mod load;
 mod memory;
+mod netlink;
+mod pins;
 mod plain;
 mod tables;
 
 pub use bpf::Kernel;
+pub use interfaces::{PatternError, Patterns, XdpMode};
+pub use links::Hook;
+pub use load::Sizes;
 pub use memory::Memory;
+pub use netlink::{Events, Link, dump as interfaces};
+pub use pins::{directory, exist, remove};
 pub use plain::{Plain, bytes_of, bytes_of_mut, read};
 pub use tables::*;
+
+use splitter_common::abi::{ABI_VERSION, Config, Iface};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+};
+use thiserror::Error;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Debug, Error)]
+pub enum DatapathError {
+    #[error("no bpffs to pin maps in ({0}): run `mount -t bpf bpf /sys/fs/bpf`, or name a directory on one with --pins")]
+    NoBpffs(io::Error),
+    #[error("{0} is not on a bpffs: name a directory on one with --pins (usually below /sys/fs/bpf)")]
+    NotBpffs(PathBuf),
+    #[error("cannot tell the network namespace: {0} (Linux 5.14 or newer is needed)")]
+    Namespace(io::Error),
+    #[error("cannot use {}: {source}", path.display())]
+    Pins { path: PathBuf, source: io::Error },
+    #[error("cannot use the map {}: {source}", path.display())]
+    Map { path: PathBuf, source: Source },
+    #[error("the maps in {} have layout {found}, this program speaks {expected}: run `splitter detach`, then start the agent again (live flows are cut, counters and histograms are lost; the policy and weights are not)", pins.display())]
+    Abi { pins: PathBuf, found: u32, expected: u32 },
+    #[error("cannot load the kernel object: {source} (CAP_BPF and CAP_NET_ADMIN are needed, and Linux 6.6 or newer)")]
+    Load { source: Source },
+    #[error("the kernel refuses the programs: {source} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed, and Linux 6.6 or newer)")]
+    Verifier { source: Source },
+    #[error("the kernel object has no program {0}: this is a bug")]
+    NoProgram(&'static str),
+    #[error("cannot attach {hook} to {interface}: {source}{hint}")]
+    Attach { hook: &'static str, interface: String, hint: &'static str, source: Source },
+    #[error("cannot list the interfaces: {0}")]
+    Netlink(io::Error),
+    #[error("cannot count the CPUs: {0}")]
+    Cpus(io::Error),
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+impl DatapathError {
+    fn map(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Map { path: path.into(), source: Box::new(source) }
+    }
+}
+
+/// How long a backend that refused a connection gets no new one.
+const SUSPECT_SECONDS: u32 = 5;
+const SNAT_PORT_FIRST: u16 = 10_000;
+const SNAT_PORT_COUNT: u16 = 20_000;
+
+/// An interface that is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    pub ifindex: u32,
+    pub name: String,
+    pub hooks: Vec<Hook>,
+    /// Packets to its peer skip the queue.
+    pub peer: bool,
+}
+
+/// Programs, maps and links of one network namespace: that of the thread which opens it, and which must be the one that uses it.
+pub struct Datapath {
+    pub tables: Kernel,
+    ebpf: aya::Ebpf,
+    pins: PathBuf,
+    adopted: bool,
+    config: Config,
+    ticks_per_second: u32,
+    /// Interfaces as they were at the last look, and their rows in `IFACES`.
+    served: BTreeMap<u32, Served>,
+    rows: BTreeMap<u32, Iface>,
+    failed: BTreeSet<(u32, Hook)>,
+}
+
+impl Datapath {
+    /// Loads the programs over new or pinned maps. Nothing is attached yet.
+    pub fn open(pins: &Path, sizes: Sizes) -> Result<Self, DatapathError> {
+        let ticks_per_second = load::ticks_per_second();
+        let config = Config {
+            abi_version: ABI_VERSION,
+            suspect_ticks: SUSPECT_SECONDS * ticks_per_second,
+            snat_port_first: SNAT_PORT_FIRST,
+            snat_port_count: SNAT_PORT_COUNT,
+            max_flows: sizes.max_flows,
+            xdp_ports: [0; 64],
+        };
+        let loaded = load::load(pins, sizes, config)?;
+        let config = CONFIG.get(&loaded.kernel, 0)?.unwrap_or(config);
+        let mut rows = BTreeMap::new();
+        IFACES.each(&loaded.kernel, |ifindex, row| {
+            rows.insert(ifindex, row);
+        })?;
+        Ok(Self {
+            tables: loaded.kernel,
+            ebpf: loaded.ebpf,
+            pins: pins.into(),
+            adopted: loaded.adopted,
+            config,
+            ticks_per_second,
+            served: BTreeMap::new(),
+            rows,
+            failed: BTreeSet::new(),
+        })
+    }
+
+    /// Makes the maps anew, larger; what they held is lost. Links get the new programs at the next [`Datapath::serve`].
+    pub fn recreate(self, sizes: Sizes) -> Result<Self, DatapathError> {
+        let pins = self.pins.clone();
+        drop(self);
+        pins::remove_maps(&pins).map_err(|source| DatapathError::Pins { path: pins.clone(), source })?;
+        Self::open(&pins, sizes)
+    }
+
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    /// The maps were taken over from an earlier agent.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// The clock of the flow tables, and how many of its ticks make a second.
+    pub fn ticks(&self) -> Result<(u32, u32), DatapathError> {
+        Ok((load::ticks(&self.ebpf)?, self.ticks_per_second))
+    }
+
+    pub fn served(&self) -> impl Iterator<Item = &Served> {
+        self.served.values()
+    }
+
+    /// Attaches to what is new among `links`, forgets what is gone; returns what went wrong, each once. Known links are left alone.
+    pub fn serve(&mut self, links: &[Link], patterns: &Patterns, xdp: XdpMode) -> Result<Vec<DatapathError>, DatapathError> {
+        let mut errors = Vec::new();
+        let mut served = BTreeMap::new();
+        let mut rows = BTreeMap::new();
+        for link in links {
+            let choice = patterns.choose(link);
+            let mut hooks = Vec::new();
+            if choice.served {
+                hooks = self.attach(link, choice.uplink, xdp, &mut errors);
+            }
+            let attached = if hooks.iter().any(|hook| Some(*hook) == Hook::xdp(xdp)) { xdp } else { XdpMode::Off };
+            let row = interfaces::row(link, choice, attached, xdp);
+            rows.insert(link.ifindex, row);
+            if !hooks.is_empty() {
+                let peer = row.flags & splitter_common::abi::iface_flag::PEER != 0;
+                served.insert(link.ifindex, Served { ifindex: link.ifindex, name: link.name.clone(), hooks, peer });
+            }
+        }
+        self.publish(&rows)?;
+        self.served = served;
+        self.drop_stale_links()?;
+        self.failed.retain(|(ifindex, _)| rows.contains_key(ifindex));
+        self.rows = rows;
+        Ok(errors)
+    }
+
+    fn attach(&mut self, link: &Link, uplink: bool, xdp: XdpMode, errors: &mut Vec<DatapathError>) -> Vec<Hook> {
+        let mut wanted = vec![Hook::TcxIngress];
+        if self.ebpf.program(load::TC_EGRESS).is_some() {
+            wanted.push(Hook::TcxEgress);
+        }
+        if uplink {
+            wanted.extend(Hook::xdp(xdp));
+        }
+        let known = self.served.get(&link.ifindex).map(|served| served.hooks.clone()).unwrap_or_default();
+        wanted.retain(|hook| {
+            if known.contains(hook) {
+                return true;
+            }
+            match links::attach(&mut self.ebpf, &self.pins, link, *hook) {
+                Ok(()) => {
+                    self.failed.remove(&(link.ifindex, *hook));
+                    true
+                }
+                Err(error) => {
+                    // Once, not at every look.
+                    if self.failed.insert((link.ifindex, *hook)) {
+                        errors.push(error);
+                    }
+                    false
+                }
+            }
+        });
+        wanted
+    }
+
+    /// Tells the kernel programs about the interfaces.
+    fn publish(&mut self, rows: &BTreeMap<u32, Iface>) -> Result<(), TableError> {
+        let changed: Vec<_> = rows.iter().filter(|(ifindex, row)| self.rows.get(ifindex) != Some(row)).map(|(i, row)| (*i, *row)).collect();
+        IFACES.put(&mut self.tables, &changed)?;
+        let gone: Vec<u32> = self.rows.keys().filter(|ifindex| !rows.contains_key(ifindex)).copied().collect();
+        IFACES.delete(&mut self.tables, &gone)?;
+        let mut ports = [0u64; 64];
+        for (ifindex, row) in rows {
+            if row.flags & splitter_common::abi::iface_flag::XDP_FORWARD != 0
+                && let Some(word) = ports.get_mut((ifindex / 64) as usize)
+            {
+                *word |= 1 << (ifindex % 64);
+            }
+        }
+        if ports != self.config.xdp_ports {
+            self.config.xdp_ports = ports;
+            CONFIG.put_one(&mut self.tables, 0, self.config)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the pins of interfaces that are gone or not served any more.
+    fn drop_stale_links(&self) -> Result<(), DatapathError> {
+        for name in pins::entries(&self.pins.join(pins::LINKS)) {
+            let wanted = self.served.values().any(|served| served.hooks.iter().any(|hook| links::pin_name(served.ifindex, *hook) == name));
+            if !wanted {
+                pins::remove_link(&self.pins, &name).map_err(|source| DatapathError::Pins { path: self.pins.join(&name), source })?;
+            }
+        }
+        Ok(())
+    }
+}

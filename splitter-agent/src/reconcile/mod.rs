@@ -323,6 +323,12 @@ impl Reconciler {
         Ok(())
     }
 
+    /// A view with one service in another shape, for questions of the kind "what if".
+    pub fn with(&self, planned: Planned) -> Self {
+        let services = HashMap::from([(planned.model.name.clone(), planned)]);
+        Self { services, owners: self.owners.clone(), ..Self::default() }
+    }
+
     /// Whether the next apply has to read the tables first.
     pub fn is_unsure(&self) -> bool {
         self.numbers.is_none()

@@ -1,0 +1,575 @@
+//! The actor behind [`super::Control`]: takes requests, timers and interface changes one after the other, on a thread of its own.
+
+use super::{
+    ControlError, Loaded, Settings, counters, explain, live, status,
+    store::{Override, Runtime, Store},
+    sweep::{Bits, Clock, Janitor},
+    weights,
+};
+use crate::{
+    datapath::{self, Datapath, DatapathError, Events, Patterns, Sizes, Table, Tables},
+    model::{OnWeightChange, Service},
+    observed::{self, ExplainRequest, Explanation, FlowRow, Status, WeightChange, WeightRequest},
+    reconcile::{Planned, ReconcileError, Reconciler},
+};
+use splitter_common::abi::{ABI_VERSION, backend_state};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// A request, with where the answer goes.
+#[derive(Debug)]
+pub enum Message {
+    Load(Loaded, oneshot::Sender<()>),
+    Status(oneshot::Sender<Status>),
+    Flows(Option<String>, oneshot::Sender<Result<Vec<FlowRow>, ControlError>>),
+    Explain(ExplainRequest, oneshot::Sender<Result<Explanation, ControlError>>),
+    SetWeights(String, WeightRequest, oneshot::Sender<Result<WeightChange, ControlError>>),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// Drains are looked at this often; every fifth time the flow tables are swept and a failed apply is tried again.
+const TICK: Duration = Duration::from_secs(1);
+const TICKS_PER_SWEEP: u32 = 5;
+/// Interface changes come in bursts: one look after this long.
+const SETTLE: Duration = Duration::from_millis(20);
+/// Flow counts in the status are not older than this.
+const FRESH: Duration = Duration::from_secs(1);
+/// A second pass for flows that were being decided while the weights changed.
+const AGAIN: f64 = 1.0;
+
+/// The thread: starts, says so, and serves until the end.
+pub fn run(settings: Settings, receiver: mpsc::Receiver<Message>, ready: oneshot::Sender<anyhow::Result<()>>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = ready.send(Err(error.into()));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        match Actor::start(settings) {
+            Ok((actor, events)) => {
+                // Nobody waits any more when the program is ending.
+                let _ = ready.send(Ok(()));
+                actor.serve(receiver, events).await;
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        }
+    });
+}
+
+/// What the source last said.
+#[derive(Default)]
+struct Desired {
+    /// As read, without overrides; the last one that was accepted.
+    services: Vec<Arc<Service>>,
+    known: bool,
+    read: f64,
+    state: &'static str,
+    errors: Vec<String>,
+    warnings: Vec<String>,
+}
+
+pub struct Actor {
+    settings: Settings,
+    patterns: Patterns,
+    /// `None` only while the maps are made anew.
+    datapath: Option<Datapath>,
+    reconciler: Reconciler,
+    janitor: Janitor,
+    store: Store,
+    runtime: Runtime,
+    desired: Desired,
+    applied: observed::Applied,
+    started: f64,
+    /// Maps that this process made and nothing was put in: they can be made larger.
+    empty: bool,
+    swept: Instant,
+}
+
+fn unix_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
+
+impl Actor {
+    fn start(settings: Settings) -> anyhow::Result<(Self, Events)> {
+        let patterns = Patterns::parse(&settings.interfaces)?;
+        let store = Store::open(&settings.state)?;
+        let restored = store.policy().unwrap_or_else(|error| {
+            tracing::error!(%error, "the last good policy cannot be restored; what the kernel runs stays");
+            None
+        });
+        let runtime = store.runtime().unwrap_or_else(|error| {
+            tracing::error!(%error, "weights set by the command line cannot be restored");
+            Runtime::default()
+        });
+        let pins = datapath::directory(settings.pins.as_deref(), true)?;
+        // Before the first look, so that no change is missed in between.
+        let events = Events::subscribe().map_err(DatapathError::Netlink)?;
+        let sizes = sizes(&settings, restored.as_deref().unwrap_or_default());
+        let datapath = Datapath::open(&pins, sizes)?;
+        let empty = !datapath.adopted();
+        let applied = observed::Applied { generation: runtime.generation, ..observed::Applied::default() };
+        let mut actor = Self {
+            settings,
+            patterns,
+            datapath: Some(datapath),
+            reconciler: Reconciler::new(),
+            janitor: Janitor::default(),
+            store,
+            runtime,
+            desired: Desired { state: "pending", ..Desired::default() },
+            applied,
+            started: unix_now(),
+            empty,
+            swept: Instant::now(),
+        };
+        if let Some(services) = restored {
+            actor.desired.services = services;
+            actor.desired.known = true;
+            actor.apply(false);
+        }
+        // Tables first, programs afterwards: the first packet meets a whole policy.
+        actor.look_at_interfaces()?;
+        Ok((actor, events))
+    }
+
+    async fn serve(mut self, mut receiver: mpsc::Receiver<Message>, mut events: Events) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut ticks, mut look_at) = (0u32, None);
+        loop {
+            let look = async {
+                match look_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                message = receiver.recv() => match message {
+                    None => break,
+                    Some(Message::Shutdown(reply)) => {
+                        self.end();
+                        let _ = reply.send(());
+                        return;
+                    }
+                    Some(message) => self.handle(message),
+                },
+                changed = events.changed(), if look_at.is_none() => match changed {
+                    Ok(()) => look_at = Some(tokio::time::Instant::now() + SETTLE),
+                    Err(error) => {
+                        tracing::error!(%error, "no news about interfaces; they are looked at once a second");
+                        look_at = Some(tokio::time::Instant::now() + TICK);
+                    }
+                },
+                _ = look => {
+                    look_at = None;
+                    if let Err(error) = self.look_at_interfaces() {
+                        tracing::error!(%error, "interfaces");
+                    }
+                }
+                _ = tick.tick() => {
+                    ticks = ticks.wrapping_add(1);
+                    self.tick(ticks.is_multiple_of(TICKS_PER_SWEEP));
+                }
+                _ = std::future::ready(()), if self.janitor.is_sweeping() => {
+                    self.sweep_step();
+                    // Lets the sockets and timers be polled between two steps.
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.save_runtime();
+        self.store.close();
+    }
+
+    fn handle(&mut self, message: Message) {
+        // A requester that went away does not want the answer.
+        match message {
+            Message::Load(loaded, reply) => {
+                self.load(loaded);
+                let _ = reply.send(());
+            }
+            Message::Status(reply) => drop(reply.send(self.status())),
+            Message::Flows(service, reply) => drop(reply.send(self.flows(service))),
+            Message::Explain(request, reply) => drop(reply.send(self.explain(&request))),
+            Message::SetWeights(service, request, reply) => drop(reply.send(self.set_weights(&service, &request))),
+            Message::Shutdown(reply) => drop(reply.send(())),
+        }
+    }
+
+    /// The datapath; absent only when making larger maps failed.
+    fn datapath(&mut self) -> Result<&mut Datapath, ControlError> {
+        self.datapath.as_mut().ok_or_else(|| ControlError::Kernel("the kernel's maps could not be made: see `splitter status`".into()))
+    }
+
+    fn clock(&self) -> Result<Clock, DatapathError> {
+        let (ticks, ticks_per_second) = self.datapath.as_ref().map_or(Ok((0, 1)), Datapath::ticks)?;
+        Ok(Clock { ticks, ticks_per_second })
+    }
+
+    fn look_at_interfaces(&mut self) -> Result<(), DatapathError> {
+        let links = datapath::interfaces().map_err(DatapathError::Netlink)?;
+        let Some(datapath) = &mut self.datapath else { return Ok(()) };
+        let before: Vec<_> = datapath.served().cloned().collect();
+        for error in datapath.serve(&links, &self.patterns, self.settings.xdp.into())? {
+            tracing::warn!("{error}");
+        }
+        for served in datapath.served().filter(|served| !before.contains(served)) {
+            let programs: Vec<_> = served.hooks.iter().map(|hook| hook.name()).collect();
+            tracing::info!(interface = served.name, ifindex = served.ifindex, programs = programs.join(" "), "attached");
+        }
+        for gone in before.iter().filter(|old| datapath.served().all(|served| served.ifindex != old.ifindex)) {
+            tracing::info!(interface = gone.name, ifindex = gone.ifindex, "gone");
+        }
+        Ok(())
+    }
+
+    // ---- policy
+
+    fn load(&mut self, loaded: Loaded) {
+        self.desired.read = unix_now();
+        self.desired.warnings = loaded.warnings;
+        match loaded.result {
+            Err(errors) => {
+                self.desired.state = "rejected";
+                self.desired.errors = errors;
+            }
+            Ok(policy) => {
+                self.desired.state = "ok";
+                self.desired.errors = Vec::new();
+                self.desired.services = policy.services.into_iter().map(Arc::new).collect();
+                self.desired.known = true;
+                for name in weights::expire(&mut self.runtime.overrides, &self.desired.services) {
+                    tracing::info!(service = name, "the policy's weights have changed: those of the command line are dropped");
+                }
+                self.apply(true);
+            }
+        }
+    }
+
+    /// Brings the kernel to the desired services with their overrides. `save`: keep them as the last good ones.
+    fn apply(&mut self, save: bool) {
+        let begin = Instant::now();
+        let result = self.try_apply();
+        self.applied.apply_ms = begin.elapsed().as_secs_f64() * 1e3;
+        match result {
+            Ok(changed) => {
+                self.applied.error = None;
+                self.applied.services = self.reconciler.services().count();
+                if changed || self.applied.at == 0.0 {
+                    self.applied.at = unix_now();
+                }
+                if changed {
+                    self.applied.generation += 1;
+                }
+                self.save_runtime();
+                if save {
+                    self.store.save_policy(self.desired.services.clone());
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "not applied; it is tried again every few seconds");
+                self.applied.error = Some(error);
+            }
+        }
+        self.janitor.set_live((!self.reconciler.is_unsure()).then(|| live_backends(&self.reconciler)));
+    }
+
+    fn try_apply(&mut self) -> Result<bool, String> {
+        self.make_room().map_err(|error| error.to_string())?;
+        let services = weights::effective(&self.desired.services, &self.runtime.overrides);
+        let datapath = self.datapath.as_mut().ok_or("the kernel's maps could not be made")?;
+        let report = self.reconciler.apply(&mut datapath.tables, &services).map_err(|error| error.to_string())?;
+        self.empty &= services.is_empty();
+        for name in &report.reweighted {
+            self.weights_changed(name);
+        }
+        let exists = |name: &String| self.reconciler.service(name).is_some();
+        self.runtime.drains.retain(|name, _| exists(name));
+        self.runtime.baselines.retain(|name, _| exists(name));
+        Ok(report.changed > 0)
+    }
+
+    /// Makes the maps anew when they are too small and nothing is in them.
+    fn make_room(&mut self) -> Result<(), DatapathError> {
+        let wanted = sizes(&self.settings, &self.desired.services);
+        let small = |datapath: &Datapath| {
+            datapath.tables.limit(Table::Counters) / 2 < wanted.versions || datapath.tables.limit(Table::Backends) / 2 < wanted.backends
+        };
+        if !self.empty || !self.datapath.as_ref().is_none_or(small) {
+            return Ok(());
+        }
+        self.reconciler = Reconciler::new();
+        self.datapath = match self.datapath.take() {
+            Some(datapath) => Some(datapath.recreate(wanted)?),
+            None => Some(Datapath::open(&datapath::directory(self.settings.pins.as_deref(), true)?, wanted)?),
+        };
+        self.look_at_interfaces()
+    }
+
+    // ---- weights
+
+    fn planned(&self, name: &str) -> Result<&Planned, ControlError> {
+        self.reconciler.service(name).ok_or_else(|| {
+            let known = weights::list(self.reconciler.services().map(|planned| planned.model.name.as_str()));
+            ControlError::NotFound(format!("there is no service {name:?}; the node runs: {known}"))
+        })
+    }
+
+    fn set_weights(&mut self, name: &str, request: &WeightRequest) -> Result<WeightChange, ControlError> {
+        let planned = self.planned(name)?;
+        let after = weights::merge(&planned.model, request)?;
+        let before = weights::of(&planned.model);
+        let named: BTreeMap<String, u32> = planned.model.versions.iter().map(|version| version.name.clone()).zip(after.iter().copied()).collect();
+        let mut change = WeightChange { service: name.into(), before, after: named, ..WeightChange::default() };
+        if request.dry_run {
+            change.flows_to_end = self.dry_run(name, &after)?;
+            change.generation = self.applied.generation;
+            return Ok(change);
+        }
+        let begin = Instant::now();
+        self.write_weights(name, &after)?;
+        change.write_us = begin.elapsed().as_secs_f64() * 1e6;
+        self.applied.generation += 1;
+        self.applied.at = unix_now();
+        self.keep_override(name, change.after.clone());
+        change.flows_to_end = self.weights_changed(name);
+        self.save_runtime();
+        change.applied = true;
+        change.generation = self.applied.generation;
+        Ok(change)
+    }
+
+    fn write_weights(&mut self, name: &str, weights: &[u32]) -> Result<(), ControlError> {
+        let kernel = |error: ReconcileError| ControlError::Kernel(error.to_string());
+        let unsure = self.reconciler.is_unsure();
+        let datapath = self.datapath.as_mut().ok_or_else(|| ControlError::Kernel("the kernel's maps could not be made".into()))?;
+        if unsure {
+            // An apply failed half-way: what the kernel holds is known only after the next one.
+            let mut services = weights::effective(&self.desired.services, &self.runtime.overrides);
+            if let Some(service) = services.iter_mut().find(|service| service.name == name) {
+                let versions = &mut Arc::make_mut(service).versions;
+                versions.iter_mut().zip(weights).for_each(|(version, weight)| version.weight = *weight);
+            }
+            return self.reconciler.apply(&mut datapath.tables, &services).map(|_| ()).map_err(kernel);
+        }
+        self.reconciler.set_weights(&mut datapath.tables, name, weights).map_err(kernel)
+    }
+
+    fn keep_override(&mut self, name: &str, weights: BTreeMap<String, u32>) {
+        let base = self.desired.services.iter().find(|service| service.name == name).map(|service| weights::of(service)).unwrap_or_default();
+        if base == weights {
+            self.runtime.overrides.remove(name);
+        } else {
+            self.runtime.overrides.insert(name.into(), Override { base, weights });
+        }
+    }
+
+    /// Flows that would have to go, were the weights these.
+    fn dry_run(&mut self, name: &str, weights: &[u32]) -> Result<u64, ControlError> {
+        let planned = self.planned(name)?;
+        if planned.model.on_weight_change == OnWeightChange::Keep {
+            return Ok(0);
+        }
+        let mut trial = planned.clone();
+        crate::plan::set_weights(&mut trial.image.record, weights);
+        let id = trial.image.id;
+        let trial = self.reconciler.with(trial);
+        let datapath = self.datapath()?;
+        live::strays(&mut datapath.tables, &trial, &HashSet::from([id]), live::Then::Count).map_err(|e| ControlError::Kernel(e.to_string()))
+    }
+
+    /// Notes the counters, and does with the flows what the policy says; returns how many end, now or later.
+    fn weights_changed(&mut self, name: &str) -> u64 {
+        let Some(planned) = self.reconciler.service(name) else { return 0 };
+        let (id, policy) = (planned.image.id, planned.model.on_weight_change);
+        let numbers: Vec<(String, u32)> =
+            planned.model.versions.iter().map(|version| version.name.clone()).zip(status::versions(planned)).collect();
+        let Some(datapath) = &mut self.datapath else { return 0 };
+        let count = |number: u32| counters::of_version(&datapath.tables, number).map_or(0, |counters| counters.connections);
+        let baseline = numbers.into_iter().map(|(version, number)| (version, count(number))).collect();
+        self.runtime.baselines.insert(name.into(), baseline);
+        let (then, delay) = match policy {
+            OnWeightChange::Keep => return 0,
+            OnWeightChange::Reset => (live::Then::End, AGAIN),
+            OnWeightChange::Drain(time) => (live::Then::Count, time.as_secs_f64()),
+        };
+        self.runtime.drains.insert(name.into(), unix_now() + delay);
+        live::strays(&mut datapath.tables, &self.reconciler, &HashSet::from([id]), then).unwrap_or_else(|error| {
+            tracing::error!(%error, service = name, "flows of the old weights stay");
+            0
+        })
+    }
+
+    fn end_drains(&mut self) {
+        let now = unix_now();
+        let due: Vec<String> = self.runtime.drains.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        if due.is_empty() || self.reconciler.is_unsure() {
+            return;
+        }
+        let ids: HashSet<u32> = due.iter().filter_map(|name| Some(self.reconciler.service(name)?.image.id)).collect();
+        let Some(datapath) = &mut self.datapath else { return };
+        match live::strays(&mut datapath.tables, &self.reconciler, &ids, live::Then::End) {
+            Ok(count) => {
+                tracing::info!(services = due.join(" "), flows = count, "flows of the old weights are reset");
+                due.iter().for_each(|name| {
+                    self.runtime.drains.remove(name);
+                });
+                self.save_runtime();
+            }
+            Err(error) => tracing::error!(%error, "flows of the old weights stay for now"),
+        }
+    }
+
+    fn save_runtime(&mut self) {
+        self.runtime.generation = self.applied.generation;
+        if let Err(error) = self.store.save_runtime(&self.runtime) {
+            tracing::error!(%error, "a restart would forget weights set by the command line");
+        }
+    }
+
+    // ---- timers
+
+    fn tick(&mut self, sweep: bool) {
+        self.end_drains();
+        if !sweep {
+            return;
+        }
+        if self.applied.error.is_some() {
+            self.apply(true);
+        }
+        if !self.janitor.is_sweeping() {
+            self.reconciler.sweep_begins();
+            self.janitor.begin();
+        }
+    }
+
+    /// One step; `true` when the sweep has ended.
+    fn sweep_step(&mut self) -> bool {
+        let clock = match self.clock() {
+            Ok(clock) => clock,
+            Err(error) => {
+                tracing::error!(%error, "no clock for the flow tables: idle flows stay");
+                return true;
+            }
+        };
+        let Some(datapath) = &mut self.datapath else { return true };
+        match self.janitor.step(&mut datapath.tables, clock) {
+            Ok(false) => false,
+            Ok(true) => {
+                self.swept = Instant::now();
+                if let Err(error) = self.reconciler.swept(&mut datapath.tables) {
+                    tracing::error!(%error, "numbers of removed objects are not free yet");
+                }
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "sweep");
+                !self.janitor.is_sweeping()
+            }
+        }
+    }
+
+    // ---- questions
+
+    fn status(&mut self) -> Status {
+        if self.swept.elapsed() > FRESH && self.datapath.is_some() {
+            if !self.janitor.is_sweeping() {
+                self.reconciler.sweep_begins();
+                self.janitor.begin();
+            }
+            while !self.sweep_step() {}
+        }
+        let mut status = Status {
+            agent: observed::Agent {
+                version: env!("CARGO_PKG_VERSION").into(),
+                abi_version: ABI_VERSION,
+                pid: std::process::id(),
+                started: self.started,
+                pins: self.datapath.as_ref().map(|datapath| datapath.pins().display().to_string()).unwrap_or_default(),
+                adopted: self.datapath.as_ref().is_some_and(Datapath::adopted),
+                xdp: self.settings.xdp.name().into(),
+            },
+            desired: observed::Desired {
+                source: self.settings.source.clone(),
+                read: self.desired.read,
+                state: self.desired.state.into(),
+                errors: self.desired.errors.clone(),
+                warnings: self.desired.warnings.clone(),
+            },
+            applied: self.applied.clone(),
+            ..Status::default()
+        };
+        if let Err(error) = self.observe(&mut status) {
+            tracing::error!(%error, "status");
+            status.applied.error.get_or_insert(error);
+        }
+        status
+    }
+
+    fn observe(&self, status: &mut Status) -> Result<(), String> {
+        let Some(datapath) = &self.datapath else { return Ok(()) };
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let (tables, findings) = (&datapath.tables, self.janitor.findings());
+        let clock = self.clock().map_err(|e| text(&e))?;
+        status.interfaces = status::interfaces(datapath.served());
+        status.tables = status::tables(tables, findings);
+        status.reasons = status::reasons(tables).map_err(|e| text(&e))?;
+        status.services = status::services(tables, &self.reconciler, &self.runtime, findings, clock).map_err(|e| text(&e))?;
+        Ok(())
+    }
+
+    fn flows(&mut self, service: Option<String>) -> Result<Vec<FlowRow>, ControlError> {
+        if let Some(name) = &service {
+            self.planned(name)?;
+        }
+        let clock = self.clock().map_err(|e| ControlError::Kernel(e.to_string()))?;
+        let Some(datapath) = &self.datapath else { return Ok(Vec::new()) };
+        live::rows(&datapath.tables, &self.reconciler, service.as_deref(), clock).map_err(|e| ControlError::Kernel(e.to_string()))
+    }
+
+    fn explain(&mut self, request: &ExplainRequest) -> Result<Explanation, ControlError> {
+        let planned = self.planned(&request.service)?;
+        let clock = self.clock().map_err(|e| ControlError::Kernel(e.to_string()))?;
+        let Some(datapath) = &self.datapath else { return Err(ControlError::Kernel("the kernel's maps could not be made".into())) };
+        let suspect = |backend: u32| {
+            let until = counters::suspect_until(&datapath.tables, backend).ok().flatten();
+            until.is_some_and(|until| until.wrapping_sub(clock.ticks) as i32 > 0)
+        };
+        explain::explain(&datapath.tables, planned, request, suspect)
+    }
+}
+
+fn sizes(settings: &Settings, services: &[Arc<Service>]) -> Sizes {
+    let versions = services.iter().map(|service| service.versions.len()).sum::<usize>();
+    let backends = services.iter().flat_map(|service| &service.versions).map(|version| version.backends.len()).sum::<usize>();
+    Sizes {
+        max_flows: settings.max_flows.unwrap_or(Sizes::default().max_flows),
+        versions: versions.try_into().unwrap_or(u32::MAX),
+        backends: backends.try_into().unwrap_or(u32::MAX),
+    }
+}
+
+/// Backends that keep their flows.
+fn live_backends(reconciler: &Reconciler) -> Bits {
+    let mut live = Bits::default();
+    for (id, row) in reconciler.services().flat_map(|planned| &planned.image.backends) {
+        if row.state != backend_state::DOWN {
+            live.set(*id);
+        }
+    }
+    live
+}

@@ -1,0 +1,188 @@
+//! The kernel's per-CPU counters and histograms, summed over CPUs.
+
+use crate::{
+    datapath::{Cursor, SCAN, Table, TableError, Tables, bytes_of, per_cpu, read},
+    observed::Latency,
+};
+use splitter_common::{
+    abi::*,
+    histogram::{SUBBUCKETS, midpoint, upper},
+};
+use std::collections::{BTreeMap, HashMap};
+
+/// More versions than this are read by scanning the whole table.
+const FEW: usize = 256;
+
+fn add(total: &mut VersionCounters, one: &VersionCounters) {
+    total.connections += one.connections;
+    total.opened += one.opened;
+    total.closed += one.closed;
+    total.packets_in += one.packets_in;
+    total.bytes_in += one.bytes_in;
+    total.packets_out += one.packets_out;
+    total.bytes_out += one.bytes_out;
+    total.resets_client += one.resets_client;
+    total.resets_backend += one.resets_backend;
+    total.refused += one.refused;
+    total.timeouts += one.timeouts;
+}
+
+fn sum<'a>(values: impl IntoIterator<Item = &'a VersionCounters>) -> VersionCounters {
+    let mut total = VersionCounters::default();
+    values.into_iter().for_each(|value| add(&mut total, value));
+    total
+}
+
+pub fn of_version(tables: &impl Tables, version: u32) -> Result<VersionCounters, TableError> {
+    Ok(sum(&per_cpu::<u32, VersionCounters>(tables, Table::Counters, version)?))
+}
+
+/// Counters by version number.
+pub fn of_versions(tables: &impl Tables, versions: &[u32]) -> Result<HashMap<u32, VersionCounters>, TableError> {
+    if versions.len() <= FEW {
+        return versions.iter().map(|version| Ok((*version, of_version(tables, *version)?))).collect();
+    }
+    let last = versions.iter().copied().max().unwrap_or(0);
+    let mut found = HashMap::with_capacity(versions.len());
+    each(tables, Table::Counters, |version: u32, values| {
+        found.insert(version, sum(&split::<VersionCounters>(values)));
+        version < last
+    })?;
+    Ok(found)
+}
+
+/// Samples of one histogram by octave.
+#[derive(Clone, Debug, Default)]
+pub struct Histogram(BTreeMap<u32, [u64; SUBBUCKETS as usize]>);
+
+/// All histograms that have samples, by version and measure.
+pub fn histograms(tables: &impl Tables) -> Result<HashMap<(u32, u32), Histogram>, TableError> {
+    let mut found: HashMap<(u32, u32), Histogram> = HashMap::new();
+    each(tables, Table::Histograms, |key: HistogramKey, values| {
+        let octave = found.entry((key.version, key.measure())).or_default().0.entry(key.octave()).or_default();
+        for value in split::<HistogramOctave>(values) {
+            octave.iter_mut().zip(value.counts).for_each(|(total, count)| *total += u64::from(count));
+        }
+        true
+    })?;
+    Ok(found)
+}
+
+/// Counts by reason.
+pub fn reasons(tables: &impl Tables) -> Result<Vec<(Reason, u64)>, TableError> {
+    let count = |reason: &Reason| Ok((*reason, per_cpu::<u32, u64>(tables, Table::Reasons, *reason as u32)?.iter().sum()));
+    Reason::ALL.iter().map(count).collect()
+}
+
+fn split<V: crate::datapath::Plain>(values: &[u8]) -> Vec<V> {
+    values.chunks_exact(size_of::<V>().next_multiple_of(8)).map(read).collect()
+}
+
+/// Entries of a per-CPU table, until `visit` says that it has seen enough.
+fn each<K: crate::datapath::Plain>(
+    tables: &impl Tables,
+    table: Table,
+    mut visit: impl FnMut(K, &[u8]) -> bool,
+) -> Result<(), TableError> {
+    let (mut cursor, mut keys, mut values, mut more) = (Cursor::default(), Vec::new(), Vec::new(), true);
+    while more {
+        more = tables.scan(table, &mut cursor, SCAN, &mut keys, &mut values)?;
+        for (key, value) in keys.chunks_exact(table.key_size()).zip(values.chunks_exact(tables.value_size(table))) {
+            more &= visit(read(key), value);
+        }
+    }
+    Ok(())
+}
+
+const NANO: f64 = 1e-9;
+
+impl Histogram {
+    pub fn latency(&self) -> Latency {
+        let buckets: Vec<(u32, u32, u64)> = self
+            .0
+            .iter()
+            .flat_map(|(octave, counts)| counts.iter().enumerate().map(|(sub, count)| (*octave, sub as u32, *count)))
+            .filter(|(_, _, count)| *count > 0)
+            .collect();
+        let count = buckets.iter().map(|(_, _, count)| count).sum();
+        Latency {
+            count,
+            p50: quantile(&buckets, count, 0.5),
+            p90: quantile(&buckets, count, 0.9),
+            p99: quantile(&buckets, count, 0.99),
+            sum: buckets.iter().map(|(octave, sub, count)| midpoint(*octave, *sub) as f64 * *count as f64 * NANO).sum(),
+            buckets: buckets.iter().map(|(octave, sub, count)| (upper(*octave, *sub) as f64 * NANO, *count)).collect(),
+        }
+    }
+}
+
+/// The value that a share `q` of the samples does not exceed: between the midpoints of the buckets around it, in seconds.
+fn quantile(buckets: &[(u32, u32, u64)], count: u64, q: f64) -> Option<f64> {
+    let rank = q * count.saturating_sub(1) as f64;
+    let (mut before, mut last) = (0.0, None);
+    for (octave, sub, samples) in buckets {
+        let middle = midpoint(*octave, *sub) as f64 * NANO;
+        // The samples of a bucket stand for its midpoint: ranks before ..= before + samples - 1.
+        if rank <= before + (*samples - 1) as f64 {
+            return Some(match last {
+                Some((known, at)) if rank < before => known + (middle - known) * (rank - at) / (before - at),
+                _ => middle,
+            });
+        }
+        before += *samples as f64;
+        last = Some((middle, before - 1.0));
+    }
+    last.map(|(value, _)| value)
+}
+
+/// Tick until which a backend gets no new flow while others can; `None` when it is not suspected.
+pub fn suspect_until(tables: &impl Tables, backend: u32) -> Result<Option<u32>, TableError> {
+    let mut value = [0u32];
+    let found = tables.get(Table::Suspects, bytes_of(&[backend]), crate::datapath::bytes_of_mut(&mut value))?;
+    Ok(found.then_some(value[0]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::Memory;
+    use splitter_common::histogram::locate;
+
+    #[test]
+    fn quantiles_are_within_three_percent() {
+        let mut memory = Memory::new();
+        let samples: Vec<u64> = (1..=10_000u64).map(|i| i * 1_000).collect();
+        let mut octaves: BTreeMap<u32, [HistogramOctave; 2]> = BTreeMap::new();
+        for (i, ns) in samples.iter().enumerate() {
+            let (octave, sub) = locate(*ns);
+            let entry = octaves.entry(octave).or_insert([HistogramOctave { counts: [0; 32] }; 2]);
+            entry[i % 2].counts[sub as usize] += 1;
+        }
+        for (octave, values) in &octaves {
+            let key = HistogramKey::new(5, Measure::Connect, *octave);
+            memory.put(Table::Histograms, bytes_of(&[key]), bytes_of(values)).unwrap();
+        }
+        let latency = histograms(&memory).unwrap()[&(5, Measure::Connect as u32)].latency();
+        assert_eq!(latency.count, 10_000);
+        for (found, expected) in [(latency.p50, 0.005), (latency.p90, 0.009), (latency.p99, 0.0099), (Some(latency.sum), 50.005)] {
+            let error = (found.unwrap() - expected).abs() / expected;
+            assert!(error < 0.03, "{found:?} is not {expected}");
+        }
+        assert_eq!(latency.buckets.iter().map(|(_, count)| count).sum::<u64>(), 10_000);
+        assert!(Histogram::default().latency().p50.is_none());
+    }
+
+    #[test]
+    fn counters_are_summed_by_scan_and_by_key() {
+        let mut memory = Memory::new();
+        let one = VersionCounters { connections: 3, bytes_in: 5, ..VersionCounters::default() };
+        for version in 1..=600u32 {
+            memory.put(Table::Counters, bytes_of(&[version]), bytes_of(&[one, one])).unwrap();
+        }
+        let all: Vec<u32> = (1..=600).collect();
+        for wanted in [&all[..], &all[..2]] {
+            let found = of_versions(&memory, wanted).unwrap();
+            assert!(wanted.iter().all(|version| found[version].connections == 6 && found[version].bytes_in == 10));
+        }
+    }
+}

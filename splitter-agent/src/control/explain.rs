@@ -1,0 +1,134 @@
+//! `splitter explain`: which version a request would get, and why, by the same functions as the kernel.
+
+use super::{
+    ControlError,
+    decision::{self, Facts},
+    live,
+    status::shares,
+};
+use crate::{
+    datapath::{TableError, Tables},
+    model::{Rule, SplitBy},
+    observed::{ExplainRequest, Explanation},
+    plan,
+    reconcile::Planned,
+};
+use std::net::{IpAddr, SocketAddr};
+
+/// `suspect`: whether a backend gets no new flow while others can.
+pub fn explain(
+    tables: &impl Tables,
+    planned: &Planned,
+    request: &ExplainRequest,
+    suspect: impl Fn(u32) -> bool,
+) -> Result<Explanation, ControlError> {
+    let mut answer = Explanation { service: planned.model.name.clone(), shares: shares(planned), ..Explanation::default() };
+    let Some(client) = &request.client else {
+        answer.decided_by = "undecided".into();
+        answer.reason = format!("Without a client's address only the odds are known; name one with --client{}.", ignored(request));
+        return Ok(answer);
+    };
+    let (ip, port) = parse_client(client)?;
+    let Some(frontend) = planned.model.frontends.iter().find(|frontend| frontend.address.is_ipv4() == ip.is_ipv4()) else {
+        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        return Err(ControlError::Invalid(format!("service {} has no {family} frontend: {ip} cannot reach it", planned.model.name)));
+    };
+    let facts = Facts {
+        client: plan::addr(ip),
+        client_port: port.unwrap_or(0),
+        vip: plan::addr(frontend.address.ip()),
+        vip_port: frontend.address.port(),
+        proto: plan::proto(frontend.protocol),
+    };
+    if port.is_some() && existing(tables, planned, &facts, &mut answer).map_err(|e| ControlError::Kernel(e.to_string()))? {
+        return Ok(answer);
+    }
+    decide(planned, &facts, port, &mut answer, suspect);
+    let several = planned.model.frontends.len() > 1 && planned.model.split_by == SplitBy::Connection && answer.bucket.is_some();
+    if several && answer.decided_by == "weight" {
+        answer.reason.push_str(&format!(" This is for {}; each frontend decides for itself.", frontend.address));
+    }
+    answer.reason.push_str(&ignored(request));
+    Ok(answer)
+}
+
+/// `IP` or `IP:PORT`, `[IP]:PORT`.
+fn parse_client(text: &str) -> Result<(IpAddr, Option<u16>), ControlError> {
+    let whole = text.parse::<SocketAddr>().map(|address| (address.ip(), Some(address.port())));
+    let (ip, port) = whole.or_else(|_| text.parse::<IpAddr>().map(|ip| (ip, None))).map_err(|_| {
+        ControlError::Invalid(format!("{text:?} is not a client: write IP or IP:PORT, for IPv6 with a port [IP]:PORT"))
+    })?;
+    Ok((ip.to_canonical(), port))
+}
+
+/// Fills the answer from a live flow of the client at any frontend.
+fn existing(tables: &impl Tables, planned: &Planned, facts: &Facts, answer: &mut Explanation) -> Result<bool, TableError> {
+    for frontend in &planned.model.frontends {
+        let here = Facts {
+            vip: plan::addr(frontend.address.ip()),
+            vip_port: frontend.address.port(),
+            proto: plan::proto(frontend.protocol),
+            ..*facts
+        };
+        if frontend.address.is_ipv4() != plan::ip(&facts.client).is_ipv4() {
+            continue;
+        }
+        if let Some((version, backend)) = live::find(tables, planned, &here)? {
+            answer.reason = format!("The flow exists: it stays with version {version} at {backend} whatever the weights are now.");
+            answer.decided_by = "flow".into();
+            answer.bucket = Some(decision::decide(planned, &here).bucket);
+            answer.version = Some(version);
+            answer.backend = Some(backend);
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn decide(planned: &Planned, facts: &Facts, port: Option<u16>, answer: &mut Explanation, suspect: impl Fn(u32) -> bool) {
+    let decision = decision::decide(planned, facts);
+    let by_port = planned.model.split_by == SplitBy::Connection && port.is_none();
+    answer.rule = decision.rule.map(|rule| describe(rule, &planned.model.rules[rule]));
+    if decision.rule.is_none() && by_port {
+        answer.decided_by = "undecided".into();
+        answer.reason = "Each connection decides by its source port: name one with --client IP:PORT; only the odds are known otherwise.".into();
+        return;
+    }
+    if !by_port {
+        answer.bucket = Some(decision.bucket);
+    }
+    let Some(version) = decision.version else {
+        answer.decided_by = "none".into();
+        answer.reason = "All weights are 0 and no rule matches: new connections are refused.".into();
+        return;
+    };
+    let name = &planned.model.versions[version].name;
+    answer.version = Some(name.clone());
+    answer.decided_by = if decision.rule.is_some() { "rule" } else { "weight" }.into();
+    answer.reason = match &answer.rule {
+        Some(rule) => format!("The client is in the network of rule {rule}: version {name}."),
+        None => format!("Bucket {} of 4294967296 falls into the interval of version {name}.", decision.bucket),
+    };
+    // The backend follows from the key too, so that it is open when the port is.
+    let single = planned.image.record.versions[version].size == 1;
+    if by_port && !single {
+        return;
+    }
+    match decision::backend(planned, version, decision::key(planned, facts), suspect) {
+        Some(id) => {
+            let row = planned.image.backends.iter().find(|(known, _)| *known == id);
+            answer.backend = row.map(|(_, row)| live::endpoint(&row.addr, row.port));
+        }
+        None => answer.reason.push_str(" It has no backend that takes new connections: they are refused."),
+    }
+}
+
+/// Position from 0, and the match as the policy writes it.
+fn describe(position: usize, rule: &Rule) -> String {
+    format!("{position}: sourceCidr {}/{}", rule.source.address, rule.source.prefix)
+}
+
+fn ignored(request: &ExplainRequest) -> String {
+    let given = !request.headers.is_empty() || !request.cookies.is_empty() || request.path.is_some() || request.method.is_some();
+    if given { " Headers, cookies, path and method do not matter: the service is not HTTP.".into() } else { String::new() }
+}

@@ -1,0 +1,229 @@
+//! Live flows: as rows for people, and those that belong to another version since a weight change.
+
+use super::{
+    decision::{self, Facts},
+    sweep::Clock,
+};
+use crate::{
+    datapath::{Cursor, FlowTables, Plain, TableError, Tables, Typed},
+    observed::FlowRow,
+    plan,
+    reconcile::{Planned, Reconciler, flows},
+};
+use splitter_common::abi::*;
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+};
+
+/// Most rows of one answer.
+const ROWS: usize = 100_000;
+
+/// A forward entry, resolved.
+struct Entry<'a, F: Family> {
+    key: FlowKey<F>,
+    flow: Flow<F>,
+    planned: &'a Planned,
+    version: u32,
+}
+
+impl<F: FlowTables> Entry<'_, F> {
+    fn facts(&self) -> Facts {
+        let (source, destination) = flows::split_ports(self.key.ports);
+        Facts {
+            client: F::mapped(&self.key.src),
+            client_port: u16::from_be_bytes(source),
+            vip: F::mapped(&self.key.dst),
+            vip_port: u16::from_be_bytes(destination),
+            proto: self.key.proto as u8,
+        }
+    }
+}
+
+fn by_number(reconciler: &Reconciler) -> HashMap<u32, &Planned> {
+    reconciler.services().map(|planned| (planned.image.id, planned)).collect()
+}
+
+/// Visits the forward entries of a table.
+fn visit<F: FlowTables, V: Plain>(
+    tables: &impl Tables,
+    reconciler: &Reconciler,
+    table: Typed<FlowKey<F>, V>,
+    flow: impl Fn(&V) -> Flow<F>,
+    mut each: impl FnMut(Entry<'_, F>),
+) -> Result<(), TableError> {
+    let services = by_number(reconciler);
+    let mut cursor = Cursor::default();
+    let mut more = true;
+    while more {
+        more = table.scan(tables, &mut cursor, |key, value| {
+            let flow = flow(&value);
+            let (service, version) = reconciler.owner(flow.backend());
+            if !flow.is(flow_flag::REVERSE)
+                && let Some(planned) = services.get(&service)
+            {
+                each(Entry { key, flow, planned, version });
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Rows of `splitter flows`: of one service, or of all; at most a hundred thousand.
+pub fn rows(tables: &impl Tables, reconciler: &Reconciler, service: Option<&str>, clock: Clock) -> Result<Vec<FlowRow>, TableError> {
+    let mut rows = Vec::new();
+    family_rows::<V4>(tables, reconciler, service, clock, &mut rows)?;
+    family_rows::<V6>(tables, reconciler, service, clock, &mut rows)?;
+    rows.sort_by(|a, b| (&a.service, &a.version, &a.client).cmp(&(&b.service, &b.version, &b.client)));
+    Ok(rows)
+}
+
+fn family_rows<F: FlowTables>(
+    tables: &impl Tables,
+    reconciler: &Reconciler,
+    service: Option<&str>,
+    clock: Clock,
+    rows: &mut Vec<FlowRow>,
+) -> Result<(), TableError> {
+    let plain = |flow: &Flow<F>| *flow;
+    let mut translated = Vec::new();
+    let mut add = |entry: Entry<'_, F>, state: &dyn Fn(&Flow<F>) -> Option<&'static str>| {
+        let wanted = service.is_none_or(|name| name == entry.planned.model.name);
+        if let (true, true, Some(state)) = (wanted, rows.len() < ROWS, state(&entry.flow)) {
+            if entry.flow.is(flow_flag::SNAT) {
+                translated.push((rows.len(), entry.key));
+            }
+            rows.push(row(&entry, state, clock));
+        }
+    };
+    let closing = flow_flag::FIN | flow_flag::PEER_FIN;
+    visit(tables, reconciler, F::TCP, plain, |e| add(e, &|flow| Some(if flow.is(closing) { "closing" } else { "established" })))?;
+    visit(tables, reconciler, F::UDP, plain, |e| add(e, &|flow| Some(if flow.is(flow_flag::REPLIED) { "replied" } else { "unreplied" })))?;
+    let half = |half: &HalfOpen<F>| half.flow;
+    visit(tables, reconciler, F::HALF, half, |e| add(e, &|flow| (!flow.is(flow_flag::ESTABLISHED)).then_some("half-open")))?;
+    visit(tables, reconciler, F::CLOSING, plain, |e| add(e, &|_| Some("closing")))?;
+    for (at, key) in translated {
+        if let Some(snat) = F::SNAT.get(tables, key)? {
+            rows[at].snat = Some(endpoint(&F::mapped(&snat.addr), snat.port.to_ne_bytes()));
+        }
+    }
+    Ok(())
+}
+
+/// `ADDRESS:PORT`; the port in network order.
+pub fn endpoint(addr: &Addr, port: [u8; 2]) -> String {
+    SocketAddr::new(plan::ip(addr), u16::from_be_bytes(port)).to_string()
+}
+
+fn version_name(planned: &Planned, version: u32) -> String {
+    let slots = planned.image.record.versions.iter().zip(&planned.model.versions);
+    slots.filter(|(slot, _)| slot.version == version).map(|(_, version)| version.name.clone()).next().unwrap_or_else(|| "?".into())
+}
+
+fn row<F: FlowTables>(entry: &Entry<'_, F>, state: &str, clock: Clock) -> FlowRow {
+    let (source, destination) = flows::split_ports(entry.key.ports);
+    FlowRow {
+        service: entry.planned.model.name.clone(),
+        version: version_name(entry.planned, entry.version),
+        protocol: decision::protocol_name(entry.key.proto as u8).into(),
+        client: endpoint(&F::mapped(&entry.key.src), source),
+        frontend: endpoint(&F::mapped(&entry.key.dst), destination),
+        backend: endpoint(&F::mapped(&entry.flow.peer), entry.flow.peer_port.to_ne_bytes()),
+        state: state.into(),
+        idle: clock.age(entry.flow.last),
+        snat: None,
+    }
+}
+
+/// The version of an existing flow of a client's endpoint, with its backend.
+pub fn find(tables: &impl Tables, planned: &Planned, facts: &Facts) -> Result<Option<(String, String)>, TableError> {
+    if plan::ip(&facts.client).is_ipv4() {
+        let word = |addr: &Addr| [u32::from_ne_bytes([addr[12], addr[13], addr[14], addr[15]])];
+        find_in::<V4>(tables, planned, facts, word(&facts.client), word(&facts.vip))
+    } else {
+        let words = |addr: &Addr| std::array::from_fn(|i| crate::datapath::read::<u32>(&addr[4 * i..]));
+        find_in::<V6>(tables, planned, facts, words(&facts.client), words(&facts.vip))
+    }
+}
+
+fn find_in<F: FlowTables>(
+    tables: &impl Tables,
+    planned: &Planned,
+    facts: &Facts,
+    src: F::Words,
+    dst: F::Words,
+) -> Result<Option<(String, String)>, TableError> {
+    let [a, b] = facts.client_port.to_be_bytes();
+    let [c, d] = facts.vip_port.to_be_bytes();
+    let key = FlowKey::<F> { src, dst, ports: u32::from_ne_bytes([a, b, c, d]), proto: u32::from(facts.proto) };
+    let table = if facts.proto == TCP { F::TCP } else { F::UDP };
+    let flow = match table.get(tables, key)? {
+        Some(flow) => Some(flow),
+        None => F::HALF.get(tables, key)?.map(|half| half.flow),
+    };
+    Ok(flow.map(|flow| {
+        let row = planned.image.backends.iter().find(|(id, _)| *id == flow.backend());
+        let version = row.map_or_else(|| "?".into(), |(_, row)| version_name(planned, row.version));
+        (version, endpoint(&F::mapped(&flow.peer), flow.peer_port.to_ne_bytes()))
+    }))
+}
+
+/// What to do with flows that belong elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    Count,
+    /// TCP: reset at the next packet; UDP: forgotten.
+    End,
+}
+
+/// Flows of some services (by number) whose key now decides to another version than they have; returns how many.
+pub fn strays(tables: &mut impl Tables, reconciler: &Reconciler, services: &HashSet<u32>, then: Then) -> Result<u64, TableError> {
+    if services.is_empty() {
+        return Ok(0);
+    }
+    Ok(family_strays::<V4>(tables, reconciler, services, then)? + family_strays::<V6>(tables, reconciler, services, then)?)
+}
+
+fn family_strays<F: FlowTables>(
+    tables: &mut impl Tables,
+    reconciler: &Reconciler,
+    services: &HashSet<u32>,
+    then: Then,
+) -> Result<u64, TableError> {
+    let mut count = 0;
+    for table in [F::TCP, F::UDP] {
+        let mut found = Vec::new();
+        visit(tables, reconciler, table, |flow: &Flow<F>| *flow, |entry| {
+            if !services.contains(&entry.planned.image.id) || entry.flow.is(flow_flag::RESET) {
+                return;
+            }
+            let now = decision::decide(entry.planned, &entry.facts()).version;
+            if now.map(|index| entry.planned.image.record.versions[index].version) != Some(entry.version) {
+                found.push((entry.key, entry.flow));
+            }
+        })?;
+        count += found.len() as u64;
+        match then {
+            Then::Count => {}
+            Then::End if table.0 == F::UDP.0 => flows::remove(tables, table, &found)?,
+            Then::End => {
+                for (key, flow) in found {
+                    mark(tables, table, key)?;
+                    if let Some(partner) = flows::partner(tables, &key, &flow)? {
+                        mark(tables, table, partner)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(count)
+}
+
+/// Asks the kernel to reset a flow. Reads again: the entry may have moved on since the scan.
+fn mark<F: FlowTables>(tables: &mut impl Tables, table: Typed<FlowKey<F>, Flow<F>>, key: FlowKey<F>) -> Result<(), TableError> {
+    if let Some(flow) = table.get(tables, key)? {
+        let marked = Flow { owner: owner(flow.backend(), flow.flags() | flow_flag::RESET), ..flow };
+        table.replace(tables, key, marked)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! The observed state, put together from what was applied and what the kernel counts.
+
+use super::{counters, decision::protocol_label, live::endpoint, store::Runtime, sweep::{Clock, Findings}};
+use crate::{
+    datapath::{Served, Table, TableError, Tables},
+    model::{OnWeightChange, SplitBy},
+    observed,
+    plan::mode_name,
+    reconcile::{Planned, Reconciler},
+};
+use splitter_common::{
+    abi::{Kind, Measure, VersionCounters, backend_state},
+    decide::SPACE,
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+/// Tables that users can fill.
+const TABLES: [Table; 12] = [
+    Table::Tcp4,
+    Table::Tcp6,
+    Table::Udp4,
+    Table::Udp6,
+    Table::Half4,
+    Table::Half6,
+    Table::Closing4,
+    Table::Closing6,
+    Table::Snat4,
+    Table::Snat6,
+    Table::Fragments4,
+    Table::Fragments6,
+];
+
+/// Asked share of each version, as the record's intervals say.
+pub fn ratios(planned: &Planned) -> Vec<f64> {
+    let mut begin = 0;
+    let count = planned.model.versions.len();
+    let width = |slot: &splitter_common::abi::VersionSlot| {
+        let width = slot.end.saturating_sub(begin);
+        begin = begin.max(slot.end);
+        width as f64 / SPACE as f64
+    };
+    planned.image.record.versions[..count.min(splitter_common::abi::MAX_VERSIONS)].iter().map(width).collect()
+}
+
+/// As [`ratios`], by name.
+pub fn shares(planned: &Planned) -> BTreeMap<String, f64> {
+    planned.model.versions.iter().map(|version| version.name.clone()).zip(ratios(planned)).collect()
+}
+
+pub fn interfaces<'a>(served: impl Iterator<Item = &'a Served>) -> Vec<observed::Interface> {
+    let one = |served: &Served| observed::Interface {
+        name: served.name.clone(),
+        ifindex: served.ifindex,
+        programs: served.hooks.iter().map(|hook| hook.name().into()).collect(),
+        peer_redirect: served.peer,
+    };
+    served.map(one).collect()
+}
+
+pub fn reasons(tables: &impl Tables) -> Result<Vec<observed::ReasonCount>, TableError> {
+    let kind = |kind| match kind {
+        Kind::Drop => "drop",
+        Kind::Pass => "pass",
+        Kind::Answer => "answer",
+        Kind::Event => "event",
+    };
+    let seen = counters::reasons(tables)?.into_iter().filter(|(_, count)| *count > 0);
+    Ok(seen.map(|(reason, count)| observed::ReasonCount { reason: reason.name().into(), kind: kind(reason.kind()).into(), count }).collect())
+}
+
+/// Entries as the last sweep counted them.
+pub fn tables(tables: &impl Tables, findings: &Findings) -> Vec<observed::Table> {
+    let one = |table: &Table| observed::Table {
+        name: table.name().to_lowercase(),
+        entries: findings.entries.get(table).copied().unwrap_or(0),
+        max_entries: u64::from(tables.limit(*table)),
+        memory: tables.memory(*table),
+    };
+    TABLES.iter().map(one).collect()
+}
+
+/// Every service, sorted by name.
+pub fn services(
+    tables: &impl Tables,
+    reconciler: &Reconciler,
+    runtime: &Runtime,
+    findings: &Findings,
+    clock: Clock,
+) -> Result<Vec<observed::Service>, TableError> {
+    let mut planned: Vec<&Planned> = reconciler.services().collect();
+    planned.sort_unstable_by(|a, b| a.model.name.cmp(&b.model.name));
+    let numbers: Vec<u32> = planned.iter().flat_map(|planned| versions(planned)).collect();
+    let facts = Facts {
+        counters: counters::of_versions(tables, &numbers)?,
+        histograms: counters::histograms(tables)?,
+        flows: flows_by_version(reconciler, findings),
+        suspects: suspects(tables, clock)?,
+    };
+    Ok(planned.into_iter().map(|planned| service(planned, runtime, &facts)).collect())
+}
+
+struct Facts {
+    counters: HashMap<u32, VersionCounters>,
+    histograms: HashMap<(u32, u32), counters::Histogram>,
+    flows: HashMap<u32, u64>,
+    suspects: HashMap<u32, bool>,
+}
+
+/// Numbers of a service's versions.
+pub fn versions(planned: &Planned) -> impl Iterator<Item = u32> + '_ {
+    planned.image.record.versions.iter().take(planned.model.versions.len()).map(|slot| slot.version)
+}
+
+fn flows_by_version(reconciler: &Reconciler, findings: &Findings) -> HashMap<u32, u64> {
+    let mut flows = HashMap::new();
+    for (backend, count) in &findings.flows {
+        *flows.entry(reconciler.owner(*backend).1).or_default() += count;
+    }
+    flows
+}
+
+fn suspects(tables: &impl Tables, clock: Clock) -> Result<HashMap<u32, bool>, TableError> {
+    let mut suspects = HashMap::new();
+    crate::datapath::SUSPECTS.each(tables, |backend, until| {
+        suspects.insert(backend, until.wrapping_sub(clock.ticks) as i32 > 0);
+    })?;
+    Ok(suspects)
+}
+
+fn service(planned: &Planned, runtime: &Runtime, facts: &Facts) -> observed::Service {
+    let model = &planned.model;
+    let baseline = runtime.baselines.get(&model.name);
+    let since: Vec<u64> = model
+        .versions
+        .iter()
+        .zip(versions(planned))
+        .map(|(version, number)| {
+            let before = baseline.and_then(|baseline| baseline.get(&version.name)).copied().unwrap_or(0);
+            facts.counters.get(&number).map_or(0, |c| c.connections).saturating_sub(before)
+        })
+        .collect();
+    let total: u64 = since.iter().sum();
+    let ratios = ratios(planned);
+    let one = |i: usize| {
+        let observed_ratio = (total > 0).then(|| since[i] as f64 / total as f64);
+        version(planned, i, ratios.get(i).copied().unwrap_or(0.0), observed_ratio, facts)
+    };
+    observed::Service {
+        name: model.name.clone(),
+        mode: mode_name(model.mode).into(),
+        split_by: match model.split_by {
+            SplitBy::Connection => "connection",
+            SplitBy::ClientIp => "client-ip",
+        }
+        .into(),
+        on_weight_change: on_weight_change(model.on_weight_change),
+        frontends: model.frontends.iter().map(|f| format!("{}/{}", f.address, protocol_label(f.protocol))).collect(),
+        weights_from: if runtime.overrides.contains_key(&model.name) { "cli" } else { "policy" }.into(),
+        versions: (0..model.versions.len()).map(one).collect(),
+    }
+}
+
+fn on_weight_change(policy: OnWeightChange) -> String {
+    match policy {
+        OnWeightChange::Keep => "keep".into(),
+        OnWeightChange::Reset => "reset".into(),
+        OnWeightChange::Drain(time) => format!("drain: {}", seconds(time)),
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    if time.subsec_millis() == 0 { format!("{}s", time.as_secs()) } else { format!("{}ms", time.as_millis()) }
+}
+
+fn version(planned: &Planned, index: usize, weight_ratio: f64, observed_ratio: Option<f64>, facts: &Facts) -> observed::Version {
+    let model = &planned.model.versions[index];
+    let number = planned.image.record.versions.get(index).map_or(0, |slot| slot.version);
+    let c = facts.counters.get(&number).copied().unwrap_or_default();
+    let latency = |measure: Measure| facts.histograms.get(&(number, measure as u32)).map(counters::Histogram::latency).unwrap_or_default();
+    let backend = |(id, row): &(u32, splitter_common::abi::Backend)| observed::Backend {
+        address: endpoint(&row.addr, row.port),
+        id: *id,
+        state: state_name(row.state).into(),
+        suspect: facts.suspects.get(id).copied().unwrap_or(false),
+    };
+    observed::Version {
+        name: model.name.clone(),
+        id: number,
+        weight: model.weight,
+        weight_ratio,
+        observed_ratio,
+        connections: c.connections,
+        flows: facts.flows.get(&number).copied().unwrap_or(0),
+        bytes_in: c.bytes_in,
+        bytes_out: c.bytes_out,
+        packets_in: c.packets_in,
+        packets_out: c.packets_out,
+        resets_client: c.resets_client,
+        resets_backend: c.resets_backend,
+        refused: c.refused,
+        timeouts: c.timeouts,
+        connect: latency(Measure::Connect),
+        first_byte: latency(Measure::FirstByte),
+        backends: planned.image.backends.iter().filter(|(_, row)| row.version == number).map(backend).collect(),
+    }
+}
+
+fn state_name(state: u8) -> &'static str {
+    match state {
+        backend_state::READY => "ready",
+        backend_state::DRAINING => "draining",
+        _ => "down",
+    }
+}

@@ -1,0 +1,171 @@
+//! The last good state on disk: the policy that the kernel runs, and what the command line and the clock added to it. Two files, because
+//! the policy may be large and the other changes often. Written beside and renamed, so that a crash leaves the old or the new one.
+
+use crate::model::Service;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, BufReader, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+};
+use thiserror::Error;
+
+const POLICY: &str = "policy.json";
+const RUNTIME: &str = "runtime.json";
+
+/// Weights by version name.
+pub type Weights = BTreeMap<String, u32>;
+
+/// Weights that the command line set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Override {
+    /// The policy's weights when it was made: when they change, the policy counts again.
+    pub base: Weights,
+    pub weights: Weights,
+}
+
+/// What is not in the policy. By service name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Runtime {
+    pub generation: u64,
+    pub overrides: BTreeMap<String, Override>,
+    /// When flows that belong elsewhere since a weight change are to be reset, Unix seconds.
+    pub drains: BTreeMap<String, f64>,
+    /// Connections of each version when the weights last changed.
+    pub baselines: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+#[derive(Debug, Error)]
+#[error("cannot {action} {}: {source}", path.display())]
+pub struct StoreError {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+#[derive(Serialize)]
+struct PolicyOut<'a> {
+    services: Vec<&'a Service>,
+}
+
+/// See the module. Large policies are written by a thread of its own; the last one given wins.
+pub struct Store {
+    directory: PathBuf,
+    policies: Option<mpsc::Sender<Vec<Arc<Service>>>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Makes the directory if need be.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let failed = |source| StoreError { action: "use the state directory", path: directory.into(), source };
+        fs::create_dir_all(directory).map_err(failed)?;
+        let (sender, receiver) = mpsc::channel::<Vec<Arc<Service>>>();
+        let place = directory.to_path_buf();
+        let write = move || {
+            while let Ok(mut services) = receiver.recv() {
+                while let Ok(newer) = receiver.try_recv() {
+                    services = newer;
+                }
+                let out = PolicyOut { services: services.iter().map(AsRef::as_ref).collect() };
+                if let Err(error) = write(&place, POLICY, &out) {
+                    tracing::error!(%error, "the last good policy is not on disk");
+                }
+            }
+        };
+        let writer = std::thread::Builder::new().name("splitter-store".into()).stack_size(128 << 10).spawn(write).map_err(failed)?;
+        Ok(Self { directory: directory.into(), policies: Some(sender), writer: Some(writer) })
+    }
+
+    /// The last good policy; `None` without one.
+    pub fn policy(&self) -> Result<Option<Vec<Arc<Service>>>, StoreError> {
+        #[derive(Deserialize)]
+        struct PolicyIn {
+            services: Vec<Service>,
+        }
+        let policy: Option<PolicyIn> = read(&self.directory.join(POLICY))?;
+        Ok(policy.map(|policy| policy.services.into_iter().map(Arc::new).collect()))
+    }
+
+    pub fn runtime(&self) -> Result<Runtime, StoreError> {
+        Ok(read(&self.directory.join(RUNTIME))?.unwrap_or_default())
+    }
+
+    /// Writes it some time soon; [`Store::close`] waits.
+    pub fn save_policy(&self, services: Vec<Arc<Service>>) {
+        if let Some(sender) = &self.policies {
+            // The writer ends only when this store is closed.
+            let _ = sender.send(services);
+        }
+    }
+
+    /// Writes it now.
+    pub fn save_runtime(&self, runtime: &Runtime) -> Result<(), StoreError> {
+        write(&self.directory, RUNTIME, runtime)
+    }
+
+    /// Waits for what is being written.
+    pub fn close(&mut self) {
+        self.policies = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, StoreError> {
+    let failed = |source| StoreError { action: "read", path: path.into(), source };
+    match File::open(path) {
+        Ok(file) => serde_json::from_reader(BufReader::new(file)).map(Some).map_err(|e| failed(e.into())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+fn write(directory: &Path, name: &str, value: &impl Serialize) -> Result<(), StoreError> {
+    let (path, beside) = (directory.join(name), directory.join(format!(".{name}.new")));
+    let all = || -> io::Result<()> {
+        let mut out = BufWriter::new(File::create(&beside)?);
+        serde_json::to_writer(&mut out, value)?;
+        out.flush()?;
+        out.get_ref().sync_data()?;
+        fs::rename(&beside, &path)?;
+        File::open(directory)?.sync_data()
+    };
+    all().map_err(|source| StoreError { action: "write", path: path.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_saved_is_read_and_garbage_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("deep/state");
+        let mut store = Store::open(&place).unwrap();
+        assert!(store.policy().unwrap().is_none());
+        assert_eq!(store.runtime().unwrap(), Runtime::default());
+        let mut runtime = Runtime { generation: 7, ..Runtime::default() };
+        runtime.drains.insert("checkout".into(), 12.5);
+        store.save_runtime(&runtime).unwrap();
+        store.save_policy(Vec::new());
+        store.close();
+        let store = Store::open(&place).unwrap();
+        assert_eq!(store.runtime().unwrap(), runtime);
+        assert_eq!(store.policy().unwrap(), Some(Vec::new()));
+        fs::write(place.join(RUNTIME), "{").unwrap();
+        let error = store.runtime().unwrap_err().to_string();
+        assert!(error.contains("runtime.json"), "{error}");
+    }
+}

@@ -1,0 +1,328 @@
+//! The janitor: one pass over all flow tables in small steps, so that requests are served in between. Removes what idled out and what
+//! belongs to dead backends, counts the rest, frees next hops that nobody names.
+
+use crate::{
+    datapath::{Cursor, FlowTables, NEXTHOP_OWNERS, NEXTHOPS, Plain, Table, TableError, Tables, Typed},
+    reconcile::flows,
+};
+use splitter_common::abi::*;
+use std::collections::HashMap;
+
+/// Idle timeouts, seconds. Established TCP outlives the two hours of TCP keepalive (RFC 9293, 3.8.4).
+const ESTABLISHED: u32 = 2 * 3600 + 900;
+const HALF_CLOSED: u32 = 120;
+const HALF_OPEN: u32 = 30;
+const CLOSING: u32 = 10;
+const UDP_UNREPLIED: u32 = 30;
+const UDP_REPLIED: u32 = 120;
+/// Entries that only wait for the first answer of an established flow: longer than the histogram reaches.
+const AWAITED: u32 = 150;
+/// A next hop that no flow names is kept this long after its last use.
+const NEXT_HOP: u32 = 60;
+
+/// What a sweep needs to know.
+#[derive(Clone, Copy)]
+pub struct Clock {
+    pub ticks: u32,
+    pub ticks_per_second: u32,
+}
+
+impl Clock {
+    /// Seconds since a tick, 0 for one in the future.
+    pub fn age(&self, then: u32) -> f64 {
+        let ticks = self.ticks.wrapping_sub(then) as i32;
+        f64::from(ticks.max(0)) / f64::from(self.ticks_per_second.max(1))
+    }
+
+    fn is_older(&self, then: u32, seconds: u32) -> bool {
+        self.age(then) > f64::from(seconds)
+    }
+}
+
+/// Bits by number.
+#[derive(Clone, Debug, Default)]
+pub struct Bits(Vec<u64>);
+
+impl Bits {
+    pub fn set(&mut self, number: u32) {
+        let word = number as usize / 64;
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (number % 64);
+    }
+
+    pub fn has(&self, number: u32) -> bool {
+        self.0.get(number as usize / 64).is_some_and(|word| word >> (number % 64) & 1 != 0)
+    }
+}
+
+/// What the last whole sweep found.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    pub entries: HashMap<Table, u64>,
+    /// Established TCP and UDP flows by backend id.
+    pub flows: HashMap<u32, u64>,
+    next_hops: Bits,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Tcp,
+    Udp,
+    Half,
+    Closing,
+    Snat,
+    Fragments,
+}
+
+const STAGES: [(Kind, bool); 12] = [
+    (Kind::Tcp, false),
+    (Kind::Tcp, true),
+    (Kind::Udp, false),
+    (Kind::Udp, true),
+    (Kind::Half, false),
+    (Kind::Half, true),
+    (Kind::Closing, false),
+    (Kind::Closing, true),
+    (Kind::Snat, false),
+    (Kind::Snat, true),
+    (Kind::Fragments, false),
+    (Kind::Fragments, true),
+];
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Janitor {
+    stage: Option<(usize, Cursor)>,
+    now: Findings,
+    last: Findings,
+    /// Flows of backends that are not among these are removed; `None`: not known yet.
+    live: Option<Bits>,
+}
+
+impl Janitor {
+    /// Backends that may have flows.
+    pub fn set_live(&mut self, live: Option<Bits>) {
+        self.live = live;
+    }
+
+    pub fn is_sweeping(&self) -> bool {
+        self.stage.is_some()
+    }
+
+    pub fn begin(&mut self) {
+        self.stage = Some((0, Cursor::default()));
+        self.now = Findings::default();
+    }
+
+    pub fn findings(&self) -> &Findings {
+        &self.last
+    }
+
+    /// One step; `true` when it was the last of the sweep.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the sweep goes on with the next table then.
+    pub fn step(&mut self, tables: &mut impl Tables, clock: Clock) -> Result<bool, TableError> {
+        let Some((index, mut cursor)) = self.stage.take() else { return Ok(false) };
+        let (kind, ipv6) = STAGES[index];
+        let result = if ipv6 { self.scan::<V6>(kind, tables, &mut cursor, clock) } else { self.scan::<V4>(kind, tables, &mut cursor, clock) };
+        let more = matches!(result, Ok(true));
+        if more {
+            self.stage = Some((index, cursor));
+        } else if index + 1 < STAGES.len() {
+            self.stage = Some((index + 1, Cursor::default()));
+        } else {
+            self.free_next_hops(tables, clock)?;
+            self.last = std::mem::take(&mut self.now);
+        }
+        result?;
+        Ok(self.stage.is_none())
+    }
+
+    fn scan<F: FlowTables>(&mut self, kind: Kind, tables: &mut impl Tables, cursor: &mut Cursor, clock: Clock) -> Result<bool, TableError> {
+        match kind {
+            Kind::Tcp => self.flows::<F, _>(F::TCP, tables, cursor, clock, |flow: &Flow<F>| *flow, tcp_timeout),
+            Kind::Udp => self.flows::<F, _>(F::UDP, tables, cursor, clock, |flow: &Flow<F>| *flow, udp_timeout),
+            Kind::Half => self.half::<F>(tables, cursor, clock),
+            Kind::Closing => self.flows::<F, _>(F::CLOSING, tables, cursor, clock, |flow: &Flow<F>| *flow, |_| CLOSING),
+            Kind::Snat => self.count(F::SNAT, tables, cursor),
+            Kind::Fragments => {
+                let (mut keys, mut values, mut more) = (Vec::new(), Vec::new(), true);
+                while more {
+                    more = tables.scan(F::FRAGMENTS, cursor, crate::datapath::SCAN, &mut keys, &mut values)?;
+                    *self.now.entries.entry(F::FRAGMENTS).or_default() += (keys.len() / F::FRAGMENTS.key_size()) as u64;
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    fn count<K: Plain, V: Plain>(&mut self, table: Typed<K, V>, tables: &impl Tables, cursor: &mut Cursor) -> Result<bool, TableError> {
+        let entries = self.now.entries.entry(table.0).or_default();
+        table.scan(tables, cursor, |_, _| *entries += 1)
+    }
+
+    fn flows<F: FlowTables, V: Plain>(
+        &mut self,
+        table: Typed<FlowKey<F>, V>,
+        tables: &mut impl Tables,
+        cursor: &mut Cursor,
+        clock: Clock,
+        flow: impl Fn(&V) -> Flow<F>,
+        timeout: impl Fn(u8) -> u32,
+    ) -> Result<bool, TableError> {
+        let (mut seen, mut dead, mut idle) = (0, Vec::new(), Vec::new());
+        let more = table.scan(tables, cursor, |key, value| {
+            let flow = flow(&value);
+            seen += 1;
+            self.now.next_hops.set(u32::from(flow.nexthop));
+            if self.live.as_ref().is_some_and(|live| !live.has(flow.backend())) {
+                dead.push((key, flow));
+            } else if clock.is_older(flow.last, timeout(flow.flags())) {
+                idle.push((key, flow));
+            } else if !flow.is(flow_flag::REVERSE) && (table.0 != F::CLOSING.0) {
+                *self.now.flows.entry(flow.backend()).or_default() += 1;
+            }
+        })?;
+        // One direction may be silent for long while the other is not.
+        for (key, own) in idle {
+            let other = match flows::partner(tables, &key, &own)? {
+                Some(partner) => table.get(tables, partner)?.map(|value| flow(&value)),
+                None => None,
+            };
+            let limit = timeout(own.flags() | other.map_or(0, |other| other.flags()));
+            if clock.is_older(own.last, limit) && other.is_none_or(|other| clock.is_older(other.last, limit)) {
+                dead.push((key, own));
+            } else if !own.is(flow_flag::REVERSE) && table.0 != F::CLOSING.0 {
+                *self.now.flows.entry(own.backend()).or_default() += 1;
+            }
+        }
+        *self.now.entries.entry(table.0).or_default() += seen - dead.len() as u64;
+        flows::remove(tables, table, &dead)?;
+        Ok(more)
+    }
+
+    fn half<F: FlowTables>(&mut self, tables: &mut impl Tables, cursor: &mut Cursor, clock: Clock) -> Result<bool, TableError> {
+        let (mut seen, mut dead, mut done) = (0, Vec::new(), Vec::new());
+        let more = F::HALF.scan(tables, cursor, |key, half| {
+            let flow = half.flow;
+            seen += 1;
+            self.now.next_hops.set(u32::from(flow.nexthop));
+            let gone = self.live.as_ref().is_some_and(|live| !live.has(flow.backend()));
+            if flow.is(flow_flag::ESTABLISHED) {
+                // The flow itself lives in another table: only this note goes.
+                if gone || clock.is_older(flow.last, AWAITED) {
+                    done.push(key);
+                }
+            } else if gone || clock.is_older(flow.last, HALF_OPEN) {
+                dead.push((key, flow));
+            }
+        })?;
+        *self.now.entries.entry(F::HALF.0).or_default() += seen - (dead.len() + done.len()) as u64;
+        F::HALF.delete(tables, &done)?;
+        flows::remove(tables, F::HALF, &dead)?;
+        Ok(more)
+    }
+
+    /// Frees the slots that no flow named in this sweep nor in the last one.
+    fn free_next_hops(&mut self, tables: &mut impl Tables, clock: Clock) -> Result<(), TableError> {
+        let (now, last) = (&self.now.next_hops, &self.last.next_hops);
+        let mut free = Vec::new();
+        NEXTHOP_OWNERS.each(tables, |slot, owner| {
+            if !now.has(slot) && !last.has(slot) && clock.is_older(owner.checked, NEXT_HOP) {
+                free.push(slot);
+            }
+        })?;
+        NEXTHOP_OWNERS.delete(tables, &free)?;
+        let zeros: Vec<(u32, NextHop)> = free.iter().map(|slot| (*slot, NextHop::default())).collect();
+        NEXTHOPS.put(tables, &zeros)
+    }
+}
+
+fn tcp_timeout(flags: u8) -> u32 {
+    if flags & (flow_flag::FIN | flow_flag::PEER_FIN | flow_flag::RESET) != 0 { HALF_CLOSED } else { ESTABLISHED }
+}
+
+fn udp_timeout(flags: u8) -> u32 {
+    if flags & flow_flag::REPLIED != 0 { UDP_REPLIED } else { UDP_UNREPLIED }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::Memory;
+
+    const CLOCK: Clock = Clock { ticks: 5_000_000u32.wrapping_neg(), ticks_per_second: 250 };
+
+    /// A flow of one client port, idle for some seconds in each direction.
+    fn flow(memory: &mut Memory, table: Typed<FlowKey<V4>, Flow<V4>>, port: u16, flags: u8, idle: (u32, u32)) {
+        let word = |a: [u8; 4]| [u32::from_ne_bytes(a)];
+        let ports = |s: u16, d: u16| u32::from_ne_bytes([s.to_be_bytes(), d.to_be_bytes()].concat().try_into().unwrap());
+        let (client, vip, backend) = (word([10, 1, 0, 2]), word([10, 9, 9, 9]), word([10, 2, 0, 1]));
+        let last = |seconds: u32| CLOCK.ticks.wrapping_sub(seconds * 250);
+        let forward = Flow { peer: backend, peer_port: 8080u16.to_be(), nexthop: 3, owner: owner(1, flags), last: last(idle.0) };
+        let reverse = Flow { peer: vip, peer_port: 80u16.to_be(), nexthop: 4, owner: owner(1, flags | flow_flag::REVERSE), last: last(idle.1) };
+        let entries = [
+            (FlowKey { src: client, dst: vip, ports: ports(port, 80), proto: 6 }, forward),
+            (FlowKey { src: backend, dst: client, ports: ports(8080, port), proto: 6 }, reverse),
+        ];
+        table.put(memory, &entries).unwrap();
+    }
+
+    fn sweep(janitor: &mut Janitor, memory: &mut Memory) {
+        janitor.begin();
+        while !janitor.step(memory, CLOCK).unwrap() {}
+    }
+
+    #[test]
+    fn flows_end_when_both_directions_are_idle() {
+        for (table, flags, timeout) in [
+            (V4::TCP, 0, ESTABLISHED),
+            (V4::TCP, flow_flag::FIN, HALF_CLOSED),
+            (V4::UDP, 0, UDP_UNREPLIED),
+            (V4::UDP, flow_flag::REPLIED, UDP_REPLIED),
+            (V4::CLOSING, 0, CLOSING),
+        ] {
+            let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
+            flow(&mut memory, table, 1, flags, (timeout + 1, timeout + 1));
+            flow(&mut memory, table, 2, flags, (timeout + 1, 1));
+            flow(&mut memory, table, 3, flags, (1, timeout + 1));
+            flow(&mut memory, table, 4, flags, (timeout - 1, timeout - 1));
+            sweep(&mut janitor, &mut memory);
+            assert_eq!(memory.entries(table.0).count(), 6, "{} {flags}", table.0);
+            assert_eq!(janitor.findings().entries[&table.0], 6);
+            let counted = if table.0 == Table::Closing4 { None } else { Some(&3) };
+            assert_eq!(janitor.findings().flows.get(&1), counted);
+        }
+    }
+
+    #[test]
+    fn flows_of_dead_backends_go_at_once() {
+        let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
+        flow(&mut memory, V4::TCP, 1, 0, (0, 0));
+        sweep(&mut janitor, &mut memory);
+        assert_eq!(memory.entries(Table::Tcp4).count(), 2, "nobody said which backends live");
+        janitor.set_live(Some(Bits::default()));
+        sweep(&mut janitor, &mut memory);
+        assert_eq!(memory.entries(Table::Tcp4).count(), 0);
+    }
+
+    #[test]
+    fn next_hops_are_freed_when_unused_twice() {
+        let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
+        flow(&mut memory, V4::TCP, 1, 0, (0, 0));
+        let old = NextHop { ifindex: 7, checked: CLOCK.ticks.wrapping_sub(61 * 250), ..NextHop::default() };
+        let fresh = NextHop { checked: CLOCK.ticks, ..old };
+        NEXTHOP_OWNERS.put(&mut memory, &[(3, old), (5, old), (6, fresh)]).unwrap();
+        NEXTHOPS.put(&mut memory, &[(3, old), (5, old), (6, fresh)]).unwrap();
+        janitor.last.next_hops.set(5);
+        let slots = |memory: &Memory| memory.entries(Table::NextHopOwners).map(|(key, _)| key[0]).collect::<Vec<_>>();
+        sweep(&mut janitor, &mut memory);
+        assert_eq!(slots(&memory), [3, 5, 6], "named in the last sweep");
+        sweep(&mut janitor, &mut memory);
+        assert_eq!(slots(&memory), [3, 6]);
+        assert_eq!(NEXTHOPS.get(&memory, 5).unwrap(), Some(NextHop::default()));
+    }
+}

@@ -1,0 +1,110 @@
+//! Programs on interfaces: pinned links, so that they outlive the agent, replaced in place by the next one, so that no packet misses them.
+
+use super::{
+    DatapathError,
+    interfaces::XdpMode,
+    load::{self, TC, TC_EGRESS, XDP},
+    netlink::Link,
+    pins::{LINKS, remove_link},
+};
+use aya::{
+    Ebpf,
+    programs::{
+        TcAttachType,
+        links::{FdLink, PinnedLink},
+        tc::SchedClassifierLink,
+        xdp::{XdpLink, XdpMode as Attach},
+    },
+};
+use std::path::Path;
+
+/// Where a program can be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    TcxIngress,
+    TcxEgress,
+    XdpNative,
+    XdpGeneric,
+}
+
+impl Hook {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Hook::TcxIngress => "tcx-ingress",
+            Hook::TcxEgress => "tcx-egress",
+            Hook::XdpNative => "xdp-native",
+            Hook::XdpGeneric => "xdp-generic",
+        }
+    }
+
+    pub fn xdp(mode: XdpMode) -> Option<Self> {
+        match mode {
+            XdpMode::Off => None,
+            XdpMode::Native => Some(Hook::XdpNative),
+            XdpMode::Generic => Some(Hook::XdpGeneric),
+        }
+    }
+}
+
+/// Name of a link's pin. By index: names change hands.
+pub fn pin_name(ifindex: u32, hook: Hook) -> String {
+    format!("{ifindex}-{}", hook.name())
+}
+
+/// Puts the hook's program on an interface: into the pinned link if there is one, else by a new link.
+pub fn attach(ebpf: &mut Ebpf, pins: &Path, link: &Link, hook: Hook) -> Result<(), DatapathError> {
+    let name = pin_name(link.ifindex, hook);
+    let path = pins.join(LINKS).join(&name);
+    if path.exists() {
+        if replace(ebpf, &path, hook).is_ok() {
+            return Ok(());
+        }
+        // The interface that it belonged to is gone, or it is none of ours.
+        remove_link(pins, &name).map_err(|source| DatapathError::Pins { path: path.clone(), source })?;
+    }
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
+        let hint = if hook == Hook::XdpNative { "; its driver may lack XDP: try --xdp generic" } else { "" };
+        DatapathError::Attach { hook: hook.name(), interface: link.name.clone(), hint, source }
+    };
+    let fd = create(ebpf, link, hook).map_err(failed)?;
+    fd.pin(&path).map_err(|e| failed(Box::new(e)))?;
+    Ok(())
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn create(ebpf: &mut Ebpf, link: &Link, hook: Hook) -> Result<FdLink, Failure> {
+    match hook {
+        Hook::TcxIngress | Hook::TcxEgress => {
+            let (name, direction) =
+                if hook == Hook::TcxIngress { (TC, TcAttachType::Ingress) } else { (TC_EGRESS, TcAttachType::Egress) };
+            let program = load::classifier(ebpf, name)?;
+            let id = program.attach(&link.name, direction)?;
+            Ok(program.take_link(id)?.try_into()?)
+        }
+        Hook::XdpNative | Hook::XdpGeneric => {
+            let program = load::xdp(ebpf, XDP)?;
+            let mode = if hook == Hook::XdpNative { Attach::Driver } else { Attach::Skb };
+            let id = program.attach_to_if_index(link.ifindex, mode)?;
+            Ok(program.take_link(id)?.try_into()?)
+        }
+    }
+}
+
+fn replace(ebpf: &mut Ebpf, path: &Path, hook: Hook) -> Result<(), Failure> {
+    let fd: FdLink = PinnedLink::from_pin(path)?.into();
+    match hook {
+        Hook::TcxIngress | Hook::TcxEgress => {
+            let program = load::classifier(ebpf, if hook == Hook::TcxIngress { TC } else { TC_EGRESS })?;
+            let id = program.attach_to_link(SchedClassifierLink::try_from(fd)?)?;
+            // The pin holds the link; the program must not detach it when it is dropped.
+            drop(program.take_link(id)?);
+        }
+        Hook::XdpNative | Hook::XdpGeneric => {
+            let program = load::xdp(ebpf, XDP)?;
+            let id = program.attach_to_link(XdpLink::try_from(fd)?)?;
+            drop(program.take_link(id)?);
+        }
+    }
+    Ok(())
+}

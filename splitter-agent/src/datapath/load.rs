@@ -1,0 +1,189 @@
+//! Loading the kernel object: sizes of the maps, adopting pinned ones, programs, tail calls, the clock.
+
+use super::{
+    DatapathError,
+    bpf::Kernel,
+    pins,
+    tables::{CONFIG, Table, Tables},
+};
+use aya::{
+    Ebpf, EbpfLoader, TestRun, TestRunOptions,
+    maps::{MapData, MapInfo, ProgramArray},
+    programs::{ProgramFd, SchedClassifier, Xdp},
+};
+use splitter_common::abi::*;
+use std::{os::fd::AsFd, path::Path};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/splitter"));
+
+pub const TC: &str = "splitter_tc";
+/// Attached on egress when the object has it.
+pub const TC_EGRESS: &str = "splitter_tc_egress";
+pub const XDP: &str = "splitter_xdp";
+const CLOCK: &str = "splitter_clock";
+/// Map and slot of each program that is reached by tail call.
+const CALLS: [(&str, u32, &str); 3] =
+    [("TC_CALLS", 0, "splitter_tc6"), ("TC_CALLS", 1, "splitter_tc_egress6"), ("XDP_CALLS", 0, "splitter_xdp6")];
+
+/// How large maps are made when there are none yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// TCP flows of each family.
+    pub max_flows: u32,
+    /// That the policy has now; the maps hold at least twice as many.
+    pub versions: u32,
+    pub backends: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { max_flows: 131_072, versions: 0, backends: 0 }
+    }
+}
+
+/// Kernel memory that the counters may take unless the policy needs more, bytes.
+const COUNTERS_MEMORY: usize = 64 << 20;
+
+impl Sizes {
+    /// Entries of a map; `None`: as the object says.
+    fn entries(&self, table: Table, cpus: usize) -> Option<u32> {
+        // Two entries a flow: one a direction.
+        let flows = self.max_flows.saturating_mul(2);
+        Some(match table {
+            Table::Tcp4 | Table::Tcp6 => flows,
+            Table::Udp4 | Table::Udp6 => flows / 2,
+            Table::Half4 | Table::Half6 | Table::Closing4 | Table::Closing6 => 131_072,
+            Table::Snat4 | Table::Snat6 => 65_536,
+            Table::Fragments4 | Table::Fragments6 => 8_192,
+            Table::Backends => self.backends.saturating_mul(2).max(16_384).min(MAX_BACKENDS).next_power_of_two(),
+            Table::Counters => {
+                let fitting = (COUNTERS_MEMORY / (size_of::<VersionCounters>() * cpus.max(1))) as u32;
+                fitting.clamp(4_096, 131_072).max(self.versions.saturating_mul(2).next_power_of_two())
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// Programs and maps in the kernel.
+pub struct Loaded {
+    pub ebpf: Ebpf,
+    pub kernel: Kernel,
+    /// The maps were there already.
+    pub adopted: bool,
+}
+
+/// Loads the object. Maps that are pinned are taken over with their sizes, the others are made.
+pub fn load(pins: &Path, sizes: Sizes, config: Config) -> Result<Loaded, DatapathError> {
+    pins::create(pins)?;
+    let adopted = check_abi(pins)?;
+    let cpus = aya::util::nr_cpus().map_err(|(_, source)| DatapathError::Cpus(source))?;
+    let mut loader = EbpfLoader::new();
+    // The object needs nothing of the kernel's types.
+    loader.btf(None).default_map_pin_directory(pins);
+    for table in Table::ALL {
+        let pinned = MapInfo::from_pin(pins.join(table.name())).ok().map(|info| info.max_entries());
+        if let Some(entries) = pinned.or_else(|| sizes.entries(*table, cpus)) {
+            loader.map_max_entries(table.name(), entries);
+        }
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|e| DatapathError::Load { source: Box::new(e) })?;
+    let mut kernel = Kernel::new(open_maps(pins)?, cpus);
+    load_programs(&mut ebpf)?;
+    let config = Config { max_flows: kernel.limit(Table::Tcp4) / 2, ..config };
+    CONFIG.put_one(&mut kernel, 0, config)?;
+    Ok(Loaded { ebpf, kernel, adopted })
+}
+
+/// Whether there are maps to adopt; an error when they are of another layout.
+fn check_abi(pins: &Path) -> Result<bool, DatapathError> {
+    let path = pins.join(Table::Config.name());
+    if !path.exists() {
+        return Ok(false);
+    }
+    let map = open(&path)?;
+    let info = map.info().map_err(|e| DatapathError::map(&path, e))?;
+    let mismatch = |found| DatapathError::Abi { pins: pins.into(), found, expected: ABI_VERSION };
+    let fd = map.fd().as_fd().try_clone_to_owned().map_err(|source| DatapathError::Pins { path: path.clone(), source })?;
+    let first = super::bpf::first_word(&fd, info.value_size() as usize).map_err(|source| DatapathError::Pins { path, source })?;
+    // Zero: an agent was stopped before it finished making the maps.
+    if first == 0 {
+        return Ok(false);
+    }
+    let fits = |table: &Table| {
+        let Ok(info) = MapInfo::from_pin(pins.join(table.name())) else { return true };
+        info.key_size() as usize == table.key_size() && info.value_size() as usize == table.entry_size()
+    };
+    if first != ABI_VERSION || !Table::ALL.iter().all(fits) {
+        return Err(mismatch(first));
+    }
+    Ok(true)
+}
+
+fn open(path: &Path) -> Result<MapData, DatapathError> {
+    MapData::from_pin(path).map_err(|e| DatapathError::map(path, e))
+}
+
+fn open_maps(pins: &Path) -> Result<Vec<(Table, std::os::fd::OwnedFd, u32)>, DatapathError> {
+    let one = |table: &Table| {
+        let path = pins.join(table.name());
+        let map = open(&path)?;
+        let entries = map.info().map_err(|e| DatapathError::map(&path, e))?.max_entries();
+        let fd = map.fd().as_fd().try_clone_to_owned().map_err(|source| DatapathError::Pins { path, source })?;
+        Ok((*table, fd, entries))
+    };
+    Table::ALL.iter().map(one).collect()
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    for (_, program) in ebpf.programs_mut() {
+        match program {
+            aya::programs::Program::SchedClassifier(program) => program.load(),
+            aya::programs::Program::Xdp(program) => program.load(),
+            _ => Ok(()),
+        }
+        .map_err(|e| DatapathError::Verifier { source: Box::new(e) })?;
+    }
+    for (map, slot, program) in CALLS {
+        let fd = program_fd(ebpf, program)?;
+        let Some(map) = ebpf.map_mut(map) else { continue };
+        let set = ProgramArray::try_from(map).and_then(|mut calls| calls.set(slot, &fd, 0));
+        set.map_err(|e| DatapathError::map(Path::new(program), e))?;
+    }
+    Ok(())
+}
+
+fn program_fd(ebpf: &Ebpf, name: &'static str) -> Result<ProgramFd, DatapathError> {
+    let program = ebpf.program(name).ok_or(DatapathError::NoProgram(name))?;
+    let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+    fd.map_err(|e| DatapathError::Verifier { source: Box::new(e) })
+}
+
+pub fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, DatapathError> {
+    let program = ebpf.program_mut(name).ok_or(DatapathError::NoProgram(name))?;
+    program.try_into().map_err(|e| DatapathError::Verifier { source: Box::new(e) })
+}
+
+pub fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DatapathError> {
+    let program = ebpf.program_mut(name).ok_or(DatapathError::NoProgram(name))?;
+    program.try_into().map_err(|e| DatapathError::Verifier { source: Box::new(e) })
+}
+
+/// The clock of the flow tables, in ticks (jiffies).
+pub fn ticks(ebpf: &Ebpf) -> Result<u32, DatapathError> {
+    let program = ebpf.program(CLOCK).ok_or(DatapathError::NoProgram(CLOCK))?;
+    let failed = |e| DatapathError::Verifier { source: Box::new(e) };
+    let program: &SchedClassifier = program.try_into().map_err(failed)?;
+    // The shortest frame that the kernel takes for a test run.
+    let frame = [0u8; 64];
+    let run = program.test_run(TestRunOptions { data_in: Some(&frame), repeat: 1, ..Default::default() }).map_err(failed)?;
+    Ok(run.return_value)
+}
+
+/// Ticks in a second: the resolution of the coarse clock is one tick (clock_getres(2)).
+pub fn ticks_per_second() -> u32 {
+    let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a struct to write to.
+    unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &mut resolution) };
+    if resolution.tv_nsec > 0 { (1_000_000_000 + resolution.tv_nsec / 2) as u32 / resolution.tv_nsec as u32 } else { 100 }
+}

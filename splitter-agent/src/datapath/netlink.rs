@@ -1,0 +1,181 @@
+//! The interfaces of this network namespace by rtnetlink: a dump, and a wake-up when something changes (RFC 3549).
+//!
+//! After a wake-up everything is dumped again: events may be lost when the kernel's buffer overflows, dumps are not. Never reads
+//! /sys/class/net, which shows another namespace after a mere setns.
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use std::{collections::BTreeMap, io, net::IpAddr};
+use tokio::io::unix::AsyncFd;
+
+const RTMGRP_LINK: u32 = 1;
+const RTMGRP_IPV4_IFADDR: u32 = 0x10;
+const RTMGRP_IPV6_IFADDR: u32 = 0x100;
+
+/// An interface as the kernel describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    pub ifindex: u32,
+    pub name: String,
+    pub up: bool,
+    /// Frames begin with an Ethernet header.
+    pub ethernet: bool,
+    /// Bytes.
+    pub mtu: u32,
+    /// `veth`, `bridge`, ...; `None` for hardware and its emulations.
+    pub kind: Option<String>,
+    /// The other end is in another network namespace.
+    pub peer_elsewhere: bool,
+    /// First global addresses.
+    pub addr4: Option<[u8; 4]>,
+    pub addr6: Option<[u8; 16]>,
+}
+
+/// Tells when interfaces or addresses have changed.
+pub struct Events(AsyncFd<Socket>);
+
+impl Events {
+    /// Subscribes. Needs a tokio runtime.
+    pub fn subscribe() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind(&SocketAddr::new(0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))?;
+        socket.set_non_blocking(true)?;
+        // SAFETY: the socket keeps its descriptor, and keeps it open, until it is dropped together with the registration.
+        Ok(Self(unsafe { AsyncFd::register(socket) }?))
+    }
+
+    /// Returns after at least one event. Cancel-safe.
+    pub async fn changed(&mut self) -> io::Result<()> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            let mut any = false;
+            let mut buffer = Vec::with_capacity(16 << 10);
+            loop {
+                buffer.clear();
+                match ready.get_inner().recv(&mut buffer, 0) {
+                    Ok(_) => any = true,
+                    // Lost events count as one.
+                    Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => any = true,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(e) => return Err(e),
+                }
+            }
+            ready.clear_ready();
+            if any {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// All interfaces, by index.
+pub fn dump() -> io::Result<Vec<Link>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut links: BTreeMap<u32, Link> = BTreeMap::new();
+    request(&socket, RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewLink(message) = message {
+            let link = link_of(message);
+            links.insert(link.ifindex, link);
+        }
+    })?;
+    request(&socket, RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewAddress(message) = message
+            && let Some(link) = links.get_mut(&message.header.index)
+        {
+            add_address(link, &message);
+        }
+    })?;
+    Ok(links.into_values().collect())
+}
+
+fn request(socket: &Socket, message: RouteNetlinkMessage, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+    let mut packet = NetlinkMessage::from(message);
+    packet.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    packet.finalize();
+    let mut buffer = vec![0; packet.buffer_len()];
+    packet.serialize(&mut buffer);
+    socket.send(&buffer, 0)?;
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        let mut rest = &bytes[..];
+        while rest.len() >= 16 {
+            let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+            if length < 16 || length > rest.len() {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "rtnetlink: a message is longer than its datagram"));
+            }
+            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]).map(|message| message.payload) {
+                Ok(NetlinkPayload::Done(_)) => return Ok(()),
+                Ok(NetlinkPayload::Error(error)) if error.code.is_some() => return Err(error.to_io()),
+                Ok(NetlinkPayload::InnerMessage(message)) => each(message),
+                Ok(_) => {}
+                // One interface with an attribute newer than the parser must not hide the others.
+                Err(error) => tracing::debug!(%error, "rtnetlink message not understood"),
+            }
+            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+        }
+    }
+}
+
+fn link_of(message: LinkMessage) -> Link {
+    let header = message.header;
+    let mut link = Link {
+        ifindex: header.index,
+        up: header.flags.contains(LinkFlags::Up),
+        ethernet: header.link_layer_type == LinkLayerType::Ether,
+        ..Link::default()
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        link.kind = Some(kind_name(&kind));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+fn kind_name(kind: &InfoKind) -> String {
+    match kind {
+        InfoKind::Veth => "veth".into(),
+        other => other.to_string(),
+    }
+}
+
+fn add_address(link: &mut Link, message: &AddressMessage) {
+    let unusable = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed | AddressHeaderFlags::Deprecated;
+    if message.header.scope != AddressScope::Universe || message.header.flags.intersects(unusable) {
+        return;
+    }
+    let address = |local: bool| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(ip) if local => Some(*ip),
+            AddressAttribute::Address(ip) if !local => Some(*ip),
+            _ => None,
+        })
+    };
+    // On point-to-point links IFA_ADDRESS is the other end.
+    match address(true).or_else(|| address(false)) {
+        Some(IpAddr::V4(ip)) if message.header.family == AddressFamily::Inet => {
+            link.addr4.get_or_insert(ip.octets());
+        }
+        Some(IpAddr::V6(ip)) => {
+            link.addr6.get_or_insert(ip.octets());
+        }
+        _ => {}
+    }
+}
