@@ -78,6 +78,17 @@ impl Site {
 
     /// Starts the agent and waits until it has applied `services` services.
     pub fn start(&self, services: u64) -> Result<Process> {
+        let agent = self.spawn()?;
+        let pid = u64::from(agent.pid());
+        let ready = |status: &Value| status["agent"]["pid"] == pid && status["applied"]["services"] == services;
+        match agent.wait_ready(PATIENCE, || self.status().is_ok_and(|status| ready(&status))) {
+            Ok(()) => Ok(agent),
+            Err(error) => bail!("{error:#}; {}", self.log_tail()),
+        }
+    }
+
+    /// Starts the agent without waiting.
+    pub fn spawn(&self) -> Result<Process> {
         let log = OpenOptions::new().create(true).append(true).open(self.dir.join("agent.log"))?;
         let mut words = self.wrapper.iter().map(OsStr::new).chain([self.splitter.as_os_str()]);
         let mut command = self.node.command(words.next().unwrap_or_default());
@@ -86,13 +97,7 @@ impl Site {
         command.arg("--policy").arg(self.policy()).arg("--admin").arg(self.socket());
         command.arg("--state").arg(self.dir.join("state")).arg("--pins").arg(&self.pins);
         command.stdin(std::process::Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let agent = Process::spawn("the agent", &mut command)?;
-        let pid = u64::from(agent.pid());
-        let ready = |status: &Value| status["agent"]["pid"] == pid && status["applied"]["services"] == services;
-        match agent.wait_ready(PATIENCE, || self.status().is_ok_and(|status| ready(&status))) {
-            Ok(()) => Ok(agent),
-            Err(error) => bail!("{error:#}; {}", self.log_tail()),
-        }
+        Process::spawn("the agent", &mut command)
     }
 
     /// For an error message.

@@ -1,8 +1,10 @@
 //! The laboratory of Splitter's tests, demonstration and benchmarks: network namespaces, real HTTP servers, a load generator, statistics.
 //!
-//! Only [`agent`] knows of the agent, and only its command line. Linux only; [`lab`] needs root.
+//! Only [`agent`] and [`admin`] know of the agent, its command line and its admin API. Linux only; [`lab`] needs root.
 
+pub mod admin;
 pub mod agent;
+pub mod cases;
 pub mod cleanup;
 pub mod histogram;
 pub mod http;

@@ -1,18 +1,31 @@
-//! `splitter-bench`: the lab's programs. Dispatch only.
+//! `splitter-bench`: the lab's programs and the benchmarks. Dispatch only.
 
 use anyhow::{Result, bail};
-use splitter_bench::{lab, serve};
+use splitter_bench::{cases::Usage, cleanup, lab, serve};
+use std::process::ExitCode;
 
 const USAGE: &str = "splitter-bench serve --listen ADDR:PORT --name NAME ...   an HTTP/1.1 (and UDP) server that names itself
-splitter-bench lab up|list|down|sweep                      the network alone, and labs left running";
+splitter-bench lab up|list|down|sweep                      the network alone, and labs left running
+splitter-bench bench --splitter PATH --objects DIR ...     the benchmarks, as `cargo xtask bench` runs them";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    let result = dispatch();
+    cleanup::yield_to_signal();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn dispatch() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("serve") => serve::run(&serve::Options::parse(arguments)?),
         Some("lab") => lab::command(&arguments.collect::<Vec<_>>()),
-        #[cfg(feature = "kernel")]
-        Some("cost") => cost(arguments),
+        Some("bench") => bench(arguments),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}\n\n{}\n\n{}", serve::USAGE, lab::USAGE);
             Ok(())
@@ -21,18 +34,30 @@ fn main() -> Result<()> {
     }
 }
 
-/// `splitter-bench cost OBJECTS [--quick] [ROW]`: rows as JSON lines; OBJECTS is the folder of the built kernel objects.
+/// `bench --splitter PATH --objects DIR [--results DIR] [--revision TEXT] [CASE] [--quick] [--json]`.
 #[cfg(feature = "kernel")]
-fn cost(arguments: impl Iterator<Item = String>) -> Result<()> {
-    use splitter_bench::kernel::{PROGRAM_COST, SERVICE_SCALE, measure};
-    let (flags, words): (Vec<_>, Vec<_>) = arguments.partition(|word| word.starts_with("--"));
-    let (objects, row) = (words.first().map(std::path::PathBuf::from), words.get(1));
-    let Some(objects) = objects else { bail!("usage: splitter-bench cost OBJECTS [--quick] [ROW]") };
-    for (name, cases) in [("program-cost", &PROGRAM_COST[..]), ("service-scale", &SERVICE_SCALE[..])] {
-        let cases: Vec<_> = cases.iter().filter(|case| row.is_none_or(|row| row == case.name || row == name)).copied().collect();
-        for row in measure(name, &cases, &objects, flags.iter().any(|flag| flag == "--quick"))? {
-            println!("{row}");
+fn bench(mut arguments: impl Iterator<Item = String>) -> Result<()> {
+    use anyhow::Context;
+    use splitter_bench::cases::{self, Choice, Place};
+    let (mut place, mut rest) = (Place::default(), Vec::new());
+    while let Some(word) = arguments.next() {
+        let mut value = || arguments.next().with_context(|| format!("{word} needs a value"));
+        match word.as_str() {
+            "--splitter" => place.splitter = value()?.into(),
+            "--objects" => place.objects = value()?.into(),
+            "--results" => place.results = Some(value()?.into()),
+            "--revision" => place.revision = value()?,
+            _ => rest.push(word),
         }
     }
-    Ok(())
+    let choice = Choice::parse(rest.iter().map(String::as_str))?;
+    for (option, path) in [("--splitter", &place.splitter), ("--objects", &place.objects)] {
+        anyhow::ensure!(path.exists(), "{option} must name what was built; `cargo xtask bench` does");
+    }
+    cases::run(&choice, &place)
+}
+
+#[cfg(not(feature = "kernel"))]
+fn bench(_: impl Iterator<Item = String>) -> Result<()> {
+    bail!("this splitter-bench was built without the feature `kernel`; `cargo xtask bench` builds it with")
 }

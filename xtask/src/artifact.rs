@@ -3,6 +3,7 @@
 use crate::step;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use splitter_bench::cases::Choice;
 use std::{
     env,
     ffi::OsString,
@@ -53,8 +54,12 @@ pub fn cargo_bin() -> PathBuf {
 
 /// Builds the agent and the lab in release.
 pub fn build_release() -> Result<Programs> {
+    build(&[])
+}
+
+fn build(features: &[&str]) -> Result<Programs> {
     let mut command = cargo()?;
-    command.args(["build", "--release", "--locked", "-p", "splitter-agent", "-p", "splitter-bench", "--bins"]);
+    command.args(["build", "--release", "--locked", "-p", "splitter-agent", "-p", "splitter-bench", "--bins"]).args(features);
     let output = step::run("build the agent and the lab (release)", command.arg("--message-format=json-render-diagnostics"))?;
     programs(&output)
 }
@@ -75,14 +80,30 @@ fn programs(output: &str) -> Result<Programs> {
     })
 }
 
-/// Hands over to the benchmarks.
-pub fn bench(arguments: &[&str]) -> Result<()> {
-    let programs = build_release()?;
-    let status = Command::new(&programs.bench).args(arguments).status().context("cannot run splitter-bench")?;
+/// Builds both with what measures inside the kernel, and hands over to the benchmarks. `choice` was checked already.
+pub fn bench(choice: &Choice) -> Result<()> {
+    let programs = build(&["--features", "splitter-bench/kernel"])?;
+    let root = crate::root()?;
+    let mut command = Command::new(&programs.bench);
+    command.arg("bench").arg("--splitter").arg(&programs.splitter);
+    command.arg("--objects").arg(programs.object.parent().context("the object lies in a folder")?);
+    command.arg("--results").arg(root.join("bench/results")).arg("--revision").arg(revision(&root)?);
+    let status = command.args(choice.arguments()).status().context("cannot run splitter-bench")?;
     if !status.success() {
-        bail!("splitter-bench ended with {status}");
+        bail!("the benchmarks ended with {status}");
     }
     Ok(())
+}
+
+/// The commit, with a mark when the tree differs from it.
+fn revision(root: &Path) -> Result<String> {
+    let output = Command::new("git")
+        .args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
+        .current_dir(root)
+        .output()
+        .context("cannot run git")?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    Ok(if output.status.success() && !text.is_empty() { text } else { "unknown".into() })
 }
 
 /// A program on PATH (ours: with cargo's bin folder and the system folders that users' PATH lacks).

@@ -10,6 +10,7 @@ mod test;
 mod verifier;
 
 use anyhow::{Context, Result, bail};
+use splitter_bench::cases::{Choice, Usage};
 use std::{path::PathBuf, process::ExitCode};
 
 const USAGE: &str = "\
@@ -18,7 +19,8 @@ cargo xtask build              set up, then build the agent and the lab in relea
 cargo xtask demo [--json] [--keep]
                                a canary release before your eyes: lab, agent, traffic, weight changes, a kill, a verdict
 cargo xtask test               everything that CI runs
-cargo xtask bench ARGS...      the benchmarks (splitter-bench)
+cargo xtask bench [CASE] [--quick] [--json]
+                               the benchmarks; a full run keeps its rows in bench/results
 cargo xtask verifier [--update]
                                sizes and verified instructions of the kernel programs against docs/verifier-budget.json
 cargo xtask lab up|list|down [NAME]|sweep
@@ -32,7 +34,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -47,7 +49,11 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         }
         ["demo", ref flags @ ..] => demo::run(flags),
         ["test"] => test::run(),
-        ["bench", ref rest @ ..] => artifact::bench(rest),
+        ["bench", ref rest @ ..] => {
+            let choice = Choice::parse(rest.iter().copied())?;
+            setup::run(setup::Purpose::Bench)?;
+            artifact::bench(&choice)
+        }
         ["verifier", ref flags @ ..] if matches!(flags, [] | ["--update"]) => {
             setup::run(setup::Purpose::Build)?;
             println!("{}", verifier::run(&artifact::build_release()?, !flags.is_empty())?);

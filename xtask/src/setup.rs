@@ -16,6 +16,8 @@ use std::{
 pub enum Purpose {
     /// To build, and to run the demonstration.
     Build,
+    /// The rivals that the benchmarks measure as well.
+    Bench,
     /// The tests' tools as well.
     Test,
 }
@@ -27,14 +29,8 @@ const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// A program, and the Debian package that holds it.
 const BUILD_TOOLS: &[(&str, &str)] = &[("ip", "iproute2"), ("cc", "gcc"), ("mount", "mount")];
-const TEST_TOOLS: &[(&str, &str)] = &[
-    ("nft", "nftables"),
-    ("iptables", "iptables"),
-    ("ethtool", "ethtool"),
-    ("tcpdump", "tcpdump"),
-    ("curl", "curl"),
-    ("nsenter", "util-linux"),
-];
+const RIVALS: &[(&str, &str)] = &[("nft", "nftables"), ("iptables", "iptables")];
+const TEST_TOOLS: &[(&str, &str)] = &[("ethtool", "ethtool"), ("tcpdump", "tcpdump"), ("curl", "curl"), ("nsenter", "util-linux")];
 
 pub fn run(purpose: Purpose) -> Result<()> {
     let mut packages = missing_packages(purpose);
@@ -65,7 +61,8 @@ pub fn run(purpose: Purpose) -> Result<()> {
 }
 
 fn missing_packages(purpose: Purpose) -> Vec<&'static str> {
-    let tools = BUILD_TOOLS.iter().chain(if purpose == Purpose::Test { TEST_TOOLS } else { &[] });
+    let rivals = if purpose == Purpose::Build { &[] } else { RIVALS };
+    let tools = BUILD_TOOLS.iter().chain(rivals).chain(if purpose == Purpose::Test { TEST_TOOLS } else { &[] });
     let mut packages: Vec<&str> =
         tools.filter(|(program, _)| artifact::find_program(program).is_none()).map(|(_, package)| *package).collect();
     if !Path::new("/usr/include/stdlib.h").exists() {

@@ -1,13 +1,13 @@
 //! The measurement: nanoseconds a packet, the wrapper and an empty program subtracted.
 
-use super::maps::{BACKEND_PORT, CLIENT_PORT, Load, Node, VIP_PORT, client, vip};
+use super::maps::{BACKEND_PORT, CLIENT_PORT, Load, Node, VIP_PORT, backend, client, entries, pair, shuffled, vip, words4, words6};
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
-    maps::{Array, ProgramArray},
+    maps::{Array, HashMap, MapData, ProgramArray},
     programs::{ProgramFd, SchedClassifier, Xdp},
 };
-use splitter_common::abi::Addr;
+use splitter_common::abi::{Addr, TCP};
 use std::path::Path;
 
 /// One row: which packets over which tables.
@@ -20,24 +20,29 @@ pub struct Case {
     pub flows: u32,
     /// Packets of nobody's service.
     pub foreign: bool,
+    /// The reference program is measured in the same rounds.
+    pub reference: bool,
+}
+
+/// How long and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting<'a> {
+    /// Folder of the built objects `splitter` and `wrap`.
+    pub objects: &'a Path,
+    /// Interfaces of the calling thread's namespace; the route to the backends leaves by `egress`.
+    pub ingress: u32,
+    pub egress: u32,
+    pub rounds: usize,
+    /// Packets a round.
+    pub repeat: u32,
 }
 
 /// Nanoseconds a packet, one value a round.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Cost {
     pub rounds: Vec<f64>,
-}
-
-impl Cost {
-    pub fn median(&self) -> f64 {
-        let mut sorted = self.rounds.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-    }
-    /// Smallest and largest round.
-    pub fn range(&self) -> (f64, f64) {
-        self.rounds.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(*v), high.max(*v)))
-    }
+    /// Of the reference program; empty when it was not asked for.
+    pub reference: Vec<f64>,
 }
 
 #[repr(C)]
@@ -90,24 +95,122 @@ fn packet(ipv6: bool, src: &Addr, dst: &Addr) -> Vec<u8> {
     p
 }
 
-/// Runs a case in the calling thread's network namespace. `ingress`, `egress`: interfaces there; the route to the backends leaves by `egress`.
-pub fn run(objects: &Path, case: Case, ingress: u32, egress: u32, rounds: usize, repeat: u32) -> Result<Cost> {
-    let load = Load { ipv6: case.ipv6, services: case.services, flows: case.flows, ifindex: egress, ingress };
-    let mut node = Node::load(objects, load)?;
-    let mut programs = Vec::new();
+/// Runs a case in the calling thread's network namespace.
+pub fn run(setting: Setting, case: Case) -> Result<Cost> {
+    let load = Load { ipv6: case.ipv6, services: case.services, flows: case.flows, ifindex: setting.egress, ingress: setting.ingress };
+    let mut node = Node::load(setting.objects, load)?;
     for (name, calls) in [("splitter_tc6", "TC_CALLS"), ("splitter_xdp6", "XDP_CALLS")] {
         let fd = program(&mut node.ebpf, name)?;
         node.map::<ProgramArray<_>>(calls)?.set(0, &fd, 0)?;
-        programs.push(fd);
     }
     let target = program(&mut node.ebpf, if case.xdp { "splitter_xdp" } else { "splitter_tc" })?;
     // XDP forwards what TC has looked up within the last second.
     let warm = program(&mut node.ebpf, "splitter_tc")?;
-    let object = std::fs::read(objects.join("wrap")).context("the wrapper object")?;
-    let mut wrap = EbpfLoader::new().load(&object).context("cannot load the wrapper")?;
-    let empty = program(&mut wrap, if case.xdp { "empty_xdp" } else { "empty_tc" })?;
-    let destination = if case.foreign { vip(case.ipv6, 1 << 20) } else { vip(case.ipv6, 0) };
-    let bytes = packet(case.ipv6, &client(case.ipv6, 0), &destination);
+    let mut wrapper = Wrapper::load(setting, case)?;
+    let empty = program(&mut wrapper.ebpf, if case.xdp { "empty_xdp" } else { "empty_tc" })?;
+    let reference = if case.reference {
+        wrapper.fill_reference(case, setting.egress)?;
+        Some(program(&mut wrapper.ebpf, if case.xdp { "reference_xdp" } else { "reference_tc" })?)
+    } else {
+        None
+    };
+    let all = case.flows.max(1_000);
+    wrapper.run(&warm, false, all)?;
+    let (verdict, _, out) = wrapper.run(&target, case.xdp, 1)?;
+    check(case, verdict, &out)?;
+    let mut cost = Cost::default();
+    for _ in 0..setting.rounds {
+        wrapper.run(&warm, false, all)?;
+        let with = wrapper.nanoseconds(&target, case.xdp, all, setting.repeat)?;
+        let without = wrapper.nanoseconds(&empty, case.xdp, 0, setting.repeat)?;
+        cost.rounds.push(with - without);
+        if let Some(reference) = &reference {
+            let (verdict, ..) = wrapper.run(reference, case.xdp, 1)?;
+            ensure!(verdict == redirect(case.xdp), "{}: the reference program answered {}", case.name, verdict as i32);
+            cost.reference.push(wrapper.nanoseconds(reference, case.xdp, all, setting.repeat)? - without);
+        }
+    }
+    Ok(cost)
+}
+
+/// The wrapper object with a case's packet.
+struct Wrapper {
+    ebpf: Ebpf,
+    cycle: Cycle,
+    packet: Vec<u8>,
+    ingress: u32,
+}
+
+impl Wrapper {
+    fn load(setting: Setting, case: Case) -> Result<Wrapper> {
+        let object = std::fs::read(setting.objects.join("wrap")).context("the wrapper object")?;
+        let flows = entries(case.flows);
+        let mut loader = EbpfLoader::new();
+        for (map, of) in [("REFERENCE4", !case.ipv6), ("REFERENCE6", case.ipv6)] {
+            loader.map_max_entries(map, if of && case.reference { flows } else { 1_024 });
+        }
+        let mut ebpf = loader.load(&object).context("cannot load the wrapper")?;
+        for wrapper in ["wrap_tc", "wrap_xdp"] {
+            load_program(&mut ebpf, wrapper)?;
+        }
+        let destination = if case.foreign { vip(case.ipv6, 1 << 20) } else { vip(case.ipv6, 0) };
+        let packet = packet(case.ipv6, &client(case.ipv6, 0), &destination);
+        Ok(Wrapper { ebpf, cycle: cycle(case, &packet, &destination)?, packet, ingress: setting.ingress })
+    }
+
+    /// Both directions of every flow, as in the real tables.
+    fn fill_reference(&mut self, case: Case, egress: u32) -> Result<()> {
+        let ports = (pair(CLIENT_PORT, VIP_PORT), pair(BACKEND_PORT, CLIENT_PORT));
+        let (to, back) = (pair(CLIENT_PORT, BACKEND_PORT), pair(VIP_PORT, CLIENT_PORT));
+        let ends = |i: u32| {
+            let service = i % case.services;
+            (client(case.ipv6, i), vip(case.ipv6, service), backend(case.ipv6, 2 * service))
+        };
+        if case.ipv6 {
+            let map = self.ebpf.map_mut("REFERENCE6").context("REFERENCE6")?;
+            let mut map: HashMap<&mut MapData, [u32; 10], [u32; 7]> = HashMap::try_from(map)?;
+            for (client, vip, backend) in shuffled(case.flows).into_iter().map(ends) {
+                let (client, vip, backend) = (words6(&client), words6(&vip), words6(&backend));
+                let key = |a: [u32; 4], b: [u32; 4], ports| {
+                    let mut key = [u32::from(TCP); 10];
+                    key[..4].copy_from_slice(&a);
+                    key[4..8].copy_from_slice(&b);
+                    key[8] = ports;
+                    key
+                };
+                map.insert(key(client, vip, ports.0), [backend[3], to, egress, 0, 0, 0, 0], 0)?;
+                map.insert(key(backend, client, ports.1), [vip[3], back, egress, 0, 0, 0, 0], 0)?;
+            }
+        } else {
+            let map = self.ebpf.map_mut("REFERENCE4").context("REFERENCE4")?;
+            let mut map: HashMap<&mut MapData, [u32; 4], [u32; 4]> = HashMap::try_from(map)?;
+            for (client, vip, backend) in shuffled(case.flows).into_iter().map(ends) {
+                let ([client], [vip], [backend]) = (words4(&client), words4(&vip), words4(&backend));
+                map.insert([client, vip, ports.0, u32::from(TCP)], [backend, to, egress, 0], 0)?;
+                map.insert([backend, client, ports.1, u32::from(TCP)], [vip, back, egress, 0], 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Verdict, nanoseconds a packet with the wrapper's own, the last packet.
+    fn run(&mut self, program: &ProgramFd, xdp: bool, repeat: u32) -> Result<(u32, f64, Vec<u8>)> {
+        Array::<_, Cycle>::try_from(self.ebpf.map_mut("CYCLE").context("CYCLE")?)?.set(0, self.cycle, 0)?;
+        let calls = if xdp { "TARGET_XDP" } else { "TARGET_TC" };
+        ProgramArray::try_from(self.ebpf.map_mut(calls).context(calls)?)?.set(0, program, 0)?;
+        test_run(&mut self.ebpf, if xdp { "wrap_xdp" } else { "wrap_tc" }, xdp, &self.packet, self.ingress, repeat)
+    }
+
+    /// The same after `warm` packets that are not counted.
+    fn nanoseconds(&mut self, program: &ProgramFd, xdp: bool, warm: u32, repeat: u32) -> Result<f64> {
+        if warm > 0 {
+            self.run(program, xdp, warm)?;
+        }
+        Ok(self.run(program, xdp, repeat)?.1)
+    }
+}
+
+fn cycle(case: Case, packet: &[u8], destination: &Addr) -> Result<Cycle> {
     // Flow i belongs to service i modulo the number of services: both counters turn over together only then.
     let vips = case.services.min(case.flows).max(1);
     ensure!(case.flows % vips == 0, "{} flows over {vips} services", case.flows);
@@ -118,50 +221,32 @@ pub fn run(objects: &Path, case: Case, ingress: u32, egress: u32, rounds: usize,
         flows: case.flows.max(1),
         next: 0,
         ipv6: case.ipv6.into(),
-        vip: last_word(&destination),
+        vip: last_word(destination),
         vips: if case.foreign { 1 } else { vips },
         next_vip: 0,
         pad: 0,
     };
     let mut padded = vec![0u8; 2];
-    padded.extend(&bytes);
+    padded.extend(packet);
     padded.resize(96, 0);
     for (word, chunk) in cycle.packet.iter_mut().zip(padded.chunks_exact(4)) {
         *word = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
     }
-    for wrapper in ["wrap_tc", "wrap_xdp"] {
-        load_program(&mut wrap, wrapper)?;
-    }
-    let mut measure = |program: &ProgramFd, xdp: bool, repeat: u32| -> Result<(u32, f64, Vec<u8>)> {
-        Array::<_, Cycle>::try_from(wrap.map_mut("CYCLE").context("CYCLE")?)?.set(0, cycle, 0)?;
-        let calls = if xdp { "TARGET_XDP" } else { "TARGET_TC" };
-        ProgramArray::try_from(wrap.map_mut(calls).context(calls)?)?.set(0, program, 0)?;
-        test_run(&mut wrap, if xdp { "wrap_xdp" } else { "wrap_tc" }, xdp, &bytes, ingress, repeat)
-    };
-    let all = case.flows.max(1_000);
-    measure(&warm, false, all)?;
-    let (verdict, _, out) = measure(&target, case.xdp, 1)?;
-    check(case, verdict, &out)?;
-    let mut cost = Cost { rounds: Vec::new() };
-    for _ in 0..rounds {
-        measure(&warm, false, all)?;
-        measure(&target, case.xdp, all)?;
-        let (_, with, _) = measure(&target, case.xdp, repeat)?;
-        let (_, without, _) = measure(&empty, case.xdp, repeat)?;
-        cost.rounds.push(with - without);
-    }
-    Ok(cost)
+    Ok(cycle)
+}
+
+fn redirect(xdp: bool) -> u32 {
+    if xdp { 4 } else { 7 }
 }
 
 /// The packet must have been translated and redirected, or left alone: a cheap wrong answer is no result.
 fn check(case: Case, verdict: u32, out: &[u8]) -> Result<()> {
     let port = if case.ipv6 { 56 } else { 36 };
     let port = u16::from_be_bytes([out[port], out[port + 1]]);
-    let redirect = if case.xdp { 4 } else { 7 };
     match (case.foreign, verdict) {
         (true, 2) if case.xdp => Ok(()),
         (true, v) if !case.xdp && v as i32 == -1 => Ok(()),
-        (false, v) if v == redirect && port == BACKEND_PORT => Ok(()),
+        (false, v) if v == redirect(case.xdp) && port == BACKEND_PORT => Ok(()),
         _ => bail!("{}: the program answered {} and the destination port is {port}", case.name, verdict as i32),
     }
 }

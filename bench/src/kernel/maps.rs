@@ -64,13 +64,31 @@ fn v6(first: u16, last: u32) -> Addr {
     addr
 }
 
-fn words4(addr: &Addr) -> [u32; 1] {
+/// Size of a table for that many flows, both directions, with room to spare.
+pub(super) fn entries(flows: u32) -> u32 {
+    262_144.max(flows * 2 + 65_536)
+}
+
+/// Numbers below `count` in an arbitrary order, the same at every call.
+pub(super) fn shuffled(count: u32) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..count).collect();
+    let mut random = 88_172_645_463_325_252u64;
+    for i in (1..order.len()).rev() {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        order.swap(i, (random % (i as u64 + 1)) as usize);
+    }
+    order
+}
+
+pub(super) fn words4(addr: &Addr) -> [u32; 1] {
     [u32::from_ne_bytes([addr[12], addr[13], addr[14], addr[15]])]
 }
-fn words6(addr: &Addr) -> [u32; 4] {
+pub(super) fn words6(addr: &Addr) -> [u32; 4] {
     std::array::from_fn(|i| u32::from_ne_bytes([addr[4 * i], addr[4 * i + 1], addr[4 * i + 2], addr[4 * i + 3]]))
 }
-fn pair(source: u16, destination: u16) -> u32 {
+pub(super) fn pair(source: u16, destination: u16) -> u32 {
     let ([a, b], [c, d]) = (source.to_be_bytes(), destination.to_be_bytes());
     u32::from_ne_bytes([a, b, c, d])
 }
@@ -83,7 +101,7 @@ impl Node {
         let pins = Path::new("/sys/fs/bpf").join(format!("splitter-bench-{}-{number}", std::process::id()));
         fs::create_dir_all(&pins).with_context(|| format!("cannot make {} (root, and bpffs mounted?)", pins.display()))?;
         let object = fs::read(objects.join("splitter")).context("the kernel object")?;
-        let entries = 262_144.max(load.flows * 2 + 65_536);
+        let entries = entries(load.flows);
         let family = if load.ipv6 { "6" } else { "4" };
         let tcp: &'static str = if load.ipv6 { "TCP6" } else { "TCP4" };
         let loaded = EbpfLoader::new()
@@ -178,15 +196,7 @@ impl Node {
 
     /// Both entries of every flow, in an order that the hash does not know.
     fn flows(&mut self, load: Load) -> Result<()> {
-        let mut order: Vec<u32> = (0..load.flows).collect();
-        let mut random = 88_172_645_463_325_252u64;
-        for i in (1..order.len()).rev() {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            order.swap(i, (random % (i as u64 + 1)) as usize);
-        }
-        for i in order {
+        for i in shuffled(load.flows) {
             let (id, front) = (2 * (i % load.services) + 1, vip(load.ipv6, i % load.services));
             let (from, to) = (client(load.ipv6, i), backend(load.ipv6, id - 1));
             if load.ipv6 {

@@ -4,7 +4,6 @@
 
 mod cost;
 mod maps;
-mod report;
 
+pub use cost::{Case, Cost, Setting, run};
 pub use maps::{Load, Node, backend, client, vip};
-pub use report::{PROGRAM_COST, SERVICE_SCALE, measure};

@@ -1,15 +1,20 @@
 //! Benchmark only: restores the test packet, turns to the next flow, and tail-calls the program that is measured. PROG_TEST_RUN repeats on
 //! one buffer, which the measured program has rewritten. Never attached to an interface.
+//!
+//! The reference programs do the least that any translation must: what they cost is the machine's part of what the real ones cost.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::{
-        bindings::xdp_action,
+        bindings::{BPF_F_PSEUDO_HDR, TC_ACT_OK, xdp_action},
+        helpers::generated::{bpf_l4_csum_replace, bpf_redirect},
         macros::{classifier, map, xdp},
-        maps::{Array, ProgramArray},
+        maps::{Array, LruHashMap, ProgramArray},
         programs::{TcContext, XdpContext},
     };
+
+    const TCP: u32 = 6;
 
     /// The packet, and where in it the client's address counts up.
     #[repr(C)]
@@ -36,6 +41,12 @@ mod programs {
     static TARGET_TC: ProgramArray = ProgramArray::with_max_entries(1, 0);
     #[map]
     static TARGET_XDP: ProgramArray = ProgramArray::with_max_entries(1, 0);
+    /// Flows of the reference programs, of the same sizes as the real tables': addresses, ports, protocol to the new last word of the
+    /// destination, ports, and the interface.
+    #[map]
+    static REFERENCE4: LruHashMap<[u32; 4], [u32; 4]> = LruHashMap::with_max_entries(1_024, 0);
+    #[map]
+    static REFERENCE6: LruHashMap<[u32; 10], [u32; 7]> = LruHashMap::with_max_entries(1_024, 0);
 
     /// Writes the packet in the widths in which it will be read: otherwise loads wait for the stores. The packet lies in the map two bytes
     /// off, so that its 4-byte words are the headers'.
@@ -104,6 +115,118 @@ mod programs {
     #[xdp]
     pub fn empty_xdp(_ctx: XdpContext) -> u32 {
         xdp_action::XDP_PASS
+    }
+
+    /// A word of the packet, in the width in which it was written.
+    ///
+    /// # Safety
+    /// The four bytes lie inside the packet.
+    #[inline(always)]
+    unsafe fn word(data: usize, at: usize) -> u32 {
+        // SAFETY: the caller checked the bounds.
+        unsafe { core::ptr::read_volatile((data + at) as *const u32) }
+    }
+
+    #[inline(always)]
+    fn is_ipv4(data: usize, end: usize) -> bool {
+        // SAFETY: bounds checked.
+        data + 14 <= end && unsafe { core::ptr::read_volatile((data + 12) as *const u16) } == 0x0800u16.to_be()
+    }
+
+    /// The flow of a TCP packet without options: new last word of the destination, new ports, interface.
+    #[inline(always)]
+    fn lookup4(data: usize, end: usize) -> Option<[u32; 3]> {
+        if data + 54 > end {
+            return None;
+        }
+        // SAFETY: bounds checked; values stay allocated while the program runs (RCU).
+        unsafe {
+            let value = REFERENCE4.get_ptr([word(data, 26), word(data, 30), word(data, 34), TCP])?;
+            Some([(*value)[0], (*value)[1], (*value)[2]])
+        }
+    }
+
+    #[inline(always)]
+    fn lookup6(data: usize, end: usize) -> Option<[u32; 3]> {
+        if data + 74 > end {
+            return None;
+        }
+        // SAFETY: as above.
+        unsafe {
+            let mut key = [TCP; 10];
+            let mut i = 0;
+            while i < 9 {
+                key[i] = word(data, 22 + 4 * i);
+                i += 1;
+            }
+            let value = REFERENCE6.get_ptr(key)?;
+            Some([(*value)[0], (*value)[1], (*value)[2]])
+        }
+    }
+
+    /// One lookup, two checksum helpers, a redirect.
+    #[classifier]
+    pub fn reference_tc(ctx: TcContext) -> i32 {
+        let (data, end) = (ctx.data(), ctx.data_end());
+        let (value, at) = if is_ipv4(data, end) { (lookup4(data, end), 50) } else { (lookup6(data, end), 70) };
+        let Some(value) = value else { return TC_ACT_OK as i32 };
+        // SAFETY: own context; size 0 means that `to` is a difference.
+        unsafe {
+            bpf_l4_csum_replace(ctx.skb.skb, at, 0, value[0] as u64, BPF_F_PSEUDO_HDR as u64);
+            bpf_l4_csum_replace(ctx.skb.skb, at, 0, value[1] as u64, 0);
+            bpf_redirect(value[2], 0) as i32
+        }
+    }
+
+    /// One lookup, address, ports, checksum and MACs written, a redirect.
+    #[xdp]
+    pub fn reference_xdp(ctx: XdpContext) -> u32 {
+        let (data, end) = (ctx.data(), ctx.data_end());
+        let value = if is_ipv4(data, end) {
+            let value = lookup4(data, end);
+            if let Some(value) = value {
+                // SAFETY: `lookup4` found 54 bytes.
+                unsafe { rewrite::<30>(data, end, value) };
+            }
+            value
+        } else {
+            let value = lookup6(data, end);
+            if let Some(value) = value {
+                // SAFETY: `lookup6` found 74 bytes.
+                unsafe { rewrite::<50>(data, end, value) };
+            }
+            value
+        };
+        match value {
+            // SAFETY: a helper without pointers.
+            Some(value) => unsafe { bpf_redirect(value[2], 0) as u32 },
+            None => xdp_action::XDP_PASS,
+        }
+    }
+
+    /// Writes as a translation would: `ADDRESS` is where the destination's last word lies, ports and checksum follow.
+    ///
+    /// # Safety
+    /// `data..end` is the packet.
+    #[inline(always)]
+    unsafe fn rewrite<const ADDRESS: usize>(data: usize, end: usize, value: [u32; 3]) {
+        if data + ADDRESS + 24 > end {
+            return;
+        }
+        let write = |at: usize, word: u32| {
+            // SAFETY: bounds checked, `at` is at most 20 above the address.
+            unsafe { core::ptr::write_volatile((data + at) as *mut u32, word) }
+        };
+        write(2, value[0]);
+        write(6, value[1]);
+        // SAFETY: bounds checked; the MACs' first and last two bytes.
+        unsafe {
+            core::ptr::write_volatile(data as *mut u16, value[0] as u16);
+            core::ptr::write_volatile((data + 10) as *mut u16, value[1] as u16);
+        }
+        write(ADDRESS, value[0]);
+        write(ADDRESS + 4, value[1]);
+        write(ADDRESS + 20, value[1]);
     }
 
     #[panic_handler]

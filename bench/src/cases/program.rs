@@ -1,0 +1,143 @@
+//! The cases `program-cost` and `service-scale`: cost of the kernel programs by PROG_TEST_RUN.
+//!
+//! The reference row of a subject is what the machine takes for the least that a translation must do over tables of the same sizes (a lookup;
+//! TC: two checksum helpers, XDP: the writes; a redirect), measured in the same rounds.
+
+use super::{
+    Place, Rows, Samples,
+    rows::{again, rounded},
+};
+use crate::{
+    kernel::{Case, Setting, run},
+    lab::{Lab, Options},
+};
+use anyhow::{Context, Result};
+use std::ffi::CString;
+
+const METRIC: &str = "ns_per_packet";
+
+const fn established(name: &'static str, xdp: bool, ipv6: bool, flows: u32) -> Case {
+    Case { name, xdp, ipv6, services: 1, flows, foreign: false, reference: true }
+}
+
+const fn foreign(name: &'static str, xdp: bool) -> Case {
+    Case { name, xdp, ipv6: false, services: 40_000, flows: 40_000, foreign: true, reference: false }
+}
+
+const COST: [Case; 12] = [
+    established("tc-tcp-established-1", false, false, 1),
+    established("tc-tcp-established", false, false, 1_000),
+    established("tc-tcp-established-100000", false, false, 100_000),
+    established("tc6-tcp-established", false, true, 1_000),
+    established("tc6-tcp-established-100000", false, true, 100_000),
+    established("xdp-tcp-established-1", true, false, 1),
+    established("xdp-tcp-established", true, false, 1_000),
+    established("xdp-tcp-established-100000", true, false, 100_000),
+    established("xdp6-tcp-established", true, true, 1_000),
+    established("xdp6-tcp-established-100000", true, true, 100_000),
+    foreign("tc-foreign", false),
+    foreign("xdp-foreign", true),
+];
+
+const fn scaled(name: &'static str, xdp: bool, services: u32) -> Case {
+    Case { name, xdp, ipv6: false, services, flows: 40_000, foreign: false, reference: false }
+}
+
+/// The same flows, spread over the services.
+const SCALE: [[Case; 3]; 2] = [
+    [scaled("tc-1-service", false, 1), scaled("tc-1000-services", false, 1_000), scaled("tc-40000-services", false, 40_000)],
+    [scaled("xdp-1-service", true, 1), scaled("xdp-1000-services", true, 1_000), scaled("xdp-40000-services", true, 40_000)],
+];
+
+pub fn cost(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
+    let bench = Bench::new(place, quick)?;
+    for case in COST {
+        let (ours, reference) = bench.measure(case)?;
+        let name = format!("reference-{}", case.name);
+        if case.reference {
+            rows.add_median(&name, METRIC, &reference, None).more.insert("flows", case.flows.into());
+        }
+        let row = rows.add_median(case.name, METRIC, &ours, case.reference.then_some(name.as_str()));
+        row.more.insert("flows", case.flows.into());
+        row.more.insert("services", case.services.into());
+        if case.reference {
+            row.more.insert("over_reference_ns", rounded(ours.median() - reference.median()).into());
+        }
+    }
+    for case in COST.into_iter().filter(|case| ["tc-tcp-established", "xdp-tcp-established"].contains(&case.name)) {
+        let (ours, _) = bench.measure(Case { reference: false, ..case })?;
+        rows.add_median(&again(case.name), METRIC, &ours, Some(case.name));
+    }
+    Ok(())
+}
+
+pub fn scale(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
+    let bench = Bench::new(place, quick)?;
+    for cases in SCALE {
+        let first = cases[0];
+        for case in cases {
+            let (ours, _) = bench.measure(case)?;
+            let row = rows.add_median(case.name, METRIC, &ours, (case.name != first.name).then_some(first.name));
+            row.more.insert("flows", case.flows.into());
+            row.more.insert("services", case.services.into());
+        }
+        let (ours, _) = bench.measure(first)?;
+        rows.add_median(&again(first.name), METRIC, &ours, Some(first.name));
+    }
+    Ok(())
+}
+
+/// A network in which next hops are found as on a router.
+struct Bench<'a> {
+    lab: Lab,
+    place: &'a Place,
+    rounds: usize,
+    repeat: u32,
+}
+
+impl Bench<'_> {
+    fn new(place: &Place, quick: bool) -> Result<Bench<'_>> {
+        let lab = Lab::with("cost", Options { backends: 1, ..Options::default() })?;
+        // One gateway leads to all backends.
+        lab.node.batch(
+            "neigh replace 10.2.1.2 lladdr 02:00:00:00:00:99 dev b1 nud permanent\nneigh replace fd02:1::2 lladdr 02:00:00:00:00:99 dev b1 nud permanent\n\
+             route add 10.0.0.0/8 via 10.2.1.2 dev b1\nroute add fd02::/64 via fd02:1::2 dev b1\n",
+        )?;
+        let (rounds, repeat) = if quick { (3, 200_000) } else { (9, 1_000_000) };
+        Ok(Bench { lab, place, rounds, repeat })
+    }
+
+    /// The real program, and the reference (empty when the case has none).
+    fn measure(&self, case: Case) -> Result<(Samples, Samples)> {
+        let cost = self.lab.node.run(|| -> Result<_> {
+            pin_to_one_cpu();
+            let setting = Setting {
+                objects: &self.place.objects,
+                ingress: index("c0")?,
+                egress: index("b1")?,
+                rounds: self.rounds,
+                repeat: self.repeat,
+            };
+            run(setting, case)
+        })??;
+        Ok((cost.rounds.into(), cost.reference.into()))
+    }
+}
+
+fn index(name: &str) -> Result<u32> {
+    let c = CString::new(name)?;
+    // SAFETY: a valid C string.
+    let index = unsafe { libc::if_nametoindex(c.as_ptr()) };
+    if index == 0 { Err(std::io::Error::last_os_error()).with_context(|| format!("no interface {name}")) } else { Ok(index) }
+}
+
+/// The last CPU: the first one serves more interrupts.
+fn pin_to_one_cpu() {
+    let last = std::thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1);
+    // SAFETY: a zeroed set is valid; the calling thread only. A machine that refuses is measured unpinned.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(last, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
+    }
+}
