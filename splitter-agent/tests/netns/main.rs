@@ -1,0 +1,12 @@
+//! The agent as users run it: a real process in a network namespace, real clients and servers around it. Needs root.
+
+mod interfaces;
+mod node;
+mod observe;
+mod split;
+#[path = "../support/mod.rs"]
+mod support;
+mod traces;
+mod transfer;
+mod weights;
+mod xdp;
