@@ -1,4 +1,188 @@
-//! Stub.
-pub fn run(_: &super::Place, _: bool, _: &mut super::Rows) -> anyhow::Result<()> {
-    anyhow::bail!("not there yet")
+//! The case `policy-scale`: a large policy from nothing to applied, a change of one line in it, and what agent and kernel hold for it.
+
+use super::{Place, Rows, Samples, rows::again, synthetic};
+use crate::{
+    admin::Admin,
+    agent::Site,
+    lab::{Lab, Options, Process},
+};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+const MANY: u32 = 40_000;
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Until a started agent counts as idle.
+const REST: Duration = Duration::from_secs(2);
+
+pub fn run(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
+    let (starts, changes) = if quick { (1, 3) } else { (2, 10) };
+    let small = measure(place, 1, starts, changes)?;
+    let (one, many) = ("1-service".to_owned(), format!("{MANY}-services"));
+    small.report(&one, None, rows);
+    let large = measure(place, MANY, starts, changes)?;
+    large.report(&many, Some(&one), rows);
+    measure(place, MANY, starts, changes)?.report(&again(&many), Some(&many), rows);
+    let row = rows.add(&many, "kernel_bytes_per_flow", large.flow_bytes, None);
+    row.more.insert("map", "TCP4: memory / max_entries, two entries a flow".into());
+    row.more.insert("max_entries", large.max_entries.into());
+    Ok(())
+}
+
+#[derive(Default)]
+struct Figures {
+    /// From the agent's start until the policy runs in the kernel.
+    load: Samples,
+    /// The agent's own figure for the first apply.
+    first_apply: Samples,
+    /// From the rename of the changed file until the kernel runs it.
+    reload: Samples,
+    /// The agent's own figure for it.
+    apply: Samples,
+    /// Resident memory, KiB: at rest after the load, and after all changes.
+    idle: Samples,
+    after: Samples,
+    flow_bytes: f64,
+    max_entries: u64,
+}
+
+impl Figures {
+    fn report(&self, subject: &str, baseline: Option<&str>, rows: &mut Rows) {
+        for (metric, samples) in [
+            ("cold_load_ms", &self.load),
+            ("cold_apply_ms", &self.first_apply),
+            ("change_wall_ms", &self.reload),
+            ("change_apply_ms", &self.apply),
+            ("agent_rss_idle_kib", &self.idle),
+            ("agent_rss_after_changes_kib", &self.after),
+        ] {
+            rows.add_median(subject, metric, samples, baseline);
+        }
+    }
+}
+
+fn measure(place: &Place, services: u32, starts: u32, changes: u32) -> Result<Figures> {
+    let mut figures = Figures::default();
+    for _ in 0..starts {
+        let lab = Lab::with("policy", Options { backends: 1, ..Options::default() })?;
+        let texts: Vec<String> = (0..services).map(|i| synthetic::filler(i, 10)).collect();
+        let site = Site::new(&place.splitter, &lab.node, &texts.concat())?;
+        let admin = Admin::new(&site.socket());
+        let began = Instant::now();
+        let agent = site.spawn()?;
+        agent_life(&site, &agent, &admin, began, texts, changes, &mut figures).with_context(|| site.log_tail())?;
+        agent.stop(PATIENCE)?;
+        site.detach()?;
+        site.remove()?;
+        lab.remove()?;
+    }
+    Ok(figures)
+}
+
+fn agent_life(
+    site: &Site,
+    agent: &Process,
+    admin: &Admin,
+    began: Instant,
+    mut texts: Vec<String>,
+    changes: u32,
+    figures: &mut Figures,
+) -> Result<()> {
+    let last = synthetic::name(texts.len() as u32 - 1);
+    let mut generation = None;
+    agent.wait_ready(PATIENCE, || {
+        generation = admin.generation(&last, "v1");
+        generation.is_some()
+    })?;
+    figures.load.push(began.elapsed().as_secs_f64() * 1e3);
+    std::thread::sleep(REST);
+    // Before the status is asked for, which takes memory of its own.
+    figures.idle.push(resident(agent.pid())?);
+    let status = admin.status()?;
+    ensure!(
+        status["applied"]["services"] == texts.len(),
+        "the agent applied {} of {} services",
+        status["applied"]["services"],
+        texts.len()
+    );
+    figures.first_apply.push(apply_ms(&status)?);
+    (figures.flow_bytes, figures.max_entries) = flow(&status)?;
+    for i in 0..changes {
+        let middle = texts.len() / 2;
+        texts[middle] = synthetic::filler(middle as u32, 11 + i);
+        // As editors and configuration tools do it: aside, then renamed.
+        let aside = site.dir.join("policy.new");
+        fs::write(&aside, texts.concat())?;
+        let began = Instant::now();
+        fs::rename(&aside, site.policy())?;
+        let before = generation;
+        agent.wait_ready(PATIENCE, || {
+            generation = admin.generation(&last, "v1");
+            generation > before
+        })?;
+        figures.reload.push(began.elapsed().as_secs_f64() * 1e3);
+        let status = admin.status()?;
+        ensure!(weight(&status, &synthetic::name(middle as u32)) == Some(11 + u64::from(i)), "the change is not applied");
+        figures.apply.push(apply_ms(&status)?);
+    }
+    std::thread::sleep(REST);
+    figures.after.push(resident(agent.pid())?);
+    Ok(())
+}
+
+fn apply_ms(status: &Value) -> Result<f64> {
+    status["applied"]["apply_ms"].as_f64().context("the status has no applied.apply_ms")
+}
+
+/// Weight of `v2` of a service.
+fn weight(status: &Value, service: &str) -> Option<u64> {
+    let service = status["services"].as_array()?.iter().find(|candidate| candidate["name"] == service)?;
+    service["versions"].as_array()?.iter().find(|version| version["name"] == "v2")?["weight"].as_u64()
+}
+
+/// Bytes of kernel memory that a TCP flow over IPv4 takes, both directions, and how many entries the table has.
+fn flow(status: &Value) -> Result<(f64, u64)> {
+    let tables = status["tables"].as_array().context("the status has no tables")?;
+    let table = tables.iter().find(|table| table["name"] == "tcp4").context("the status has no table tcp4")?;
+    let number = |field: &str| table[field].as_u64().filter(|number| *number > 0).with_context(|| format!("table tcp4 has no {field}"));
+    let entries = number("max_entries")?;
+    Ok((number("memory")? as f64 / entries as f64 * 2.0, entries))
+}
+
+/// Resident memory of a process, KiB.
+fn resident(pid: u32) -> Result<f64> {
+    resident_in(&fs::read_to_string(format!("/proc/{pid}/status"))?)
+}
+
+fn resident_in(status: &str) -> Result<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    line.trim().strip_suffix(" kB").and_then(|number| number.trim().parse().ok()).context("odd VmRSS")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_status_is_read() {
+        let version = |name: &str, weight: u32| json!({"name": name, "weight": weight});
+        let status = json!({
+            "applied": {"apply_ms": 1.5},
+            "services": [{"name": "a", "versions": [version("v1", 90), version("v2", 12)]}],
+            "tables": [{"name": "udp4", "memory": 1, "max_entries": 1}, {"name": "tcp4", "memory": 96_000, "max_entries": 1_000}],
+        });
+        assert_eq!((apply_ms(&status).unwrap(), weight(&status, "a"), weight(&status, "b")), (1.5, Some(12), None));
+        assert_eq!(flow(&status).unwrap(), (192.0, 1_000));
+        assert!(flow(&json!({"tables": [{"name": "tcp4", "memory": 0, "max_entries": 5}]})).is_err());
+    }
+
+    #[test]
+    fn resident_memory_is_read() {
+        assert_eq!(resident_in("Name:\tsplitter\nVmHWM:\t  99999 kB\nVmRSS:\t   12340 kB\n").unwrap(), 12_340.0);
+        assert!(resident_in("Name:\tkthread\n").is_err());
+    }
 }
