@@ -1,7 +1,7 @@
 //! Programs on interfaces: pinned links, so that they outlive the agent, replaced in place by the next one, so that no packet misses them.
 
 use super::{
-    DatapathError,
+    DatapathError, causes,
     interfaces::XdpMode,
     load::{self, TC, TC_EGRESS, XDP},
     netlink::Link,
@@ -62,9 +62,9 @@ pub fn attach(ebpf: &mut Ebpf, pins: &Path, link: &Link, hook: Hook) -> Result<(
         // The interface that it belonged to is gone, or it is none of ours.
         remove_link(pins, &name).map_err(|source| DatapathError::Pins { path: path.clone(), source })?;
     }
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
+    let failed = |error: Failure| {
         let hint = if hook == Hook::XdpNative { "; its driver may lack XDP: try --xdp generic" } else { "" };
-        DatapathError::Attach { hook: hook.name(), interface: link.name.clone(), hint, source }
+        DatapathError::Attach { hook: hook.name(), interface: link.name.clone(), hint, cause: causes(error.as_ref()) }
     };
     let fd = create(ebpf, link, hook).map_err(failed)?;
     fd.pin(&path).map_err(|e| failed(Box::new(e)))?;

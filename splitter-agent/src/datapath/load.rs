@@ -1,7 +1,7 @@
 //! Loading the kernel object: sizes of the maps, adopting pinned ones, programs, tail calls, the clock.
 
 use super::{
-    DatapathError,
+    DatapathError, causes,
     bpf::Kernel,
     pins,
     tables::{CONFIG, Table, Tables},
@@ -87,7 +87,7 @@ pub fn load(pins: &Path, sizes: Sizes, config: Config) -> Result<Loaded, Datapat
             loader.map_max_entries(table.name(), entries);
         }
     }
-    let mut ebpf = loader.load(OBJECT).map_err(|e| DatapathError::Load { source: Box::new(e) })?;
+    let mut ebpf = loader.load(OBJECT).map_err(|e| DatapathError::Load { cause: causes(&e) })?;
     let mut kernel = Kernel::new(open_maps(pins)?, cpus);
     load_programs(&mut ebpf)?;
     let config = Config { max_flows: kernel.limit(Table::Tcp4) / 2, ..config };
@@ -142,7 +142,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
             aya::programs::Program::Xdp(program) => program.load(),
             _ => Ok(()),
         }
-        .map_err(|e| DatapathError::Verifier { source: Box::new(e) })?;
+        .map_err(DatapathError::program)?;
     }
     for (map, slot, program) in CALLS {
         let fd = program_fd(ebpf, program)?;
@@ -156,23 +156,23 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
 fn program_fd(ebpf: &Ebpf, name: &'static str) -> Result<ProgramFd, DatapathError> {
     let program = ebpf.program(name).ok_or(DatapathError::NoProgram(name))?;
     let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
-    fd.map_err(|e| DatapathError::Verifier { source: Box::new(e) })
+    fd.map_err(DatapathError::program)
 }
 
 pub fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, DatapathError> {
     let program = ebpf.program_mut(name).ok_or(DatapathError::NoProgram(name))?;
-    program.try_into().map_err(|e| DatapathError::Verifier { source: Box::new(e) })
+    program.try_into().map_err(DatapathError::program)
 }
 
 pub fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DatapathError> {
     let program = ebpf.program_mut(name).ok_or(DatapathError::NoProgram(name))?;
-    program.try_into().map_err(|e| DatapathError::Verifier { source: Box::new(e) })
+    program.try_into().map_err(DatapathError::program)
 }
 
 /// The clock of the flow tables, in ticks (jiffies).
 pub fn ticks(ebpf: &Ebpf) -> Result<u32, DatapathError> {
     let program = ebpf.program(CLOCK).ok_or(DatapathError::NoProgram(CLOCK))?;
-    let failed = |e| DatapathError::Verifier { source: Box::new(e) };
+    let failed = DatapathError::program;
     let program: &SchedClassifier = program.try_into().map_err(failed)?;
     // The shortest frame that the kernel takes for a test run.
     let frame = [0u8; 64];

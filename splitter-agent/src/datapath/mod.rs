@@ -37,7 +37,20 @@ use std::{
 };
 use thiserror::Error;
 
-type Source = Box<dyn std::error::Error + Send + Sync>;
+/// An error with all its causes: what failed stands in the first, why in the last.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
 
 #[derive(Debug, Error)]
 pub enum DatapathError {
@@ -49,18 +62,18 @@ pub enum DatapathError {
     Namespace(io::Error),
     #[error("cannot use {}: {source}", path.display())]
     Pins { path: PathBuf, source: io::Error },
-    #[error("cannot use the map {}: {source}", path.display())]
-    Map { path: PathBuf, source: Source },
+    #[error("cannot use the map {}: {cause}", path.display())]
+    Map { path: PathBuf, cause: String },
     #[error("the maps in {} have layout {found}, this program speaks {expected}: run `splitter detach`, then start the agent again (live flows are cut, counters and histograms are lost; the policy and weights are not)", pins.display())]
     Abi { pins: PathBuf, found: u32, expected: u32 },
-    #[error("cannot load the kernel object: {source} (CAP_BPF and CAP_NET_ADMIN are needed, and Linux 6.6 or newer)")]
-    Load { source: Source },
-    #[error("the kernel refuses the programs: {source} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed, and Linux 6.6 or newer)")]
-    Verifier { source: Source },
+    #[error("cannot load the kernel object: {cause} (CAP_BPF and CAP_NET_ADMIN are needed, and Linux 6.6 or newer)")]
+    Load { cause: String },
+    #[error("the kernel refuses the programs: {cause} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed, and Linux 6.6 or newer)")]
+    Verifier { cause: String },
     #[error("the kernel object has no program {0}: this is a bug")]
     NoProgram(&'static str),
-    #[error("cannot attach {hook} to {interface}: {source}{hint}")]
-    Attach { hook: &'static str, interface: String, hint: &'static str, source: Source },
+    #[error("cannot attach {hook} to {interface}: {cause}{hint}")]
+    Attach { hook: &'static str, interface: String, hint: &'static str, cause: String },
     #[error("cannot list the interfaces: {0}")]
     Netlink(io::Error),
     #[error("cannot count the CPUs: {0}")]
@@ -70,8 +83,12 @@ pub enum DatapathError {
 }
 
 impl DatapathError {
-    fn map(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self::Map { path: path.into(), source: Box::new(source) }
+    fn map(path: &Path, error: impl std::error::Error) -> Self {
+        Self::Map { path: path.into(), cause: causes(&error) }
+    }
+
+    fn program(error: impl std::error::Error) -> Self {
+        Self::Verifier { cause: causes(&error) }
     }
 }
 
@@ -200,6 +217,17 @@ impl Datapath {
         wanted.retain(|hook| {
             if known.contains(hook) {
                 return true;
+            }
+            // The two modes exclude each other on an interface.
+            let other = match hook {
+                Hook::XdpNative => Some(Hook::XdpGeneric),
+                Hook::XdpGeneric => Some(Hook::XdpNative),
+                _ => None,
+            };
+            if let Some(other) = other
+                && let Err(error) = pins::remove_link(&self.pins, &links::pin_name(link.ifindex, other))
+            {
+                tracing::debug!(%error, "pin of the other XDP mode");
             }
             match links::attach(&mut self.ebpf, &self.pins, link, *hook) {
                 Ok(()) => {

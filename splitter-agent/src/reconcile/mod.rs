@@ -135,7 +135,7 @@ impl Reconciler {
         clear(tables, &reused)?;
         let flows_removed = self.write(tables, &step, &changes)?;
         let reweighted = step.planned.iter().filter(|planned| self.reweighted(planned)).map(|planned| planned.model.name.clone()).collect();
-        let report = Report { changed: step.planned.len() + step.gone.len(), reweighted, flows_removed };
+        let report = Report { changed: changed_services(&step, &changes), reweighted, flows_removed };
         self.record(&mut step, changes);
         Ok(report)
     }
@@ -383,6 +383,19 @@ impl Step {
     fn new_names(&self) -> HashSet<&str> {
         self.planned.iter().map(|planned| planned.model.name.as_str()).collect()
     }
+}
+
+/// How many services an apply touched: after a restart everything is planned, and usually nothing differs.
+fn changed_services(step: &Step, changes: &Changes) -> usize {
+    if !step.exact {
+        return step.planned.len() + step.gone.len();
+    }
+    let mut touched: HashSet<u32> = changes.services.iter().map(|(id, _)| *id).collect();
+    touched.extend(changes.frontends.iter().map(|(_, id)| *id));
+    touched.extend(changes.backends.iter().chain(&changes.backends_late).map(|(_, row)| row.service));
+    touched.extend(changes.rules.iter().map(|(key, _)| key).chain(&changes.rules_gone).map(|key| u32::from_be_bytes(key.service)));
+    touched.extend(&changes.garbage.services);
+    touched.len()
 }
 
 /// Reads back what was written.
