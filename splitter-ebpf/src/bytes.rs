@@ -177,6 +177,19 @@ impl<T: Copy> Ref<T> {
     }
 }
 
+/// `flag!(set reference.owner, FLAG)` and `flag!(clear reference.owner, FLAG)`: changes a flow's flags, which both directions' CPUs do.
+#[macro_export]
+macro_rules! flag {
+    (set $r:ident . $($f:ident).+, $flag:expr) => {
+        // SAFETY: a Ref points to a live map value.
+        unsafe { $crate::bytes::set_bits(&raw mut (*$r.as_ptr()).$($f).+, ($flag as u32) << 24) }
+    };
+    (clear $r:ident . $($f:ident).+, $flag:expr) => {
+        // SAFETY: a Ref points to a live map value.
+        unsafe { $crate::bytes::clear_bits(&raw mut (*$r.as_ptr()).$($f).+, ($flag as u32) << 24) }
+    };
+}
+
 /// `field!(reference.name)` reads a field of a [`Ref`], `field!(reference.name = value)` writes it.
 #[macro_export]
 macro_rules! field {
@@ -193,6 +206,42 @@ macro_rules! field {
     ($r:ident . $($f:ident).+) => {
         // SAFETY: a Ref points to a live map value.
         unsafe { (&raw const (*$r.as_ptr()).$($f).+).read() }
+    };
+}
+
+/// Sets bits of a word that other CPUs may write at the same time (Linux 5.12).
+///
+/// # Safety
+/// `word` points to a live map value.
+#[inline(always)]
+pub unsafe fn set_bits(word: *mut u32, bits: u32) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::arch::asm!("lock *(u32 *)({0} + 0) |= {1}", in(reg) word, in(wreg) bits)
+    };
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise; tests have one thread.
+    unsafe {
+        *word |= bits
+    };
+}
+
+/// As [`set_bits`], clears.
+///
+/// # Safety
+/// As [`set_bits`].
+#[inline(always)]
+pub unsafe fn clear_bits(word: *mut u32, bits: u32) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::arch::asm!("lock *(u32 *)({0} + 0) &= {1}", in(reg) word, in(wreg) !bits)
+    };
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise; tests have one thread.
+    unsafe {
+        *word &= !bits
     };
 }
 

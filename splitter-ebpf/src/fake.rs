@@ -4,7 +4,7 @@ use crate::{
     bytes::{Packet, Ref, Route, RouteQuery, Window},
     env::{Env, Scratch, Table, Tables},
     lb,
-    packet::checksum,
+    packet::{checksum, ports},
     verdict::Action,
 };
 use splitter_common::{
@@ -16,6 +16,7 @@ use std::{
     cell::{Cell, RefCell, UnsafeCell},
     collections::HashMap,
     hash::Hash,
+    net::{IpAddr, SocketAddr},
 };
 
 /// A map whose values stay where they are.
@@ -91,6 +92,15 @@ impl<F: Family> Flows<F> {
     pub fn sizes(&self) -> [usize; 5] {
         [self.tcp.len(), self.udp.len(), self.half.len(), self.closing.len(), self.snat.len()]
     }
+}
+
+/// Key of a backend's IPv4 TCP packets to a client.
+fn reverse_key(server: SocketAddr, client: SocketAddr) -> FlowKey<V4> {
+    let word = |addr: SocketAddr| match addr.ip() {
+        IpAddr::V4(v4) => [u32::from_ne_bytes(v4.octets())],
+        IpAddr::V6(_) => panic!("IPv4 only"),
+    };
+    FlowKey { src: word(server), dst: word(client), ports: ports(server.port().to_be(), client.port().to_be()), proto: TCP as u32 }
 }
 
 /// All maps.
@@ -230,13 +240,15 @@ impl Maps {
         histograms.iter().filter(|(key, _)| of(key)).map(|(_, value)| unsafe { (*value.get()).counts.iter().sum::<u32>() }).sum()
     }
     /// Evicts the reverse entry of an IPv4 TCP flow.
-    pub fn forget_reverse(&self, server: std::net::SocketAddr, client: std::net::SocketAddr) {
-        let word = |addr: std::net::SocketAddr| match addr.ip() {
-            std::net::IpAddr::V4(v4) => [u32::from_ne_bytes(v4.octets())],
-            std::net::IpAddr::V6(_) => panic!("IPv4 only"),
-        };
-        let ports = crate::packet::ports(server.port().to_be(), client.port().to_be());
-        self.v4.tcp.remove(&FlowKey { src: word(server), dst: word(client), ports, proto: TCP as u32 });
+    pub fn forget_reverse(&self, server: SocketAddr, client: SocketAddr) {
+        self.v4.tcp.remove(&reverse_key(server, client));
+    }
+    /// Sets flags in all IPv4 TCP entries, which must be those of one flow.
+    pub fn set_flags(&self, server: SocketAddr, client: SocketAddr, flags: u8) {
+        assert!(self.v4.tcp.get(&reverse_key(server, client)).is_some());
+        for value in self.v4.tcp.0.borrow_mut().values_mut() {
+            value.get_mut().owner |= (flags as u32) << 24;
+        }
     }
     /// Turns the clock.
     pub fn pass(&self, ms: u64) {

@@ -20,7 +20,7 @@ use crate::{
     account,
     bytes::{Packet, Ref},
     env::{Env, Table, Tables},
-    field,
+    field, flag,
     network::Network,
     packet::{Parsed, tcp},
     place,
@@ -156,7 +156,7 @@ fn promote<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translati
         field!(counters.opened += 1);
     }
     env.drop_half(partner);
-    field!(entry.flow.owner = half.flow.owner | (flow_flag::ESTABLISHED as u32) << 24);
+    flag!(set entry.flow.owner, flow_flag::ESTABLISHED);
     field!(entry.stamp = env.now());
     1
 }
@@ -175,7 +175,7 @@ pub fn from_backend<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, e
     if owner >> 24 & flow_flag::REPLIED as u32 != 0 {
         return Verdict::CONTINUE;
     }
-    field!(forward.flow.owner = owner | (flow_flag::REPLIED as u32) << 24);
+    flag!(set forward.flow.owner, flow_flag::REPLIED);
     if p.flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK {
         let expect = packet_seq(packet, p).wrapping_add(1);
         field!(forward.expect = if expect == 0 { 1 } else { expect });

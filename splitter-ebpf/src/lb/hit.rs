@@ -9,7 +9,7 @@ use crate::{
     account,
     bytes::{Packet, Ref},
     env::{Env, Table, Tables},
-    field,
+    field, flag,
     network::Network,
     packet::{Parsed, tcp},
     place,
@@ -26,7 +26,7 @@ fn serves(state: u8) -> bool {
 /// The translation of a packet to which nothing special happens; `None` leaves it to [`hit`].
 #[inline(always)]
 pub fn usual<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F>>) -> Option<Translation<F>> {
-    const UNUSUAL: u8 = flow_flag::SNAT | flow_flag::YOUNG | flow_flag::RESET;
+    const UNUSUAL: u8 = flow_flag::SNAT | flow_flag::YOUNG | flow_flag::RESET | flow_flag::FIN | flow_flag::PEER_FIN;
     let flow = entry.get();
     let backend = env.backend(flow.backend())?;
     let (state, version) = (field!(backend.state), field!(backend.version));
@@ -56,6 +56,11 @@ pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
     if !serves(state) || flow.is(flow_flag::RESET) {
         return give_up(env, p, &flow, serves(state) as u32);
     }
+    if ended(flow.owner) && p.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && !flow.is(flow_flag::REVERSE) {
+        // The client uses its port again.
+        forget(env, table, &p.key, &flow);
+        return Verdict::AGAIN;
+    }
     if !translate(env, &p.key, &flow, version, t) {
         forget(env, table, &p.key, &flow);
         return Verdict::AGAIN;
@@ -74,7 +79,7 @@ pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
     if flow.is(flow_flag::YOUNG) && (!p.is_tcp() || has_payload(packet, p)) {
         first_payload(env, p, entry, t);
     }
-    if p.flags & (tcp::FIN | tcp::RST) != 0 {
+    if p.flags & (tcp::FIN | tcp::RST) != 0 || ended(flow.owner) {
         end(env, p, entry, t);
     }
     Verdict::CONTINUE
@@ -139,7 +144,7 @@ fn put_partner<F: Network, E: Env + Tables<F>>(env: &E, table: Table, key: &Flow
 #[inline(never)]
 fn first_payload<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F>>, t: &Translation<F>) -> u32 {
     let flow = entry.get();
-    field!(entry.owner = flow.owner & !((flow_flag::YOUNG as u32) << 24));
+    flag!(clear entry.owner, flow_flag::YOUNG);
     if !flow.is(flow_flag::REVERSE) {
         if let Some(half) = env.half(&p.key) {
             field!(half.stamp = env.now());
@@ -155,10 +160,9 @@ fn first_payload<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: 
         env.drop_half(forward);
     }
     if !p.is_tcp() {
-        field!(entry.owner = (flow.owner & !((flow_flag::YOUNG as u32) << 24)) | (flow_flag::REPLIED as u32) << 24);
+        flag!(set entry.owner, flow_flag::REPLIED);
         if let Some(other) = env.flow(Table::Udp, forward) {
-            let owner = field!(other.owner);
-            field!(other.owner = owner | (flow_flag::REPLIED as u32) << 24);
+            flag!(set other.owner, flow_flag::REPLIED);
         }
     }
     0
@@ -176,6 +180,13 @@ pub fn has_payload<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> bool
     p.ip_len > l4 - crate::packet::ETHERNET as u32 + header
 }
 
+/// Whether both sides have sent their FIN.
+#[inline(always)]
+fn ended(owner: u32) -> bool {
+    const BOTH: u32 = ((flow_flag::FIN | flow_flag::PEER_FIN) as u32) << 24;
+    owner & BOTH == BOTH
+}
+
 /// FIN or RST: notes it on both sides; after both FINs, or a RST, the flow moves to `CLOSING`, where it cannot crowd out live ones.
 #[inline(never)]
 fn end<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F>>, t: &Translation<F>) -> u32 {
@@ -184,13 +195,14 @@ fn end<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F
     partner_key(p.key.proto, t, key);
     let other = env.flow(Table::Tcp, key);
     let reset = p.flags & tcp::RST != 0;
-    let before = field!(entry.owner);
-    field!(entry.owner = before | (flow_flag::FIN as u32) << 24);
-    if !reset && before >> 24 & flow_flag::PEER_FIN as u32 == 0 {
+    if p.flags & tcp::FIN != 0 {
+        flag!(set entry.owner, flow_flag::FIN);
         if let Some(other) = other {
-            let owner = field!(other.owner);
-            field!(other.owner = owner | (flow_flag::PEER_FIN as u32) << 24);
+            flag!(set other.owner, flow_flag::PEER_FIN);
         }
+    }
+    // Read back: both sides may be closing at once, on two CPUs. If each misses the other, the next packet finds both.
+    if !reset && !ended(field!(entry.owner)) {
         return 0;
     }
     if let Some(counters) = env.counters(t.version) {

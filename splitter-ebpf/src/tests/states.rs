@@ -33,6 +33,20 @@ fn both_fins_move_the_flow_out_of_the_way() {
     assert_eq!(lab.sizes()[3], 0);
 }
 
+/// Both FINs pass at once on two CPUs, and neither sees the other's: the flow must not outlive them.
+#[test]
+fn fins_that_miss_each_other_still_end_the_flow() {
+    for again in [tcp::ACK, tcp::SYN] {
+        let lab = Lab::new(false, TCP);
+        let server = lab.connect();
+        lab.maps.set_flags(server, lab.client, flow_flag::FIN | flow_flag::PEER_FIN);
+        assert_eq!(lab.tcp_entries(), 2);
+        lab.send(again, &[]);
+        assert_eq!(lab.tcp_entries(), 0);
+        assert_eq!(lab.maps.version(1).connections, if again == tcp::SYN { 2 } else { 1 });
+    }
+}
+
 #[test]
 fn resets_are_counted_by_side() {
     let lab = Lab::new(true, TCP);
