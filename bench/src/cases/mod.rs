@@ -1,7 +1,7 @@
 //! The benchmarks: which there are, what they are asked for, and how their rows look. One module a case; [`run`] calls them in order.
 //!
 //! A row is one figure of one subject, with a ratio to a baseline that was measured in the same run: figures of two machines are compared by
-//! their ratios. Needs root; the cases that load kernel programs need the feature `kernel`.
+//! their ratios. Needs root; everything but the command line needs the feature `kernel`.
 
 #[cfg(feature = "kernel")]
 mod l4;
@@ -9,13 +9,16 @@ mod l4;
 mod policy;
 #[cfg(feature = "kernel")]
 mod program;
+#[cfg(feature = "kernel")]
 mod record;
+#[cfg(feature = "kernel")]
 mod rows;
 #[cfg(feature = "kernel")]
 mod synthetic;
 #[cfg(feature = "kernel")]
 mod weight;
 
+#[cfg(feature = "kernel")]
 pub use rows::{Row, Rows, Samples, table};
 
 use std::{fmt, path::PathBuf};

@@ -35,7 +35,7 @@ pub struct Conditions {
 }
 
 /// Busy CPUs above which figures are doubtful.
-const QUIET: f64 = 0.1;
+pub const QUIET: f64 = 0.1;
 
 impl Conditions {
     /// Looks for half a second.

@@ -29,6 +29,11 @@ impl Samples {
         sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
     }
 
+    /// Value by value over those of another series measured in turns with this one.
+    pub fn ratios(&self, baseline: &Samples) -> Samples {
+        Samples(self.0.iter().zip(&baseline.0).map(|(ours, theirs)| ours / theirs).collect())
+    }
+
     pub fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -90,14 +95,19 @@ impl Rows {
     /// Adds a figure. The ratio is taken where the baseline has the same metric and is not zero.
     pub fn add(&mut self, subject: &str, metric: &str, value: f64, baseline: Option<&str>) -> &mut Row {
         let of = |name: &&str| self.rows.iter().find(|row| row.subject == *name && row.metric == metric).map(|row| row.value);
-        let ratio = baseline.as_ref().and_then(of).filter(|base| *base != 0.0).map(|base| rounded(value / base));
+        let ratio = baseline.as_ref().and_then(of).filter(|base| *base != 0.0).map(|base| value / base);
+        self.push(subject, metric, value, baseline.zip(ratio))
+    }
+
+    /// The same with a ratio that was taken elsewhere.
+    fn push(&mut self, subject: &str, metric: &str, value: f64, ratio: Option<(&str, f64)>) -> &mut Row {
         let row = Row {
             case: self.case,
             subject: subject.into(),
             metric: metric.into(),
             value: rounded(value),
-            baseline: ratio.and(baseline).map(String::from),
-            ratio,
+            baseline: ratio.map(|(baseline, _)| baseline.into()),
+            ratio: ratio.map(|(_, ratio)| rounded(ratio)),
             min: None,
             max: None,
             samples: None,
@@ -112,15 +122,27 @@ impl Rows {
 
     /// The same for the median of samples.
     pub fn add_median(&mut self, subject: &str, metric: &str, samples: &Samples, baseline: Option<&str>) -> &mut Row {
-        let row = self.add(subject, metric, samples.median(), baseline);
-        (row.min, row.max, row.samples) = (Some(rounded(samples.quantile(0.0))), Some(rounded(samples.quantile(1.0))), Some(samples.len()));
-        row
+        self.add(subject, metric, samples.median(), baseline).spread(samples)
+    }
+
+    /// The median of samples, and of the ratios of each of them to the baseline's.
+    pub fn add_paired(&mut self, subject: &str, metric: &str, samples: &Samples, ratios: Option<(&str, Samples)>) -> &mut Row {
+        let ratio = ratios.as_ref().map(|(baseline, ratios)| (*baseline, ratios.median()));
+        self.push(subject, metric, samples.median(), ratio).spread(samples)
     }
 
     /// Median and 99th percentile as two rows, `METRIC_p50` and `METRIC_p99`.
     pub fn add_quantiles(&mut self, subject: &str, metric: &str, samples: &Samples, baseline: Option<&str>) {
         self.add_median(subject, &format!("{metric}_p50"), samples, baseline);
         self.add(subject, &format!("{metric}_p99"), samples.quantile(0.99), baseline).samples = Some(samples.len());
+    }
+}
+
+impl Row {
+    fn spread(&mut self, samples: &Samples) -> &mut Row {
+        (self.min, self.max, self.samples) =
+            (Some(rounded(samples.quantile(0.0))), Some(rounded(samples.quantile(1.0))), Some(samples.len()));
+        self
     }
 }
 
@@ -200,6 +222,15 @@ mod tests {
         assert_eq!((other.ratio, other.baseline), (None, None));
         rows.add("plain", "late", 0.0, None);
         assert_eq!(rows.add("ours", "late", 3.0, Some("plain")).ratio, None);
+    }
+
+    #[test]
+    fn paired_ratios_do_not_see_a_drift() {
+        let (ours, theirs) = (Samples::from(vec![110.0, 55.0, 220.0]), Samples::from(vec![100.0, 50.0, 100.0]));
+        assert_eq!(ours.ratios(&theirs), Samples::from(vec![1.1, 1.1, 2.2]));
+        let mut rows = Rows::new("l4");
+        let row = rows.add_paired("ours", "rps", &ours, Some(("plain", ours.ratios(&theirs))));
+        assert_eq!((row.value, row.ratio, row.baseline.as_deref(), row.min), (110.0, Some(1.1), Some("plain"), Some(55.0)));
     }
 
     #[test]

@@ -213,7 +213,7 @@ impl Wrapper {
 fn cycle(case: Case, packet: &[u8], destination: &Addr) -> Result<Cycle> {
     // Flow i belongs to service i modulo the number of services: both counters turn over together only then.
     let vips = case.services.min(case.flows).max(1);
-    ensure!(case.flows % vips == 0, "{} flows over {vips} services", case.flows);
+    ensure!(case.flows.is_multiple_of(vips), "{} flows over {vips} services", case.flows);
     let last_word = |addr: &Addr| u32::from_be_bytes([addr[12], addr[13], addr[14], addr[15]]);
     let mut cycle = Cycle {
         packet: [0; 24],
