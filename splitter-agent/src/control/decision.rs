@@ -11,9 +11,6 @@ use splitter_common::{
 };
 use std::net::IpAddr;
 
-/// Backends that the kernel tries before it takes a suspect one.
-const TRIES: u32 = 4;
-
 /// What the decision reads. Ports in host order.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
@@ -81,7 +78,7 @@ pub fn backend(planned: &Planned, version: usize, key: u64, suspect: impl Fn(u32
     }
     let table = planned.image.tables.iter().find(|table| table.version == slot.version)?;
     let chunks = MaglevTable::chunks(table);
-    let candidates = (0..TRIES).filter_map(|attempt| {
+    let candidates = (0..decide::BACKEND_TRIES).filter_map(|attempt| {
         let at = maglev::slot(decide::backend_hash(planned.image.record.salt, key, attempt), slot.size) as usize;
         chunks.get(at / MAGLEV_CHUNK).map(|(_, chunk)| chunk.backends[at % MAGLEV_CHUNK])
     });

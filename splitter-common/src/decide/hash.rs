@@ -50,6 +50,9 @@ pub const fn bucket(salt: u64, key: u64) -> u32 {
     (mix(salt ^ key) >> 32) as u32
 }
 
+/// Backends that are tried before a suspect one is taken. With two backends, one of which failed, one key in 2^(n-1) finds no other.
+pub const BACKEND_TRIES: u32 = 24;
+
 /// The hash that picks a backend inside the version: independent of the bucket, so that a version's keys spread over all its backends.
 /// `attempt` counts the backends already tried in vain.
 #[inline(always)]

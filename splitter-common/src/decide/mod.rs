@@ -11,7 +11,7 @@ mod bucket;
 mod hash;
 
 pub use bucket::{SPACE, intervals, pick};
-pub use hash::{backend_hash, bucket, client_key, connection_key, salt};
+pub use hash::{BACKEND_TRIES, backend_hash, bucket, client_key, connection_key, salt};
 
 #[cfg(test)]
 mod tests;

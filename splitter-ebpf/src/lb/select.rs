@@ -23,9 +23,6 @@ pub struct Facts {
     pub proto: u8,
 }
 
-/// Backends that are tried before a suspect one is taken.
-const TRIES: u32 = 4;
-
 /// Decides. `avoid`: a backend that just failed this client, or 0.
 #[inline(never)]
 pub fn select<E: Env>(env: &E, service_id: u32, facts: &Facts, avoid: u32, out: &mut Choice) -> u32 {
@@ -75,7 +72,7 @@ fn from_table<E: Env>(env: &E, slot: &VersionSlot, salt: u64, key: u64, avoid: u
     let now = env.ticks();
     let mut fallback = 0;
     let mut attempt = 0;
-    while attempt < TRIES {
+    while attempt < decide::BACKEND_TRIES {
         let at = maglev::slot(decide::backend_hash(salt, key, attempt), slot.size);
         let chunk = MaglevKey { version: slot.version, table: slot.table, chunk: at / MAGLEV_CHUNK as u32 };
         if let Some(chunk) = env.maglev(&chunk) {
