@@ -101,9 +101,9 @@ impl<const OUT: bool> Packet for Skb<OUT> {
         unsafe { (*self.raw()).vlan_present != 0 }
     }
     #[inline(always)]
-    fn segmented(&self) -> bool {
+    fn segment(&self) -> u32 {
         // SAFETY: the context's own field.
-        unsafe { (*self.raw()).gso_size != 0 }
+        unsafe { (*self.raw()).gso_size }
     }
     #[inline(always)]
     fn update_transport_checksum(&mut self, at: usize, addresses: u32, ports: u32, ipv6: bool, udp: bool) {
@@ -184,8 +184,8 @@ impl Packet for Frame {
         false
     }
     #[inline(always)]
-    fn segmented(&self) -> bool {
-        false
+    fn segment(&self) -> u32 {
+        0
     }
     #[inline(always)]
     fn update_transport_checksum(&mut self, at: usize, addresses: u32, ports: u32, _ipv6: bool, udp: bool) {
@@ -253,13 +253,13 @@ pub fn splitter_tc6(ctx: TcContext) -> i32 {
 /// TC egress: connections of the node's own processes, and replies of backends that are such processes. What the ingress program has
 /// translated is nobody's any more and passes.
 #[classifier]
-pub fn splitter_tc_egress(ctx: TcContext) -> i32 {
+pub fn splitter_out(ctx: TcContext) -> i32 {
     classify::<true>(ctx)
 }
 
-/// TC egress of IPv6. Reached from `splitter_tc_egress` only.
+/// TC egress of IPv6. Reached from `splitter_out` only.
 #[classifier]
-pub fn splitter_tc_egress6(ctx: TcContext) -> i32 {
+pub fn splitter_out6(ctx: TcContext) -> i32 {
     act::<true>(lb::ipv6(&mut Skb::<true>(ctx), &Kernel))
 }
 

@@ -85,7 +85,7 @@ fn verified_instructions(splitter: &Path) -> Result<Vec<(String, u64)>> {
     let mut site = Site::new(splitter, &lab.node, &policy)?;
     (site.xdp, site.interfaces) = ("generic", vec!["c0:uplink", "b*"]);
     let agent = site.start(2)?;
-    let programs = programs_of(&site.pins)?;
+    let programs = programs_held_by(agent.pid())?;
     agent.kill();
     site.detach()?;
     site.remove()?;
@@ -105,6 +105,21 @@ pub struct Loaded {
 pub fn programs_of(pins: &Path) -> Result<Vec<Loaded>> {
     let mut ids = Vec::new();
     collect(pins, &mut ids)?;
+    describe_programs(ids)
+}
+
+/// Programs that a process holds open: also those that are only reached by tail call.
+fn programs_held_by(pid: u32) -> Result<Vec<Loaded>> {
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // A descriptor may be closed meanwhile.
+        let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+        ids.extend(text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse::<u32>().ok()));
+    }
+    describe_programs(ids)
+}
+
+fn describe_programs(mut ids: Vec<u32>) -> Result<Vec<Loaded>> {
     ids.sort_unstable();
     ids.dedup();
     let mut programs = Vec::new();

@@ -18,12 +18,12 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sp
 
 pub const TC: &str = "splitter_tc";
 /// Attached on egress when the object has it.
-pub const TC_EGRESS: &str = "splitter_tc_egress";
+pub const TC_EGRESS: &str = "splitter_out";
 pub const XDP: &str = "splitter_xdp";
 const CLOCK: &str = "splitter_clock";
 /// Map and slot of each program that is reached by tail call.
 const CALLS: [(&str, u32, &str); 3] =
-    [("TC_CALLS", 0, "splitter_tc6"), ("TC_CALLS", 1, "splitter_tc_egress6"), ("XDP_CALLS", 0, "splitter_xdp6")];
+    [("TC_CALLS", 0, "splitter_tc6"), ("TC_CALLS", 1, "splitter_out6"), ("XDP_CALLS", 0, "splitter_xdp6")];
 
 /// How large maps are made when there are none yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
