@@ -7,8 +7,8 @@ use std::{
     process::Command,
 };
 
-/// The programs of the node, and the wrapper that benchmarks measure them through.
-const OBJECTS: [&str; 2] = ["splitter", "wrap"];
+/// The programs of the node, the wrapper that benchmarks measure them through, and what tests break the network with.
+const OBJECTS: [&str; 3] = ["splitter", "wrap", "faults"];
 const SOURCE: &str = "lib/rustlib/src/rust/library/core/Cargo.toml";
 
 fn output(command: &mut Command) -> Option<PathBuf> {

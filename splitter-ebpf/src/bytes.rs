@@ -85,8 +85,8 @@ pub trait Packet {
     fn ifindex(&self) -> u32;
     /// A VLAN tag that the hardware took off (TC).
     fn tagged(&self) -> bool;
-    /// Will be cut into segments that fit (TC).
-    fn segmented(&self) -> bool;
+    /// Payload bytes of the segments that it will be cut into; 0: it is one packet (TC).
+    fn segment(&self) -> u32;
 
     /// Applies one's complement differences to the transport checksum at `at`: `addresses` belongs to the pseudo-header, `ports` to the
     /// segment. `udp`: a checksum of zero means "none" and stays.

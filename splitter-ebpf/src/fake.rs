@@ -373,13 +373,13 @@ pub struct Frame<const XDP: bool> {
     pub bytes: Vec<u8>,
     pub ifindex: u32,
     pub tagged: bool,
-    pub segmented: bool,
+    pub segment: u32,
     pub route: Route,
 }
 
 impl<const XDP: bool> Frame<XDP> {
     pub fn new(bytes: &[u8], route: Route) -> Self {
-        Self { bytes: bytes.to_vec(), ifindex: 2, tagged: false, segmented: false, route }
+        Self { bytes: bytes.to_vec(), ifindex: 2, tagged: false, segment: 0, route }
     }
     pub fn run(&mut self, maps: &Maps) -> Action {
         match lb::carries(self, maps) {
@@ -407,8 +407,8 @@ impl<const X: bool> Packet for Frame<X> {
     fn tagged(&self) -> bool {
         self.tagged
     }
-    fn segmented(&self) -> bool {
-        self.segmented
+    fn segment(&self) -> u32 {
+        self.segment
     }
     fn update_transport_checksum(&mut self, at: usize, addresses: u32, ports: u32, _ipv6: bool, udp: bool) {
         let Some(mut w) = self.window::<2>(at) else { return };

@@ -6,7 +6,7 @@ use crate::{
     env::Env,
     lb::Translation,
     network::Network,
-    packet::{Parsed, Rewrite, checksum},
+    packet::{ETHERNET, Parsed, Rewrite, checksum},
     verdict::Verdict,
 };
 use splitter_common::abi::*;
@@ -26,7 +26,7 @@ pub fn forward<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parse
             // The agent freed the slot under the flow: the stack forwards until the flow looks again.
             return to_stack(packet, env, p, t);
         }
-        if p.ip_len > hop.mtu as u32 && hop.mtu != 0 && !packet.segmented() {
+        if p.ip_len > hop.mtu as u32 && hop.mtu != 0 && longest(packet, p) > hop.mtu as u32 {
             // The sender is told, or the stack cuts it where that is allowed.
             return if F::dont_fragment(packet) { Verdict::too_big(hop.mtu as u32) } else { to_stack(packet, env, p, t) };
         }
@@ -57,6 +57,22 @@ pub fn forward<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parse
     }
     account::packet(env, t.version, p.ip_len, t.reverse);
     verdict
+}
+
+/// Length of the longest IP packet that this one becomes: a packet with segmentation offload is cut later (compare the kernel's
+/// `skb_gso_validate_network_len`).
+#[inline(never)]
+fn longest<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> u32 {
+    let segment = packet.segment();
+    let l4 = opaque(p.l4);
+    if segment == 0 || l4 == 0 || l4 > 1024 {
+        return p.ip_len;
+    }
+    let header = match packet.window::<20>(l4 as usize) {
+        Some(w) if p.is_tcp() => (w.load::<u8, 12>() >> 4) as u32 * 4,
+        _ => 8,
+    };
+    l4 - ETHERNET as u32 + header + segment
 }
 
 /// Addresses, ports, checksums.

@@ -116,10 +116,12 @@ fn a_packet_that_does_not_fit_is_answered() {
             assert_eq!((src, dst), (lab.vip.ip(), lab.client.ip()));
             assert_eq!(quoted[..], bytes[14..14 + quoted.len()], "quoted as it was sent");
             assert_eq!(lab.maps.counted(Reason::FragmentationNeeded), 1);
-            // GSO packets are cut later: they pass.
-            let mut frame = lab.frame(&bytes, CLIENT_SIDE);
-            frame.segmented = true;
-            assert_eq!(frame.run(&lab.maps), Action::Redirect(BACKEND_SIDE));
+            // A packet that is cut later passes when its segments fit.
+            for (segment, verdict) in [(1000, Action::Redirect(BACKEND_SIDE)), (1480, Action::Return(CLIENT_SIDE))] {
+                let mut frame = lab.frame(&bytes, CLIENT_SIDE);
+                frame.segment = segment;
+                assert_eq!(frame.run(&lab.maps), verdict, "{segment}");
+            }
         }
     }
 }
