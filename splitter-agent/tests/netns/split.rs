@@ -53,7 +53,9 @@ fn a_service_has_several_frontends() {
 fn source_networks_choose_the_version() {
     let rules = "rules: [{match: {sourceCidr: 10.1.0.0/16}, version: v1}, {match: {sourceCidr: 10.1.1.0/24}, version: v2}]";
     let options = Options { clients: 2, ..Options::default() };
-    let bed = Bed::with("rules", options, &[Split::tcp(50, 50).with(rules)]);
+    let mut bed = Bed::prepare("rules", options, &[Split::tcp(50, 50).with(rules)]);
+    bed.site.interfaces = vec!["c*", "b*"];
+    let bed = bed.started();
     for (client, version) in bed.lab.clients().iter().zip([["b1", "b2"].as_slice(), &["b3"]]) {
         let total = Load::run(Some(client), Plan { requests: Some(300), ..Plan::http(vip(false)) }).unwrap().total();
         no_failures("a rule", &total);

@@ -1,9 +1,12 @@
 //! What the agent needs of the machine, and what it leaves there.
 
-use crate::support::{Bed, SPLITTER, Split, connections, eventually, tool, vip};
-use aya::{maps::loaded_maps, programs::loaded_programs};
+use crate::support::{
+    Bed, SPLITTER, Split, connections, eventually,
+    kernel::{held, maps_alive, programs_alive},
+    tool, vip,
+};
 use splitter_bench::load::{Load, Plan};
-use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 /// CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF.
 const CAPABILITIES: u64 = 1 << 12 | 1 << 38 | 1 << 39;
@@ -58,21 +61,6 @@ fn three_capabilities_are_enough_and_root_is_not_needed() {
         assert_eq!(bed.status().agent.adopted, adopted);
         bed.kill_agent();
     }
-}
-
-/// Ids of a kind (`prog_id`, `map_id`) that a process holds.
-fn held(pid: u32, kind: &str) -> BTreeSet<u32> {
-    let id = |text: String| text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(':')?.trim().parse().ok());
-    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("the agent runs");
-    entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok()).filter_map(id).collect()
-}
-
-fn programs_alive() -> BTreeSet<u32> {
-    loaded_programs().filter_map(|program| Some(program.ok()?.id())).collect()
-}
-
-fn maps_alive() -> BTreeSet<u32> {
-    loaded_maps().filter_map(|map| Some(map.ok()?.id())).collect()
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Weight changes: by the command line under load, and what becomes of connections that are open.
 
-use crate::support::{Bed, Split, client_ip, connections, no_failures, share_of_v2, socket::{Conversation, conversations}, vip};
+use crate::support::{
+    Bed, Split, client_ip, connections, no_failures, share_of_v2,
+    socket::{Conversation, conversations},
+    vip,
+};
 use splitter_bench::load::Plan;
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,7 @@
 //! A node with a real agent, real servers and clients: what the root tests stand on. Each test binary uses a part of it.
 #![allow(dead_code)]
 
+pub mod kernel;
 mod policy;
 pub mod socket;
 
@@ -231,7 +232,11 @@ pub fn connections(phase: &Phase, backends: &[&str]) -> u64 {
 /// Asserts that `b3`, the backend of v2, has its share of the connections.
 pub fn share_of_v2(what: &str, phase: &Phase, share: f64) {
     let (hits, all) = (connections(phase, &["b3"]), phase.connections());
-    assert!(stats::plausible(hits, all, share), "{what}: v2 got {hits} of {all} connections, {:?} are plausible", stats::binomial_bound(all, share));
+    assert!(
+        stats::plausible(hits, all, share),
+        "{what}: v2 got {hits} of {all} connections, {:?} are plausible",
+        stats::binomial_bound(all, share)
+    );
 }
 
 /// Polls every 10 ms for at most [`PATIENCE`].

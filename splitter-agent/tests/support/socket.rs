@@ -146,11 +146,8 @@ pub fn unfragmented(client: &Namespace, to: SocketAddr) -> UdpSocket {
         let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        let (level, name) = if to.is_ipv4() {
-            (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
-        } else {
-            (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
-        };
+        let (level, name) =
+            if to.is_ipv4() { (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER) };
         set_option(&socket, level, name, libc::IP_PMTUDISC_DO)?;
         Ok::<_, io::Error>(socket)
     };
