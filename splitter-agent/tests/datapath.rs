@@ -1,0 +1,447 @@
+//! The datapath against the real kernel: maps, pins, adoption, links, interfaces. Needs root; every test has a network namespace of its own.
+
+use splitter_agent::{
+    control::{self, Control, Loaded, Settings, Xdp},
+    datapath::{
+        self, BACKENDS, CONFIG, Cursor, Datapath, FRONTENDS, Kernel, MAGLEV, Memory, Patterns, RULES, SERVICES, Sizes, Table, Tables, XdpMode,
+        bytes_of,
+    },
+    model::{Backend, BackendState, Frontend, Mode, OnWeightChange, Policy, Protocol, Service, Snat, SplitBy, Version},
+    observed::WeightRequest,
+    plan::{Generations, Ids, plan},
+    reconcile::Reconciler,
+};
+use splitter_bench::lab::{Lab, Namespace, Options};
+use splitter_common::abi::*;
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// A node with interfaces c0 and b1, and a directory of pins that goes with it.
+struct Node {
+    pins: PathBuf,
+    lab: Lab,
+}
+
+impl Node {
+    fn new(name: &str) -> Self {
+        assert!(splitter_bench::lab::is_root(), "this test needs root: it makes network namespaces and loads kernel programs");
+        let lab = Lab::with(name, Options { backends: 1, ..Options::default() }).expect("a lab");
+        let pins = inside(&lab.node, || datapath::directory(None, true).expect("a bpffs"));
+        Self { pins, lab }
+    }
+
+    /// Opens the datapath and serves what there is; ends both in this thread.
+    fn open(&self) -> Datapath {
+        self.try_open().expect("the kernel takes the object")
+    }
+
+    fn try_open(&self) -> Result<Datapath, datapath::DatapathError> {
+        Datapath::open(&self.pins, Sizes { max_flows: 1_024, ..Sizes::default() })
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            interfaces: Vec::new(),
+            xdp: Xdp::Off,
+            pins: None,
+            state: std::env::temp_dir().join(format!("{}-state", self.lab.node.name())),
+            max_flows: Some(1_024),
+            source: "test".into(),
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.settings().state);
+        let _ = datapath::remove(&self.pins);
+    }
+}
+
+fn inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
+    namespace.run(work).expect("the namespace can be entered")
+}
+
+fn links() -> Vec<datapath::Link> {
+    datapath::interfaces().expect("rtnetlink answers")
+}
+
+fn serve(datapath: &mut Datapath, xdp: XdpMode) {
+    let errors = datapath.serve(&links(), &Patterns::default(), xdp).expect("serving");
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+fn hooks(datapath: &Datapath) -> Vec<(String, Vec<&'static str>)> {
+    let mut hooks: Vec<_> = datapath.served().map(|s| (s.name.clone(), s.hooks.iter().map(|hook| hook.name()).collect())).collect();
+    hooks.sort();
+    hooks
+}
+
+fn program_of(interface: &str) -> Vec<u32> {
+    let (_, programs) =
+        aya::programs::SchedClassifier::query_tcx(interface, aya::programs::TcAttachType::Ingress).expect("the kernel tells the programs");
+    programs.iter().map(|program| program.id()).collect()
+}
+
+fn service(number: u32, weights: [u32; 2]) -> Service {
+    let [_, a, b, c] = number.to_be_bytes();
+    let backend = |net: u8| Backend { address: SocketAddr::from(([net, a, b, c], 8080)), state: BackendState::Ready };
+    let version = |name: &str, weight, backends| Version { name: name.into(), weight, backends };
+    Service {
+        name: format!("service-{number}"),
+        frontends: vec![Frontend { address: SocketAddr::from(([10, a, b, c], 80)), protocol: Protocol::Tcp }],
+        mode: Mode::Tcp,
+        split_by: SplitBy::Connection,
+        versions: vec![version("v1", weights[0], vec![backend(20), backend(21)]), version("v2", weights[1], vec![backend(22)])],
+        rules: Vec::new(),
+        on_weight_change: OnWeightChange::Keep,
+        snat: Snat::Auto,
+        origin: String::new(),
+    }
+}
+
+#[test]
+fn maps_behave_as_their_model_in_memory() {
+    let node = Node::new("model");
+    inside(&node.lab.node, || {
+        let mut kernel = node.open();
+        assert!(!kernel.adopted());
+        let mut memory = Memory::new();
+        fn exercise(tables: &mut impl Tables) -> Vec<usize> {
+            let mut seen = Vec::new();
+            let frontends: Vec<_> = (0..5_000u32)
+                .map(|i| (FrontendKey { addr: mapped(i.to_be_bytes()), port: [0, 80], proto: TCP, pad: 0 }, i))
+                .collect();
+            FRONTENDS.put(tables, &frontends).unwrap();
+            let gone: Vec<_> = frontends.iter().map(|(key, _)| *key).step_by(2).collect();
+            FRONTENDS.delete(tables, &gone).unwrap();
+            // Again, and in between those that are there: what is missing does not matter.
+            FRONTENDS.delete(tables, &gone[..10]).unwrap();
+            FRONTENDS.delete(tables, &[gone[0], frontends[1].0, gone[1], frontends[3].0]).unwrap();
+            let mut count = 0;
+            FRONTENDS.each(tables, |key, id| {
+                assert_eq!(key.addr, mapped(id.to_be_bytes()));
+                count += 1;
+            })
+            .unwrap();
+            seen.push(count);
+            assert_eq!(FRONTENDS.get(tables, frontends[5].0).unwrap(), Some(5));
+            assert_eq!(FRONTENDS.get(tables, frontends[4].0).unwrap(), None);
+            assert!(!FRONTENDS.replace(tables, frontends[4].0, 9).unwrap());
+            assert!(FRONTENDS.replace(tables, frontends[5].0, 9).unwrap());
+            let row = |i: u32| splitter_common::abi::Backend { version: i, state: 1, ..Default::default() };
+            BACKENDS.put(tables, &(1..3_000).map(|i| (i, row(i))).collect::<Vec<_>>()).unwrap();
+            let mut rows = 0;
+            BACKENDS.each(tables, |id, row| rows += usize::from(row.state != 0 && row.version == id)).unwrap();
+            seen.push(rows);
+            let rules: Vec<_> = (0..500u32)
+                .map(|i| (RuleKey { prefix_len: 32 + 96 + 24, service: [0, 0, 0, 1], addr: mapped((i << 8).to_be_bytes()) }, i))
+                .collect();
+            RULES.put(tables, &rules).unwrap();
+            RULES.delete(tables, &rules[..100].iter().map(|(key, _)| *key).collect::<Vec<_>>()).unwrap();
+            let mut left = 0;
+            RULES.each(tables, |_, _| left += 1).unwrap();
+            seen.push(left);
+            seen
+        }
+        assert_eq!(exercise(&mut kernel.tables), exercise(&mut memory));
+        assert_eq!(kernel.tables.limit(Table::Tcp4), 2_048);
+        assert!(kernel.tables.memory(Table::Tcp4) > 0);
+        let full: Vec<_> = (0..200_000u32)
+            .map(|i| (FrontendKey { addr: mapped(i.to_be_bytes()), port: [1, 80], proto: TCP, pad: 0 }, i))
+            .collect();
+        let error = FRONTENDS.put(&mut kernel.tables, &full).unwrap_err().to_string();
+        assert!(error.contains("FRONTENDS is full (131072 entries)") && error.contains("splitter detach"), "{error}");
+    });
+}
+
+#[test]
+fn a_batch_finds_every_entry_of_a_hash() {
+    let node = Node::new("scan");
+    inside(&node.lab.node, || {
+        let mut datapath = node.open();
+        let entries: Vec<_> = (0..100_000u32).map(|i| (i, splitter_common::abi::Service { salt: u64::from(i), ..Default::default() })).collect();
+        SERVICES.put(&mut datapath.tables, &entries[..60_000]).unwrap();
+        let mut seen = vec![false; 60_000];
+        SERVICES.each(&datapath.tables, |id, record| {
+            assert_eq!(record.salt, u64::from(id));
+            assert!(!std::mem::replace(&mut seen[id as usize], true), "{id} twice");
+        })
+        .unwrap();
+        assert!(seen.into_iter().all(|seen| seen));
+        // One entry at a time: a bucket may hold more than there is room for.
+        let (mut cursor, mut keys, mut values, mut count) = (Cursor::default(), Vec::new(), Vec::new(), 0);
+        while datapath.tables.scan(Table::Services, &mut cursor, 1, &mut keys, &mut values).unwrap() {
+            count += keys.len() / 4;
+        }
+        assert_eq!(count + keys.len() / 4, 60_000);
+    });
+}
+
+#[test]
+fn the_next_agent_adopts_maps_and_replaces_programs() {
+    let node = Node::new("adopt");
+    inside(&node.lab.node, || {
+        let mut first = node.open();
+        serve(&mut first, XdpMode::Off);
+        let mut reconciler = Reconciler::new();
+        reconciler.apply(&mut first.tables, &[Arc::new(service(7, [95, 5]))]).unwrap();
+        let (hooks_before, programs_before) = (hooks(&first), program_of("c0"));
+        assert_eq!(hooks_before.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["b1", "c0"]);
+        assert_eq!(programs_before.len(), 1);
+        drop(first);
+        assert_eq!(program_of("c0"), programs_before, "the link is pinned");
+        // Other sizes do not matter: the maps are there.
+        let mut second = Datapath::open(&node.pins, Sizes::default()).unwrap();
+        assert!(second.adopted());
+        assert_eq!(second.tables.limit(Table::Tcp4), 2_048);
+        assert_eq!(CONFIG.get(&second.tables, 0).unwrap().unwrap().max_flows, 1_024);
+        serve(&mut second, XdpMode::Off);
+        assert_eq!(hooks(&second), hooks_before);
+        let programs = program_of("c0");
+        assert!(programs.len() == 1 && programs != programs_before, "replaced in place: {programs_before:?} {programs:?}");
+        let mut again = Reconciler::new();
+        let report = again.apply(&mut second.tables, &[Arc::new(service(7, [95, 5]))]).unwrap();
+        assert_eq!(report.changed, 0);
+        assert_eq!(again.service("service-7").unwrap().image, reconciler.service("service-7").unwrap().image);
+    });
+}
+
+#[test]
+fn maps_of_another_layout_are_refused_with_the_remedy() {
+    let node = Node::new("abi");
+    inside(&node.lab.node, || {
+        let mut datapath = node.open();
+        let config = CONFIG.get(&datapath.tables, 0).unwrap().unwrap();
+        CONFIG.put_one(&mut datapath.tables, 0, Config { abi_version: ABI_VERSION + 1, ..config }).unwrap();
+        drop(datapath);
+        let Err(error) = node.try_open() else { panic!("adopted maps of another layout") };
+        let text = error.to_string();
+        assert!(text.contains("splitter detach") && text.contains(&format!("layout {}", ABI_VERSION + 1)), "{text}");
+        assert!(control::detach(None).unwrap().iter().any(|line| line == "map CONFIG"));
+        assert!(!node.open().adopted());
+    });
+}
+
+#[test]
+fn detach_removes_everything_also_of_interfaces_that_are_gone() {
+    let node = Node::new("detach");
+    inside(&node.lab.node, || {
+        let mut datapath = node.open();
+        serve(&mut datapath, XdpMode::Generic);
+        drop(datapath);
+        let gone = datapath::interfaces().unwrap().into_iter().find(|link| link.name == "b1").unwrap();
+        node.lab.node.batch("link del b1\n").unwrap();
+        let lines = control::detach(None).unwrap();
+        for line in ["link tcx-ingress on c0", "link xdp-generic on c0", "map TCP4"] {
+            assert!(lines.iter().any(|known| known == line), "{line}: {lines:?}");
+        }
+        assert!(lines.iter().any(|line| line.contains(&format!("interface {} (gone)", gone.ifindex))), "{lines:?}");
+        assert!(!node.pins.exists());
+        assert!(program_of("c0").is_empty());
+        assert_eq!(control::detach(None).unwrap(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn interfaces_are_told_to_the_kernel() {
+    let node = Node::new("ifaces");
+    inside(&node.lab.node, || {
+        let mut datapath = node.open();
+        let patterns = Patterns::parse(&["c*:uplink".into(), "b*".into()]).unwrap();
+        for (mode, programs, flags) in [
+            (XdpMode::Native, "xdp-native", iface_flag::PEER | iface_flag::XDP_FORWARD),
+            (XdpMode::Generic, "xdp-generic", iface_flag::PEER | iface_flag::XDP_FORWARD | iface_flag::XDP_TRANSMIT),
+        ] {
+            // A mode cannot be changed in place: a new agent brings its own link.
+            drop(std::mem::replace(&mut datapath, node.open()));
+            assert!(datapath.serve(&links(), &patterns, mode).unwrap().is_empty());
+            let c0 = links().into_iter().find(|link| link.name == "c0").unwrap();
+            let row = datapath::IFACES.get(&datapath.tables, c0.ifindex).unwrap().unwrap();
+            assert_eq!(row.flags, flags, "{mode:?}");
+            assert_eq!((row.mtu, row.addr4), (1500, [10, 1, 0, 1]));
+            assert_ne!(row.addr6, [0; 16]);
+            let ports = CONFIG.get(&datapath.tables, 0).unwrap().unwrap().xdp_ports;
+            assert_eq!(ports.iter().map(|word| word.count_ones()).sum::<u32>(), 1);
+            assert_ne!(ports[c0.ifindex as usize / 64] & 1 << (c0.ifindex % 64), 0);
+            let names = hooks(&datapath);
+            assert!(names.iter().any(|(name, hooks)| name == "c0" && hooks.contains(&programs)), "{names:?}");
+            assert!(names.iter().any(|(name, hooks)| name == "b1" && !hooks.contains(&programs)), "{names:?}");
+        }
+    });
+}
+
+#[test]
+fn the_clock_runs_at_the_rate_that_it_says() {
+    let node = Node::new("clock");
+    inside(&node.lab.node, || {
+        let datapath = node.open();
+        let ((before, rate), begin) = (datapath.ticks().unwrap(), Instant::now());
+        std::thread::sleep(Duration::from_millis(500));
+        let ticks = datapath.ticks().unwrap().0.wrapping_sub(before);
+        let measured = f64::from(ticks) / begin.elapsed().as_secs_f64();
+        assert!((measured / f64::from(rate) - 1.0).abs() < 0.1, "{measured} ticks a second, said {rate}");
+    });
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+fn loaded(services: Vec<Service>) -> Loaded {
+    Loaded { result: Ok(Policy { services }), warnings: Vec::new() }
+}
+
+fn weights(v1: u32, v2: u32) -> WeightRequest {
+    WeightRequest { weights: [("v1".into(), v1), ("v2".into(), v2)].into(), dry_run: false }
+}
+
+/// Overrides, the last good policy and numbers outlive the agent; a rejected policy changes nothing.
+#[test]
+fn state_outlives_the_agent() {
+    let node = Node::new("state");
+    inside(&node.lab.node, || {
+        runtime().block_on(async {
+            let (control, task) = Control::start(node.settings()).await.unwrap();
+            control.load(loaded(vec![service(1, [95, 5]), service(2, [1, 0])])).await;
+            let change = control.set_weights("service-1", weights(50, 50)).await.unwrap();
+            assert!(change.applied && change.before["v2"] == 5 && change.after["v2"] == 50, "{change:?}");
+            let error = control.set_weights("service-9", weights(1, 1)).await.unwrap_err().to_string();
+            assert!(error.contains("service-1, service-2"), "{error}");
+            let before = control.status().await;
+            control.shutdown().await;
+            task.await.unwrap();
+
+            let (control, task) = Control::start(node.settings()).await.unwrap();
+            control.load(Loaded { result: Err(vec!["x.yaml:1:1: broken".into()]), warnings: Vec::new() }).await;
+            let after = control.status().await;
+            assert!(after.agent.adopted);
+            assert_eq!((after.desired.state.as_str(), after.applied.services), ("rejected", 2));
+            assert_eq!(after.applied.generation, before.applied.generation);
+            assert_eq!((after.services[0].weights_from.as_str(), after.services[0].versions[1].weight), ("cli", 50));
+            let ids = |status: &splitter_agent::observed::Status| status.services[0].versions.iter().map(|v| v.id).collect::<Vec<_>>();
+            assert_eq!(ids(&after), ids(&before));
+            // The same policy keeps the override, other weights drop it.
+            control.load(loaded(vec![service(1, [95, 5])])).await;
+            assert_eq!(control.status().await.services[0].versions[1].weight, 50);
+            control.load(loaded(vec![service(1, [90, 10])])).await;
+            let last = control.status().await;
+            assert_eq!((last.services[0].weights_from.as_str(), last.services[0].versions[1].weight), ("policy", 10));
+            control.shutdown().await;
+            task.await.unwrap();
+        });
+    });
+}
+
+/// An interface that appears under a running agent is served within a blink, and its pins go with it.
+#[test]
+fn interfaces_come_and_go() {
+    let node = Node::new("hotplug");
+    inside(&node.lab.node, || {
+        runtime().block_on(async {
+            let (control, task) = Control::start(node.settings()).await.unwrap();
+            let programs = async |name: &str| {
+                let status = control.status().await;
+                status.interfaces.into_iter().find(|interface| interface.name == name).map(|interface| interface.programs)
+            };
+            let within = async |what: &str, name: &str, there: bool| {
+                let begin = Instant::now();
+                while programs(name).await.is_some_and(|programs| programs.contains(&"tcx-ingress".into())) != there {
+                    assert!(begin.elapsed() < Duration::from_secs(3), "{what}");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                begin.elapsed()
+            };
+            node.lab.node.batch("link add x0 type veth peer name x1\nlink set x0 up\n").unwrap();
+            let time = within("x0 is served", "x0", true).await;
+            assert!(time < Duration::from_millis(500), "{time:?}");
+            node.lab.node.batch("link set x0 down\nlink set x0 name y0\nlink set y0 up\n").unwrap();
+            within("y0 is served", "y0", true).await;
+            within("x0 is gone", "x0", false).await;
+            node.lab.node.batch("link del y0\n").unwrap();
+            within("y0 is gone", "y0", false).await;
+            let pins: Vec<_> = std::fs::read_dir(node.pins.join("links")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            let left: std::collections::BTreeSet<_> =
+                pins.iter().map(|name| name.to_string_lossy().split('-').next().unwrap().to_string()).collect();
+            assert_eq!(left.len(), 2, "c0 and b1 alone: {pins:?}");
+            control.shutdown().await;
+            task.await.unwrap();
+        });
+    });
+}
+
+/// Larger policies than the maps were made for get larger maps, as long as nothing is in them.
+#[test]
+fn maps_grow_before_the_first_policy_only() {
+    let node = Node::new("grow");
+    inside(&node.lab.node, || {
+        runtime().block_on(async {
+            let (control, task) = Control::start(node.settings()).await.unwrap();
+            control.load(loaded((0..6_000).map(|i| service(i, [1, 1])).collect())).await;
+            let status = control.status().await;
+            assert_eq!((status.applied.error, status.applied.services), (None, 6_000));
+            control.load(loaded((0..40_000).map(|i| service(i, [1, 1])).collect())).await;
+            let status = control.status().await;
+            let error = status.applied.error.unwrap();
+            assert!(error.contains("more backends than the maps hold") && error.contains("splitter detach"), "{error}");
+            assert_eq!(status.applied.services, 6_000, "the last good state stays");
+            control.shutdown().await;
+            task.await.unwrap();
+        });
+    });
+}
+
+/// A measurement: run it in release with `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement: run it in release"]
+fn forty_thousand_services_in_the_kernel() {
+    let node = Node::new("large");
+    inside(&node.lab.node, || {
+        let sizes = Sizes { max_flows: 1_024, versions: 80_000, backends: 120_000 };
+        let mut datapath = Datapath::open(&node.pins, sizes).unwrap();
+        let desired: Vec<_> = (0..40_000).map(|i| Arc::new(service(i, [95, 5]))).collect();
+        let timed = |what: &str, reconciler: &mut Reconciler, tables: &mut Kernel, desired: &[Arc<Service>]| {
+            let begin = Instant::now();
+            let report = reconciler.apply(tables, desired).unwrap();
+            eprintln!("{what}: {:?}, {} changed", begin.elapsed(), report.changed);
+            begin.elapsed()
+        };
+        let mut reconciler = Reconciler::new();
+        assert!(timed("cold", &mut reconciler, &mut datapath.tables, &desired) < Duration::from_secs(5));
+        let mut changed = desired.clone();
+        Arc::make_mut(&mut changed[20_000]).versions[0].backends.pop();
+        assert!(timed("one change", &mut reconciler, &mut datapath.tables, &changed) < Duration::from_millis(50));
+        timed("adopted", &mut Reconciler::new(), &mut datapath.tables, &changed);
+        let begin = Instant::now();
+        reconciler.set_weights(&mut datapath.tables, "service-30000", &[1, 1]).unwrap();
+        eprintln!("weights: {:?}", begin.elapsed());
+    });
+}
+
+/// What the kernel holds is what the plan says, table by table.
+#[test]
+fn the_kernel_holds_the_image() {
+    let node = Node::new("image");
+    inside(&node.lab.node, || {
+        let mut datapath = node.open();
+        let wanted = service(3, [95, 5]);
+        let image = plan(&wanted, &mut Ids::new(100, 100, [], &[]), &mut Generations::default(), |_| None).unwrap();
+        Reconciler::new().apply(&mut datapath.tables, &[Arc::new(wanted)]).unwrap();
+        let tables = &datapath.tables;
+        assert_eq!(SERVICES.get(tables, image.id).unwrap(), Some(image.record));
+        assert_eq!(FRONTENDS.get(tables, image.frontends[0]).unwrap(), Some(image.id));
+        for (id, row) in &image.backends {
+            assert_eq!(BACKENDS.get(tables, *id).unwrap(), Some(*row));
+        }
+        for (key, chunk) in image.tables[0].chunks() {
+            assert_eq!(MAGLEV.get(tables, key).unwrap(), Some(chunk));
+        }
+        let mut bytes = vec![0u8; Table::Filter.entry_size()];
+        assert!(tables.get(Table::Filter, bytes_of(&[0u32]), &mut bytes).unwrap());
+        assert!(bytes.iter().any(|byte| *byte != 0));
+    });
+}
