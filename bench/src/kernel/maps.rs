@@ -1,5 +1,6 @@
 //! The kernel object with tables filled for a measurement.
 
+use crate::{cleanup::Guard, lab};
 use anyhow::{Context, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader,
@@ -21,16 +22,10 @@ pub const VIP_PORT: u16 = 80;
 pub const BACKEND_PORT: u16 = 8080;
 pub const CLIENT_PORT: u16 = 31337;
 
-/// One filled object. Removed from bpffs when dropped.
+/// One filled object. Removed from bpffs when dropped, or when a signal ends the process.
 pub struct Node {
     pub ebpf: Ebpf,
-    pins: std::path::PathBuf,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.pins);
-    }
+    _pins: Guard,
 }
 
 /// What to fill.
@@ -98,27 +93,29 @@ impl Node {
     pub fn load(objects: &Path, load: Load) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let pins = Path::new("/sys/fs/bpf").join(format!("splitter-bench-{}-{number}", std::process::id()));
+        let bpffs = Path::new("/sys/fs/bpf");
+        // Swept with those of agents, whose names are alike.
+        lab::sweep_paths(bpffs, "splitter-")?;
+        let pins = bpffs.join(format!("splitter-spl-{}-object-{number}", std::process::id()));
+        let guard = {
+            let pins = pins.clone();
+            Guard::new(move || {
+                let _ = fs::remove_dir_all(pins);
+            })
+        };
         fs::create_dir_all(&pins).with_context(|| format!("cannot make {} (root, and bpffs mounted?)", pins.display()))?;
         let object = fs::read(objects.join("splitter")).context("the kernel object")?;
         let entries = entries(load.flows);
         let family = if load.ipv6 { "6" } else { "4" };
         let tcp: &'static str = if load.ipv6 { "TCP6" } else { "TCP4" };
-        let loaded = EbpfLoader::new()
+        let ebpf = EbpfLoader::new()
             .default_map_pin_directory(&pins)
             .map_max_entries(tcp, entries)
             .map_max_entries("BACKENDS", 131_072)
             .map_max_entries("COUNTERS", 2 * load.services.max(1) + 2)
             .load(&object)
-            .with_context(|| format!("cannot load the kernel object (IPv{family})"));
-        let ebpf = match loaded {
-            Ok(ebpf) => ebpf,
-            Err(e) => {
-                let _ = fs::remove_dir_all(&pins);
-                return Err(e);
-            }
-        };
-        let mut node = Self { ebpf, pins };
+            .with_context(|| format!("cannot load the kernel object (IPv{family})"))?;
+        let mut node = Self { ebpf, _pins: guard };
         node.fill(load)?;
         Ok(node)
     }
