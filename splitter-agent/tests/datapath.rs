@@ -3,8 +3,8 @@
 use splitter_agent::{
     control::{self, Control, Loaded, Settings, Xdp},
     datapath::{
-        self, BACKENDS, CONFIG, Cursor, Datapath, FRONTENDS, Kernel, MAGLEV, Memory, Patterns, RULES, SERVICES, Sizes, Table, Tables, XdpMode,
-        bytes_of,
+        self, BACKENDS, CONFIG, Cursor, Datapath, FRONTENDS, Kernel, MAGLEV, Memory, Patterns, RULES, SERVICES, Sizes, Table, Tables,
+        XdpMode, bytes_of,
     },
     model::{Backend, BackendState, Frontend, Mode, OnWeightChange, Policy, Protocol, Service, Snat, SplitBy, Version},
     observed::WeightRequest,
@@ -113,9 +113,8 @@ fn maps_behave_as_their_model_in_memory() {
         let mut memory = Memory::new();
         fn exercise(tables: &mut impl Tables) -> Vec<usize> {
             let mut seen = Vec::new();
-            let frontends: Vec<_> = (0..5_000u32)
-                .map(|i| (FrontendKey { addr: mapped(i.to_be_bytes()), port: [0, 80], proto: TCP, pad: 0 }, i))
-                .collect();
+            let frontends: Vec<_> =
+                (0..5_000u32).map(|i| (FrontendKey { addr: mapped(i.to_be_bytes()), port: [0, 80], proto: TCP, pad: 0 }, i)).collect();
             FRONTENDS.put(tables, &frontends).unwrap();
             let gone: Vec<_> = frontends.iter().map(|(key, _)| *key).step_by(2).collect();
             FRONTENDS.delete(tables, &gone).unwrap();
@@ -123,11 +122,12 @@ fn maps_behave_as_their_model_in_memory() {
             FRONTENDS.delete(tables, &gone[..10]).unwrap();
             FRONTENDS.delete(tables, &[gone[0], frontends[1].0, gone[1], frontends[3].0]).unwrap();
             let mut count = 0;
-            FRONTENDS.each(tables, |key, id| {
-                assert_eq!(key.addr, mapped(id.to_be_bytes()));
-                count += 1;
-            })
-            .unwrap();
+            FRONTENDS
+                .each(tables, |key, id| {
+                    assert_eq!(key.addr, mapped(id.to_be_bytes()));
+                    count += 1;
+                })
+                .unwrap();
             seen.push(count);
             assert_eq!(FRONTENDS.get(tables, frontends[5].0).unwrap(), Some(5));
             assert_eq!(FRONTENDS.get(tables, frontends[4].0).unwrap(), None);
@@ -151,9 +151,8 @@ fn maps_behave_as_their_model_in_memory() {
         assert_eq!(exercise(&mut kernel.tables), exercise(&mut memory));
         assert_eq!(kernel.tables.limit(Table::Tcp4), 2_048);
         assert!(kernel.tables.memory(Table::Tcp4) > 0);
-        let full: Vec<_> = (0..200_000u32)
-            .map(|i| (FrontendKey { addr: mapped(i.to_be_bytes()), port: [1, 80], proto: TCP, pad: 0 }, i))
-            .collect();
+        let full: Vec<_> =
+            (0..200_000u32).map(|i| (FrontendKey { addr: mapped(i.to_be_bytes()), port: [1, 80], proto: TCP, pad: 0 }, i)).collect();
         let error = FRONTENDS.put(&mut kernel.tables, &full).unwrap_err().to_string();
         assert!(error.contains("FRONTENDS is full (131072 entries)") && error.contains("splitter detach"), "{error}");
     });
@@ -164,14 +163,16 @@ fn a_batch_finds_every_entry_of_a_hash() {
     let node = Node::new("scan");
     inside(&node.lab.node, || {
         let mut datapath = node.open();
-        let entries: Vec<_> = (0..100_000u32).map(|i| (i, splitter_common::abi::Service { salt: u64::from(i), ..Default::default() })).collect();
+        let entries: Vec<_> =
+            (0..100_000u32).map(|i| (i, splitter_common::abi::Service { salt: u64::from(i), ..Default::default() })).collect();
         SERVICES.put(&mut datapath.tables, &entries[..60_000]).unwrap();
         let mut seen = vec![false; 60_000];
-        SERVICES.each(&datapath.tables, |id, record| {
-            assert_eq!(record.salt, u64::from(id));
-            assert!(!std::mem::replace(&mut seen[id as usize], true), "{id} twice");
-        })
-        .unwrap();
+        SERVICES
+            .each(&datapath.tables, |id, record| {
+                assert_eq!(record.salt, u64::from(id));
+                assert!(!std::mem::replace(&mut seen[id as usize], true), "{id} twice");
+            })
+            .unwrap();
         assert!(seen.into_iter().all(|seen| seen));
         // One entry at a time: a bucket may hold more than there is room for.
         let (mut cursor, mut keys, mut values, mut count) = (Cursor::default(), Vec::new(), Vec::new(), 0);

@@ -70,7 +70,6 @@ pub fn run(settings: Settings, receiver: mpsc::Receiver<Message>, ready: oneshot
 struct Desired {
     /// As read, without overrides; the last one that was accepted.
     services: Vec<Arc<Service>>,
-    known: bool,
     read: f64,
     state: &'static str,
     errors: Vec<String>,
@@ -133,7 +132,6 @@ impl Actor {
         };
         if let Some(services) = restored {
             actor.desired.services = services;
-            actor.desired.known = true;
             actor.apply(false);
         }
         // Tables first, programs afterwards: the first packet meets a whole policy.
@@ -251,7 +249,6 @@ impl Actor {
                 self.desired.state = "ok";
                 self.desired.errors = Vec::new();
                 self.desired.services = policy.services.into_iter().map(Arc::new).collect();
-                self.desired.known = true;
                 for name in weights::expire(&mut self.runtime.overrides, &self.desired.services) {
                     tracing::info!(service = name, "the policy's weights have changed: those of the command line are dropped");
                 }
@@ -333,7 +330,8 @@ impl Actor {
         let planned = self.planned(name)?;
         let after = weights::merge(&planned.model, request)?;
         let before = weights::of(&planned.model);
-        let named: BTreeMap<String, u32> = planned.model.versions.iter().map(|version| version.name.clone()).zip(after.iter().copied()).collect();
+        let named: BTreeMap<String, u32> =
+            planned.model.versions.iter().map(|version| version.name.clone()).zip(after.iter().copied()).collect();
         let mut change = WeightChange { service: name.into(), before, after: named, ..WeightChange::default() };
         if request.dry_run {
             change.flows_to_end = self.dry_run(name, &after)?;
@@ -370,7 +368,8 @@ impl Actor {
     }
 
     fn keep_override(&mut self, name: &str, weights: BTreeMap<String, u32>) {
-        let base = self.desired.services.iter().find(|service| service.name == name).map(|service| weights::of(service)).unwrap_or_default();
+        let base =
+            self.desired.services.iter().find(|service| service.name == name).map(|service| weights::of(service)).unwrap_or_default();
         if base == weights {
             self.runtime.overrides.remove(name);
         } else {
@@ -450,6 +449,10 @@ impl Actor {
         }
         if self.applied.error.is_some() {
             self.apply(true);
+        }
+        // Also what an event should have told: an attach that failed is tried again.
+        if let Err(error) = self.look_at_interfaces() {
+            tracing::error!(%error, "interfaces");
         }
         if !self.janitor.is_sweeping() {
             self.reconciler.sweep_begins();

@@ -79,11 +79,7 @@ fn split<V: crate::datapath::Plain>(values: &[u8]) -> Vec<V> {
 }
 
 /// Entries of a per-CPU table, until `visit` says that it has seen enough.
-fn each<K: crate::datapath::Plain>(
-    tables: &impl Tables,
-    table: Table,
-    mut visit: impl FnMut(K, &[u8]) -> bool,
-) -> Result<(), TableError> {
+fn each<K: crate::datapath::Plain>(tables: &impl Tables, table: Table, mut visit: impl FnMut(K, &[u8]) -> bool) -> Result<(), TableError> {
     let (mut cursor, mut keys, mut values, mut more) = (Cursor::default(), Vec::new(), Vec::new(), true);
     while more {
         more = tables.scan(table, &mut cursor, SCAN, &mut keys, &mut values)?;

@@ -55,9 +55,9 @@ pub fn explain(
 /// `IP` or `IP:PORT`, `[IP]:PORT`.
 fn parse_client(text: &str) -> Result<(IpAddr, Option<u16>), ControlError> {
     let whole = text.parse::<SocketAddr>().map(|address| (address.ip(), Some(address.port())));
-    let (ip, port) = whole.or_else(|_| text.parse::<IpAddr>().map(|ip| (ip, None))).map_err(|_| {
-        ControlError::Invalid(format!("{text:?} is not a client: write IP or IP:PORT, for IPv6 with a port [IP]:PORT"))
-    })?;
+    let (ip, port) = whole
+        .or_else(|_| text.parse::<IpAddr>().map(|ip| (ip, None)))
+        .map_err(|_| ControlError::Invalid(format!("{text:?} is not a client: write IP or IP:PORT, for IPv6 with a port [IP]:PORT")))?;
     Ok((ip.to_canonical(), port))
 }
 
@@ -91,7 +91,8 @@ fn decide(planned: &Planned, facts: &Facts, port: Option<u16>, answer: &mut Expl
     answer.rule = decision.rule.map(|rule| describe(rule, &planned.model.rules[rule]));
     if decision.rule.is_none() && by_port {
         answer.decided_by = "undecided".into();
-        answer.reason = "Each connection decides by its source port: name one with --client IP:PORT; only the odds are known otherwise.".into();
+        answer.reason =
+            "Each connection decides by its source port: name one with --client IP:PORT; only the odds are known otherwise.".into();
         return;
     }
     if !by_port {

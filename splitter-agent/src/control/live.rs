@@ -193,15 +193,21 @@ fn family_strays<F: FlowTables>(
     let mut count = 0;
     for table in [F::TCP, F::UDP] {
         let mut found = Vec::new();
-        visit(tables, reconciler, table, |flow: &Flow<F>| *flow, |entry| {
-            if !services.contains(&entry.planned.image.id) || entry.flow.is(flow_flag::RESET) {
-                return;
-            }
-            let now = decision::decide(entry.planned, &entry.facts()).version;
-            if now.map(|index| entry.planned.image.record.versions[index].version) != Some(entry.version) {
-                found.push((entry.key, entry.flow));
-            }
-        })?;
+        visit(
+            tables,
+            reconciler,
+            table,
+            |flow: &Flow<F>| *flow,
+            |entry| {
+                if !services.contains(&entry.planned.image.id) || entry.flow.is(flow_flag::RESET) {
+                    return;
+                }
+                let now = decision::decide(entry.planned, &entry.facts()).version;
+                if now.map(|index| entry.planned.image.record.versions[index].version) != Some(entry.version) {
+                    found.push((entry.key, entry.flow));
+                }
+            },
+        )?;
         count += found.len() as u64;
         match then {
             Then::Count => {}

@@ -172,3 +172,6 @@ impl Xdp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,12 @@
 //! The observed state, put together from what was applied and what the kernel counts.
 
-use super::{counters, decision::protocol_label, live::endpoint, store::Runtime, sweep::{Clock, Findings}};
+use super::{
+    counters,
+    decision::protocol_label,
+    live::endpoint,
+    store::Runtime,
+    sweep::{Clock, Findings},
+};
 use crate::{
     datapath::{Served, Table, TableError, Tables},
     model::{OnWeightChange, SplitBy},
@@ -68,7 +74,9 @@ pub fn reasons(tables: &impl Tables) -> Result<Vec<observed::ReasonCount>, Table
         Kind::Event => "event",
     };
     let seen = counters::reasons(tables)?.into_iter().filter(|(_, count)| *count > 0);
-    Ok(seen.map(|(reason, count)| observed::ReasonCount { reason: reason.name().into(), kind: kind(reason.kind()).into(), count }).collect())
+    Ok(seen
+        .map(|(reason, count)| observed::ReasonCount { reason: reason.name().into(), kind: kind(reason.kind()).into(), count })
+        .collect())
 }
 
 /// Entries as the last sweep counted them.

@@ -127,7 +127,8 @@ impl Janitor {
     pub fn step(&mut self, tables: &mut impl Tables, clock: Clock) -> Result<bool, TableError> {
         let Some((index, mut cursor)) = self.stage.take() else { return Ok(false) };
         let (kind, ipv6) = STAGES[index];
-        let result = if ipv6 { self.scan::<V6>(kind, tables, &mut cursor, clock) } else { self.scan::<V4>(kind, tables, &mut cursor, clock) };
+        let result =
+            if ipv6 { self.scan::<V6>(kind, tables, &mut cursor, clock) } else { self.scan::<V4>(kind, tables, &mut cursor, clock) };
         let more = matches!(result, Ok(true));
         if more {
             self.stage = Some((index, cursor));
@@ -263,7 +264,8 @@ mod tests {
         let (client, vip, backend) = (word([10, 1, 0, 2]), word([10, 9, 9, 9]), word([10, 2, 0, 1]));
         let last = |seconds: u32| CLOCK.ticks.wrapping_sub(seconds * 250);
         let forward = Flow { peer: backend, peer_port: 8080u16.to_be(), nexthop: 3, owner: owner(1, flags), last: last(idle.0) };
-        let reverse = Flow { peer: vip, peer_port: 80u16.to_be(), nexthop: 4, owner: owner(1, flags | flow_flag::REVERSE), last: last(idle.1) };
+        let reverse =
+            Flow { peer: vip, peer_port: 80u16.to_be(), nexthop: 4, owner: owner(1, flags | flow_flag::REVERSE), last: last(idle.1) };
         let entries = [
             (FlowKey { src: client, dst: vip, ports: ports(port, 80), proto: 6 }, forward),
             (FlowKey { src: backend, dst: client, ports: ports(8080, port), proto: 6 }, reverse),

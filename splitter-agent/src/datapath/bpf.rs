@@ -83,7 +83,8 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
 /// The first u32 of entry 0 of an array whose values are `value_size` bytes long.
 pub(super) fn first_word(map: &OwnedFd, value_size: usize) -> io::Result<u32> {
     let (key, mut value) = ([0u32], vec![0u8; value_size]);
-    let mut element = Element { map_fd: map.as_raw_fd() as u32, key: key.as_ptr() as u64, value: value.as_mut_ptr() as u64, ..Element::default() };
+    let mut element =
+        Element { map_fd: map.as_raw_fd() as u32, key: key.as_ptr() as u64, value: value.as_mut_ptr() as u64, ..Element::default() };
     bpf(MAP_LOOKUP_ELEM, &mut element)?;
     Ok(super::plain::read(&value))
 }

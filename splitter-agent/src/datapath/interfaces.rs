@@ -26,7 +26,9 @@ struct Pattern {
 pub struct Patterns(Vec<Pattern>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("--interface {0:?}: {1}; write a name or a glob such as `eth*`, `!docker0` to leave one out, or `eth0:uplink` for the one that XDP is for")]
+#[error(
+    "--interface {0:?}: {1}; write a name or a glob such as `eth*`, `!docker0` to leave one out, or `eth0:uplink` for the one that XDP is for"
+)]
 pub struct PatternError(String, &'static str);
 
 impl Patterns {

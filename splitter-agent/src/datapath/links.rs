@@ -76,8 +76,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 fn create(ebpf: &mut Ebpf, link: &Link, hook: Hook) -> Result<FdLink, Failure> {
     match hook {
         Hook::TcxIngress | Hook::TcxEgress => {
-            let (name, direction) =
-                if hook == Hook::TcxIngress { (TC, TcAttachType::Ingress) } else { (TC_EGRESS, TcAttachType::Egress) };
+            let (name, direction) = if hook == Hook::TcxIngress { (TC, TcAttachType::Ingress) } else { (TC_EGRESS, TcAttachType::Egress) };
             let program = load::classifier(ebpf, name)?;
             let id = program.attach(&link.name, direction)?;
             Ok(program.take_link(id)?.try_into()?)

@@ -1,9 +1,9 @@
 //! Loading the kernel object: sizes of the maps, adopting pinned ones, programs, tail calls, the clock.
 
 use super::{
-    DatapathError, causes,
+    DatapathError,
     bpf::Kernel,
-    pins,
+    causes, pins,
     tables::{CONFIG, Table, Tables},
 };
 use aya::{
@@ -55,7 +55,7 @@ impl Sizes {
             Table::Half4 | Table::Half6 | Table::Closing4 | Table::Closing6 => 131_072,
             Table::Snat4 | Table::Snat6 => 65_536,
             Table::Fragments4 | Table::Fragments6 => 8_192,
-            Table::Backends => self.backends.saturating_mul(2).max(16_384).min(MAX_BACKENDS).next_power_of_two(),
+            Table::Backends => self.backends.saturating_mul(2).clamp(16_384, MAX_BACKENDS).next_power_of_two(),
             Table::Counters => {
                 let fitting = (COUNTERS_MEMORY / (size_of::<VersionCounters>() * cpus.max(1))) as u32;
                 fitting.clamp(4_096, 131_072).max(self.versions.saturating_mul(2).next_power_of_two())

@@ -32,7 +32,11 @@ impl Tables for Memory {
         let (limit, value_size) = (self.limit(table), self.value_size(table));
         let map = self.maps.entry(table).or_default();
         for (key, value) in keys.chunks_exact(table.key_size()).zip(values.chunks_exact(value_size)) {
-            let beyond = if table.is_array() { super::plain::read::<u32>(key) >= limit } else { !map.contains_key(key) && map.len() >= limit as usize };
+            let beyond = if table.is_array() {
+                super::plain::read::<u32>(key) >= limit
+            } else {
+                !map.contains_key(key) && map.len() >= limit as usize
+            };
             if beyond {
                 return Err(TableError::Full { table, limit, hint: "" });
             }

@@ -16,7 +16,21 @@ macro_rules! plain {
     )* };
 }
 plain!(
-    u8, u32, u64, FrontendKey, Service, MaglevKey, MaglevChunk, RuleKey, Backend, Identity, Iface, NextHop, Config, VersionCounters, HistogramKey,
+    u8,
+    u32,
+    u64,
+    FrontendKey,
+    Service,
+    MaglevKey,
+    MaglevChunk,
+    RuleKey,
+    Backend,
+    Identity,
+    Iface,
+    NextHop,
+    Config,
+    VersionCounters,
+    HistogramKey,
     HistogramOctave,
 );
 

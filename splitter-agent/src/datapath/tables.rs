@@ -82,7 +82,9 @@ impl fmt::Display for Table {
 /// A map operation that the kernel refused.
 #[derive(Debug, Error)]
 pub enum TableError {
-    #[error("the map {table} is full ({limit} entries); its size is fixed when the maps are made: run `splitter detach` and start the agent again{hint}")]
+    #[error(
+        "the map {table} is full ({limit} entries); its size is fixed when the maps are made: run `splitter detach` and start the agent again{hint}"
+    )]
     Full { table: Table, limit: u32, hint: &'static str },
     #[error("cannot {action} the map {table}: {source}")]
     Refused { table: Table, action: &'static str, source: io::Error },

@@ -39,7 +39,9 @@ pub fn backend_key(service: &str, version: &str, address: SocketAddr, protocol: 
 
 /// No number is left of a kind.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("the policy needs more {what} than the maps hold ({limit}): make it smaller, or run `splitter detach` and start the agent again, which makes larger maps (live flows and counters are lost)")]
+#[error(
+    "the policy needs more {what} than the maps hold ({limit}): make it smaller, or run `splitter detach` and start the agent again, which makes larger maps (live flows and counters are lost)"
+)]
 pub struct OutOfIds {
     pub what: &'static str,
     pub limit: u32,

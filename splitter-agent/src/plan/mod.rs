@@ -147,12 +147,7 @@ fn identity(address: SocketAddr) -> u64 {
 }
 
 pub fn frontend_key(frontend: &model::Frontend) -> FrontendKey {
-    FrontendKey {
-        addr: addr(frontend.address.ip()),
-        port: frontend.address.port().to_be_bytes(),
-        proto: proto(frontend.protocol),
-        pad: 0,
-    }
+    FrontendKey { addr: addr(frontend.address.ip()), port: frontend.address.port().to_be_bytes(), proto: proto(frontend.protocol), pad: 0 }
 }
 
 pub fn rule_key(service: u32, source: &Cidr) -> RuleKey {

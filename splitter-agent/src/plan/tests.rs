@@ -52,8 +52,11 @@ fn udp_with_rules_and_states_is_golden() {
         Frontend { address: "[fd09::9]:53".parse().unwrap(), protocol: Protocol::Udp },
         Frontend { address: "[fd09::9]:5353".parse().unwrap(), protocol: Protocol::Udp },
     ];
-    service.versions =
-        vec![version("stable", 1, &["[fd02::1]:53", "[fd02::2]:53", "[fd02::3]:53"]), version("next", 0, &["[fd02::4]:53"]), version("empty", 0, &[])];
+    service.versions = vec![
+        version("stable", 1, &["[fd02::1]:53", "[fd02::2]:53", "[fd02::3]:53"]),
+        version("next", 0, &["[fd02::4]:53"]),
+        version("empty", 0, &[]),
+    ];
     service.versions[0].backends[1].state = BackendState::Draining;
     service.versions[1].backends[0].state = BackendState::Down;
     service.rules = vec![rule("fd01:7::/32", 1), rule("0.0.0.0/0", 1), rule("fd01:7::/32", 0), rule("::/0", 0)];

@@ -3,7 +3,10 @@
 use super::*;
 use crate::{
     datapath::{Cursor, Memory},
-    model::{Backend as ModelBackend, BackendState, Cidr, Frontend, Mode, OnWeightChange, Protocol, Rule, Service as Model, Snat as ModelSnat, SplitBy, Version},
+    model::{
+        Backend as ModelBackend, BackendState, Cidr, Frontend, Mode, OnWeightChange, Protocol, Rule, Service as Model, Snat as ModelSnat,
+        SplitBy, Version,
+    },
     plan,
 };
 use proptest::prelude::*;
@@ -113,7 +116,8 @@ fn longest(memory: &Memory, service: u32, client: &Addr) -> Option<u32> {
     RULES
         .each(memory, |key, index| {
             let bits = key.prefix_len - RULE_PREFIX_BASE;
-            let same = |bits: u32| bits == 0 || u128::from_be_bytes(key.addr) >> (128 - bits) == u128::from_be_bytes(*client) >> (128 - bits);
+            let same =
+                |bits: u32| bits == 0 || u128::from_be_bytes(key.addr) >> (128 - bits) == u128::from_be_bytes(*client) >> (128 - bits);
             if key.service == service.to_be_bytes() && same(bits) && best.is_none_or(|(longest, _)| bits > longest) {
                 best = Some((bits, index));
             }
@@ -152,7 +156,8 @@ fn policy() -> impl Strategy<Value = Vec<Arc<Model>>> {
 type Parts = Vec<(usize, u32, Vec<(u8, BackendState)>)>;
 
 fn service(number: usize, parts: Parts, rules: Vec<(u8, usize)>, owner_of_port: &[usize; 4]) -> Option<Arc<Model>> {
-    let frontends: Vec<_> = PORTS.iter().zip(owner_of_port).filter(|(_, owner)| **owner == number).map(|(port, _)| frontend(*port)).collect();
+    let frontends: Vec<_> =
+        PORTS.iter().zip(owner_of_port).filter(|(_, owner)| **owner == number).map(|(port, _)| frontend(*port)).collect();
     let mut versions: Vec<Version> = Vec::new();
     for (name, weight, backends) in parts {
         let name = format!("v{name}");

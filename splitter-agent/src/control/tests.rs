@@ -1,0 +1,208 @@
+//! Questions about live flows and decisions, over maps in memory.
+
+use super::{
+    ControlError,
+    decision::{self, Facts},
+    explain::explain,
+    live::{self, Then},
+    status,
+    store::Runtime,
+    sweep::{Clock, Janitor},
+};
+use crate::{
+    datapath::{FlowTables, Memory, Table, Tables, bytes_of},
+    model::*,
+    observed::ExplainRequest,
+    plan,
+    reconcile::Reconciler,
+};
+use splitter_common::{
+    abi::{Addr, Flow, FlowKey, MAGLEV_CHUNK, MaglevKey, TCP, V4, VersionCounters, flow_flag, mapped, owner},
+    decide, maglev,
+};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+const CLOCK: Clock = Clock { ticks: 10_000, ticks_per_second: 250 };
+
+fn service(split_by: SplitBy, weights: [u32; 2]) -> Service {
+    let backend = |text: &str| Backend { address: text.parse().unwrap(), state: BackendState::Ready };
+    let version = |name: &str, weight, backends: &[&str]| Version {
+        name: name.into(),
+        weight,
+        backends: backends.iter().map(|text| backend(text)).collect(),
+    };
+    Service {
+        name: "checkout".into(),
+        frontends: vec![Frontend { address: "10.9.9.9:80".parse().unwrap(), protocol: Protocol::Tcp }],
+        mode: Mode::Tcp,
+        split_by,
+        versions: vec![version("v1", weights[0], &["10.2.1.2:8080", "10.2.1.3:8080"]), version("v2", weights[1], &["10.2.2.2:8080"])],
+        rules: vec![
+            Rule { source: cidr("10.1.0.0", 16), version: 0 },
+            Rule { source: cidr("10.1.7.0", 24), version: 1 },
+            Rule { source: cidr("10.1.7.0", 24), version: 0 },
+        ],
+        on_weight_change: OnWeightChange::Reset,
+        snat: Snat::Auto,
+        origin: String::new(),
+    }
+}
+
+fn cidr(address: &str, prefix: u8) -> Cidr {
+    Cidr { address: address.parse().unwrap(), prefix }
+}
+
+fn applied(service: Service) -> (Reconciler, Memory) {
+    let (mut reconciler, mut memory) = (Reconciler::new(), Memory::new());
+    reconciler.apply(&mut memory, &[Arc::new(service)]).unwrap();
+    (reconciler, memory)
+}
+
+fn facts(client: &str) -> Facts {
+    let client: SocketAddr = client.parse().unwrap();
+    Facts { client: plan::addr(client.ip()), client_port: client.port(), vip: mapped([10, 9, 9, 9]), vip_port: 80, proto: TCP }
+}
+
+/// Both entries of an established flow to the backend that the decision names.
+fn open(reconciler: &Reconciler, memory: &mut Memory, client: &str) -> (FlowKey<V4>, FlowKey<V4>) {
+    let planned = reconciler.service("checkout").unwrap();
+    let facts = facts(client);
+    let version = decision::decide(planned, &facts).version.unwrap();
+    let id = decision::backend(planned, version, decision::key(planned, &facts), |_| false).unwrap();
+    let row = planned.image.backends.iter().find(|(known, _)| *known == id).unwrap().1;
+    let word = |addr: &Addr| [u32::from_ne_bytes(addr[12..].try_into().unwrap())];
+    let ports = |a: [u8; 2], b: [u8; 2]| u32::from_ne_bytes([a[0], a[1], b[0], b[1]]);
+    let (client_port, vip_port) = (facts.client_port.to_be_bytes(), [0, 80]);
+    let forward = FlowKey::<V4> { src: word(&facts.client), dst: word(&facts.vip), ports: ports(client_port, vip_port), proto: 6 };
+    let reverse = FlowKey::<V4> { src: word(&row.addr), dst: word(&facts.client), ports: ports(row.port, client_port), proto: 6 };
+    let flow = Flow { peer: word(&row.addr), peer_port: u16::from_ne_bytes(row.port), nexthop: 0, owner: owner(id, 0), last: CLOCK.ticks };
+    let back = Flow { peer: word(&facts.vip), peer_port: u16::from_ne_bytes(vip_port), owner: owner(id, flow_flag::REVERSE), ..flow };
+    V4::TCP.put(memory, &[(forward, flow), (reverse, back)]).unwrap();
+    (forward, reverse)
+}
+
+#[test]
+fn the_longest_rule_wins_and_of_equal_ones_the_first() {
+    let (reconciler, _) = applied(service(SplitBy::Connection, [1, 1]));
+    let planned = reconciler.service("checkout").unwrap();
+    for (client, rule) in [("10.1.7.9:1", Some(1)), ("10.1.8.9:1", Some(0)), ("10.2.0.1:1", None)] {
+        assert_eq!(decision::decide(planned, &facts(client)).rule, rule, "{client}");
+    }
+}
+
+/// The slot of the Maglev table is the one that the kernel reads from the map.
+#[test]
+fn the_backend_is_that_of_the_map() {
+    let (reconciler, memory) = applied(service(SplitBy::Connection, [1, 0]));
+    let planned = reconciler.service("checkout").unwrap();
+    let slot = planned.image.record.versions[0];
+    for port in 1..200u16 {
+        let facts = facts(&format!("10.3.0.1:{port}"));
+        let key = decide::connection_key(&facts.client, port, &facts.vip, 80, TCP);
+        let at = maglev::slot(decide::backend_hash(planned.image.record.salt, key, 0), slot.size);
+        let chunk = MaglevKey { version: slot.version, table: slot.table, chunk: at / MAGLEV_CHUNK as u32 };
+        let expected = crate::datapath::MAGLEV.get(&memory, chunk).unwrap().unwrap().backends[at as usize % MAGLEV_CHUNK];
+        assert_eq!(decision::backend(planned, 0, decision::key(planned, &facts), |_| false), Some(expected));
+        let other = decision::backend(planned, 0, decision::key(planned, &facts), |id| id == expected);
+        assert!(other.is_some());
+    }
+}
+
+#[test]
+fn flows_that_belong_elsewhere_are_counted_then_marked_both_ways() {
+    let (mut reconciler, mut memory) = applied(service(SplitBy::Connection, [1, 0]));
+    let keys: Vec<_> = (1..=100).map(|port| open(&reconciler, &mut memory, &format!("10.3.0.1:{port}"))).collect();
+    let id = HashSet::from([reconciler.service("checkout").unwrap().image.id]);
+    assert_eq!(live::strays(&mut memory, &reconciler, &id, Then::Count).unwrap(), 0);
+    reconciler.set_weights(&mut memory, "checkout", &[1, 1]).unwrap();
+    let half = live::strays(&mut memory, &reconciler, &id, Then::Count).unwrap();
+    assert!((30..=70).contains(&half), "{half}");
+    assert_eq!(live::strays(&mut memory, &reconciler, &id, Then::End).unwrap(), half);
+    let marked = |key: &FlowKey<V4>| V4::TCP.get(&memory, *key).unwrap().unwrap().is(flow_flag::RESET);
+    assert_eq!(keys.iter().filter(|(forward, _)| marked(forward)).count() as u64, half);
+    assert!(keys.iter().all(|(forward, reverse)| marked(forward) == marked(reverse)));
+    let still = live::strays(&mut memory, &reconciler, &id, Then::End).unwrap();
+    assert_eq!(still, 0, "marked ones are not counted again");
+    assert_eq!(live::strays(&mut memory, &reconciler, &HashSet::from([99]), Then::End).unwrap(), 0);
+}
+
+#[test]
+fn rows_tell_the_names() {
+    let (reconciler, mut memory) = applied(service(SplitBy::Connection, [0, 1]));
+    open(&reconciler, &mut memory, "10.3.0.1:4000");
+    let rows = live::rows(&memory, &reconciler, None, CLOCK).unwrap();
+    let row = &rows[0];
+    assert_eq!(
+        [&row.service, &row.version, &row.protocol, &row.client, &row.frontend, &row.backend, &row.state],
+        ["checkout", "v2", "tcp", "10.3.0.1:4000", "10.9.9.9:80", "10.2.2.2:8080", "established"]
+    );
+    assert_eq!((rows.len(), row.idle), (1, 0.0));
+    assert!(live::rows(&memory, &reconciler, Some("other"), CLOCK).unwrap().is_empty());
+}
+
+fn ask(reconciler: &Reconciler, memory: &Memory, client: Option<&str>) -> Result<crate::observed::Explanation, ControlError> {
+    let request = ExplainRequest { service: "checkout".into(), client: client.map(Into::into), ..ExplainRequest::default() };
+    explain(memory, reconciler.service("checkout").unwrap(), &request, |_| false)
+}
+
+#[test]
+fn explanations() {
+    let (reconciler, mut memory) = applied(service(SplitBy::Connection, [95, 5]));
+    open(&reconciler, &mut memory, "10.3.0.1:4000");
+    for (client, decided_by, words) in [
+        (None, "undecided", "name one with --client"),
+        (Some("10.3.0.1"), "undecided", "source port"),
+        (Some("10.3.0.1:4000"), "flow", "The flow exists"),
+        (Some("10.3.0.1:4001"), "weight", "Bucket"),
+        (Some("10.1.7.1"), "rule", "rule 1: sourceCidr 10.1.7.0/24: version v2"),
+        (Some("::ffff:10.1.7.1"), "rule", "version v2"),
+    ] {
+        let answer = ask(&reconciler, &memory, client).unwrap();
+        assert_eq!(answer.decided_by, decided_by, "{client:?}: {answer:?}");
+        assert!(answer.reason.contains(words), "{client:?}: {}", answer.reason);
+        assert!((answer.shares["v1"] - 0.95).abs() < 1e-9);
+        assert_eq!(answer.version.is_none(), decided_by == "undecided");
+    }
+    let rule = ask(&reconciler, &memory, Some("10.1.7.1")).unwrap();
+    assert_eq!(rule.backend.as_deref(), Some("10.2.2.2:8080"), "one backend: the port does not matter");
+    for (client, words) in [("10.3.0.1:x", "IP or IP:PORT"), ("fd00::1", "no IPv6 frontend")] {
+        let Err(ControlError::Invalid(message)) = ask(&reconciler, &memory, Some(client)) else { panic!("{client}") };
+        assert!(message.contains(words), "{message}");
+    }
+    let (reconciler, memory) = applied(service(SplitBy::ClientIp, [0, 0]));
+    assert_eq!(ask(&reconciler, &memory, Some("10.3.0.1")).unwrap().decided_by, "none");
+    let (reconciler, memory) = applied(service(SplitBy::ClientIp, [1, 0]));
+    let by_address = ask(&reconciler, &memory, Some("10.3.0.1")).unwrap();
+    assert_eq!((by_address.decided_by.as_str(), by_address.version.as_deref()), ("weight", Some("v1")));
+    assert!(by_address.backend.is_some() && by_address.bucket.is_some());
+}
+
+#[test]
+fn status_tells_shares_since_the_weights_changed() {
+    let (reconciler, mut memory) = applied(service(SplitBy::Connection, [95, 5]));
+    let planned = reconciler.service("checkout").unwrap();
+    for (version, connections) in status::versions(planned).zip([100u64, 60]) {
+        let one = VersionCounters { connections: connections / 2, ..VersionCounters::default() };
+        memory.put(Table::Counters, bytes_of(&[version]), bytes_of(&[one, one])).unwrap();
+    }
+    open(&reconciler, &mut memory, "10.1.7.1:4000");
+    let mut janitor = Janitor::default();
+    janitor.begin();
+    while !janitor.step(&mut memory, CLOCK).unwrap() {}
+    let mut runtime = Runtime::default();
+    let first = status::services(&memory, &reconciler, &runtime, janitor.findings(), CLOCK).unwrap();
+    let ratio = |services: &[crate::observed::Service]| services[0].versions.iter().map(|v| v.observed_ratio.unwrap()).collect::<Vec<_>>();
+    assert_eq!(ratio(&first), [0.625, 0.375]);
+    assert_eq!((first[0].versions[0].flows, first[0].versions[1].flows), (0, 1));
+    assert_eq!(first[0].frontends, ["10.9.9.9:80/TCP"]);
+    assert_eq!(first[0].on_weight_change, "reset");
+    runtime.baselines.insert("checkout".into(), BTreeMap::from([("v1".into(), 90), ("v2".into(), 50)]));
+    let second = status::services(&memory, &reconciler, &runtime, janitor.findings(), CLOCK).unwrap();
+    assert_eq!(ratio(&second), [0.5, 0.5]);
+    assert_eq!(status::tables(&memory, janitor.findings())[0].entries, 2);
+    assert!(status::reasons(&memory).unwrap().is_empty());
+}
