@@ -1,7 +1,7 @@
 //! The actor behind [`super::Control`]: takes requests, timers and interface changes one after the other, on a thread of its own.
 
 use super::{
-    ControlError, Loaded, Settings, counters, explain, live, status,
+    ControlError, Loaded, Settings, counters, live, status,
     store::{Override, Runtime, Store},
     sweep::{Bits, Clock, Janitor},
     weights,
@@ -12,7 +12,7 @@ use crate::{
     observed::{self, ExplainRequest, Explanation, FlowRow, Status, WeightChange, WeightRequest},
     reconcile::{Planned, ReconcileError, Reconciler},
 };
-use splitter_common::abi::{ABI_VERSION, backend_state};
+use splitter_common::abi::backend_state;
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
@@ -37,7 +37,8 @@ const TICKS_PER_SWEEP: u32 = 5;
 /// Interface changes come in bursts: one look after this long.
 const SETTLE: Duration = Duration::from_millis(20);
 /// Flow counts in the status are not older than this.
-const FRESH: Duration = Duration::from_secs(1);
+pub(super) const FRESH: Duration = Duration::from_secs(1);
+pub(super) const NO_MAPS: &str = "the kernel's maps could not be made: see `splitter status`";
 /// A second pass for flows that were being decided while the weights changed.
 const AGAIN: f64 = 1.0;
 
@@ -67,30 +68,30 @@ pub fn run(settings: Settings, receiver: mpsc::Receiver<Message>, ready: oneshot
 
 /// What the source last said.
 #[derive(Default)]
-struct Desired {
+pub(super) struct Desired {
     /// As read, without overrides; the last one that was accepted.
-    services: Vec<Arc<Service>>,
-    read: f64,
-    state: &'static str,
-    errors: Vec<String>,
-    warnings: Vec<String>,
+    pub(super) services: Vec<Arc<Service>>,
+    pub(super) read: f64,
+    pub(super) state: &'static str,
+    pub(super) errors: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 pub struct Actor {
-    settings: Settings,
-    patterns: Patterns,
+    pub(super) settings: Settings,
+    pub(super) patterns: Patterns,
     /// `None` only while the maps are made anew.
-    datapath: Option<Datapath>,
-    reconciler: Reconciler,
-    janitor: Janitor,
-    store: Store,
-    runtime: Runtime,
-    desired: Desired,
-    applied: observed::Applied,
-    started: f64,
+    pub(super) datapath: Option<Datapath>,
+    pub(super) reconciler: Reconciler,
+    pub(super) janitor: Janitor,
+    pub(super) store: Store,
+    pub(super) runtime: Runtime,
+    pub(super) desired: Desired,
+    pub(super) applied: observed::Applied,
+    pub(super) started: f64,
     /// Maps that this process made and nothing was put in: they can be made larger.
-    empty: bool,
-    swept: Instant,
+    pub(super) empty: bool,
+    pub(super) swept: Instant,
 }
 
 fn unix_now() -> f64 {
@@ -210,10 +211,10 @@ impl Actor {
 
     /// The datapath; absent only when making larger maps failed.
     fn datapath(&mut self) -> Result<&mut Datapath, ControlError> {
-        self.datapath.as_mut().ok_or_else(|| ControlError::Kernel("the kernel's maps could not be made: see `splitter status`".into()))
+        self.datapath.as_mut().ok_or_else(|| ControlError::Kernel(NO_MAPS.into()))
     }
 
-    fn clock(&self) -> Result<Clock, DatapathError> {
+    pub(super) fn clock(&self) -> Result<Clock, DatapathError> {
         let (ticks, ticks_per_second) = self.datapath.as_ref().map_or(Ok((0, 1)), Datapath::ticks)?;
         Ok(Clock { ticks, ticks_per_second })
     }
@@ -288,7 +289,7 @@ impl Actor {
     fn try_apply(&mut self) -> Result<bool, String> {
         self.make_room().map_err(|error| error.to_string())?;
         let services = weights::effective(&self.desired.services, &self.runtime.overrides);
-        let datapath = self.datapath.as_mut().ok_or("the kernel's maps could not be made")?;
+        let datapath = self.datapath.as_mut().ok_or(NO_MAPS)?;
         let report = self.reconciler.apply(&mut datapath.tables, &services).map_err(|error| error.to_string())?;
         self.empty &= services.is_empty();
         for name in &report.reweighted {
@@ -319,7 +320,7 @@ impl Actor {
 
     // ---- weights
 
-    fn planned(&self, name: &str) -> Result<&Planned, ControlError> {
+    pub(super) fn planned(&self, name: &str) -> Result<&Planned, ControlError> {
         self.reconciler.service(name).ok_or_else(|| {
             let known = weights::list(self.reconciler.services().map(|planned| planned.model.name.as_str()));
             ControlError::NotFound(format!("there is no service {name:?}; the node runs: {known}"))
@@ -354,7 +355,7 @@ impl Actor {
     fn write_weights(&mut self, name: &str, weights: &[u32]) -> Result<(), ControlError> {
         let kernel = |error: ReconcileError| ControlError::Kernel(error.to_string());
         let unsure = self.reconciler.is_unsure();
-        let datapath = self.datapath.as_mut().ok_or_else(|| ControlError::Kernel("the kernel's maps could not be made".into()))?;
+        let datapath = self.datapath.as_mut().ok_or_else(|| ControlError::Kernel(NO_MAPS.into()))?;
         if unsure {
             // An apply failed half-way: what the kernel holds is known only after the next one.
             let mut services = weights::effective(&self.desired.services, &self.runtime.overrides);
@@ -461,7 +462,7 @@ impl Actor {
     }
 
     /// One step; `true` when the sweep has ended.
-    fn sweep_step(&mut self) -> bool {
+    pub(super) fn sweep_step(&mut self) -> bool {
         let clock = match self.clock() {
             Ok(clock) => clock,
             Err(error) => {
@@ -484,75 +485,6 @@ impl Actor {
                 !self.janitor.is_sweeping()
             }
         }
-    }
-
-    // ---- questions
-
-    fn status(&mut self) -> Status {
-        if self.swept.elapsed() > FRESH && self.datapath.is_some() {
-            if !self.janitor.is_sweeping() {
-                self.reconciler.sweep_begins();
-                self.janitor.begin();
-            }
-            while !self.sweep_step() {}
-        }
-        let mut status = Status {
-            agent: observed::Agent {
-                version: env!("CARGO_PKG_VERSION").into(),
-                abi_version: ABI_VERSION,
-                pid: std::process::id(),
-                started: self.started,
-                pins: self.datapath.as_ref().map(|datapath| datapath.pins().display().to_string()).unwrap_or_default(),
-                adopted: self.datapath.as_ref().is_some_and(Datapath::adopted),
-                xdp: self.settings.xdp.name().into(),
-            },
-            desired: observed::Desired {
-                source: self.settings.source.clone(),
-                read: self.desired.read,
-                state: self.desired.state.into(),
-                errors: self.desired.errors.clone(),
-                warnings: self.desired.warnings.clone(),
-            },
-            applied: self.applied.clone(),
-            ..Status::default()
-        };
-        if let Err(error) = self.observe(&mut status) {
-            tracing::error!(%error, "status");
-            status.applied.error.get_or_insert(error);
-        }
-        status
-    }
-
-    fn observe(&self, status: &mut Status) -> Result<(), String> {
-        let Some(datapath) = &self.datapath else { return Ok(()) };
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        let (tables, findings) = (&datapath.tables, self.janitor.findings());
-        let clock = self.clock().map_err(|e| text(&e))?;
-        status.interfaces = status::interfaces(datapath.served());
-        status.tables = status::tables(tables, findings);
-        status.reasons = status::reasons(tables).map_err(|e| text(&e))?;
-        status.services = status::services(tables, &self.reconciler, &self.runtime, findings, clock).map_err(|e| text(&e))?;
-        Ok(())
-    }
-
-    fn flows(&mut self, service: Option<String>) -> Result<Vec<FlowRow>, ControlError> {
-        if let Some(name) = &service {
-            self.planned(name)?;
-        }
-        let clock = self.clock().map_err(|e| ControlError::Kernel(e.to_string()))?;
-        let Some(datapath) = &self.datapath else { return Ok(Vec::new()) };
-        live::rows(&datapath.tables, &self.reconciler, service.as_deref(), clock).map_err(|e| ControlError::Kernel(e.to_string()))
-    }
-
-    fn explain(&mut self, request: &ExplainRequest) -> Result<Explanation, ControlError> {
-        let planned = self.planned(&request.service)?;
-        let clock = self.clock().map_err(|e| ControlError::Kernel(e.to_string()))?;
-        let Some(datapath) = &self.datapath else { return Err(ControlError::Kernel("the kernel's maps could not be made".into())) };
-        let suspect = |backend: u32| {
-            let until = counters::suspect_until(&datapath.tables, backend).ok().flatten();
-            until.is_some_and(|until| until.wrapping_sub(clock.ticks) as i32 > 0)
-        };
-        explain::explain(&datapath.tables, planned, request, suspect)
     }
 }
 

@@ -8,6 +8,7 @@ mod counters;
 mod decision;
 mod explain;
 mod live;
+mod questions;
 mod status;
 mod store;
 mod sweep;
