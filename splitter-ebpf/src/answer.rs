@@ -22,6 +22,10 @@ pub trait Answer: Ip {
     fn turn_round<P: Packet>(packet: &mut P, key: &FlowKey<Self>, proto: u8, payload: u32) -> bool
     where
         Self: Sized;
+    /// Writes the length of what follows the network header.
+    fn set_payload_length<P: Packet>(packet: &mut P, payload: u32) -> bool
+    where
+        Self: Sized;
     /// Bytes that an ICMP error puts before the quoted packet: network and ICMP header.
     const ERROR: u32;
     /// Writes the ICMP header behind the network header; `quoted` bytes of the old packet follow it.
@@ -67,6 +71,27 @@ pub fn reset<F: Answer, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F
         return Verdict::DROP;
     }
     Verdict::back(packet.ifindex())
+}
+
+/// Makes a packet the reset of its receiver's connection: no payload, RST in its sequence. 0: it could not be written.
+#[inline(never)]
+pub fn become_reset<F: Answer, P: Packet>(packet: &mut P, p: &Parsed<F>) -> u32 {
+    let l4 = ETHERNET + F::HEADER;
+    if p.flags & tcp::RST != 0 {
+        return 1;
+    }
+    if p.l4 as usize != l4 {
+        return 0;
+    }
+    let Some(mut header) = packet.read::<20>(l4) else { return 0 };
+    [header[12], header[13]] = [5 << 4, tcp::RST | tcp::ACK];
+    [header[14], header[15], header[16], header[17], header[18], header[19]] = [0; 6];
+    let pending = packet.checksum_pending(l4 + 16);
+    let pseudo = pseudo_header::<F>(&p.key, TCP, TCP_HEADER);
+    let sum = if pending { checksum::fold(pseudo) } else { !checksum::fold(pseudo + checksum::sum(&header)) };
+    [header[16], header[17]] = (sum as u16).to_ne_bytes();
+    let written = packet.truncate(l4 as u32 + TCP_HEADER) && F::set_payload_length(packet, TCP_HEADER) && packet.write(l4, &header);
+    written as u32
 }
 
 /// Tells the sender the largest packet that fits (RFC 1191, RFC 8201).
@@ -122,6 +147,15 @@ impl Answer for V4 {
     const ERROR: u32 = 28;
     const ICMP: u8 = 1;
 
+    #[inline(always)]
+    fn set_payload_length<P: Packet>(packet: &mut P, payload: u32) -> bool {
+        let (Some(length), Some(sum)) = (packet.read::<2>(16), packet.read::<2>(24)) else { return false };
+        let new = ((20 + payload) as u16).to_be_bytes();
+        let difference = checksum::difference(u16::from_ne_bytes(length) as u32, u16::from_ne_bytes(new) as u32);
+        let sum = checksum::apply(u16::from_ne_bytes(sum), checksum::fold(difference));
+        packet.write(16, &new) && packet.write(24, &sum.to_ne_bytes())
+    }
+
     #[inline(never)]
     fn turn_round<P: Packet>(packet: &mut P, key: &FlowKey<V4>, proto: u8, payload: u32) -> bool {
         let [len0, len1] = ((20 + payload) as u16).to_be_bytes();
@@ -147,6 +181,11 @@ impl Answer for V4 {
 impl Answer for V6 {
     const ERROR: u32 = 48;
     const ICMP: u8 = 58;
+
+    #[inline(always)]
+    fn set_payload_length<P: Packet>(packet: &mut P, payload: u32) -> bool {
+        packet.write(18, &(payload as u16).to_be_bytes())
+    }
 
     #[inline(never)]
     fn turn_round<P: Packet>(packet: &mut P, key: &FlowKey<V6>, proto: u8, payload: u32) -> bool {

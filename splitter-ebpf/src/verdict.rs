@@ -26,6 +26,8 @@ pub enum Action {
     AgainAvoiding(u32),
     /// Answer with a TCP reset. Between functions only.
     Reset,
+    /// Go on as a TCP reset of the receiver. Between functions only.
+    ResetReceiver,
     /// Answer that only packets up to this size fit. Between functions only.
     TooBig(u32),
 }
@@ -36,6 +38,7 @@ impl Verdict {
     pub const CONTINUE: Self = Self(5 << 32);
     pub const AGAIN: Self = Self(6 << 32);
     pub const RESET: Self = Self(8 << 32);
+    pub const RESET_RECEIVER: Self = Self(11 << 32);
 
     #[inline(always)]
     pub const fn redirect(ifindex: u32) -> Self {
@@ -75,6 +78,7 @@ impl Verdict {
             8 => Action::Reset,
             9 => Action::TooBig(detail),
             10 => Action::Return(detail),
+            11 => Action::ResetReceiver,
             _ => Action::Pass,
         }
     }

@@ -53,17 +53,28 @@ pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
     let Some(backend) = env.backend(flow.backend()) else { return Verdict::PASS };
     let (state, version) = (field!(backend.state), field!(backend.version));
     let table = if p.is_tcp() { Table::Tcp } else { Table::Udp };
-    if !serves(state) || flow.is(flow_flag::RESET) {
-        return give_up(env, p, &flow, serves(state) as u32);
-    }
-    if ended(flow.owner) && p.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && !flow.is(flow_flag::REVERSE) {
-        // The client uses its port again.
+    let anew = !p.is_tcp() || p.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    let given_up = !serves(state) || flow.is(flow_flag::RESET);
+    if anew && (given_up || p.is_tcp() && ended(flow.owner)) {
+        // A datagram, or a client that connects again: decided anew.
+        if !p.is_tcp() {
+            env.count(Reason::UdpRedecided);
+        }
         forget(env, table, &p.key, &flow);
-        return Verdict::AGAIN;
+        return if flow.is(flow_flag::REVERSE) { Verdict::DROP } else { Verdict::AGAIN };
     }
     if !translate(env, &p.key, &flow, version, t) {
         forget(env, table, &p.key, &flow);
         return Verdict::AGAIN;
+    }
+    if given_up {
+        if t.nexthop == 0 {
+            find_nexthop(packet, env, p.key.proto, t);
+        }
+        env.count(if serves(state) { Reason::WeightChangeReset } else { Reason::BackendDown });
+        end(env, p, entry, t, BY_NODE);
+        // The client hears it either way: in answer to its packet, or in the place of the backend's.
+        return if t.reverse { Verdict::RESET_RECEIVER } else { Verdict::RESET };
     }
     let now = env.ticks();
     if flow.nexthop == 0 || now.wrapping_sub(flow.last) >= REFRESH_TICKS {
@@ -80,7 +91,7 @@ pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
         first_payload(env, p, entry, t);
     }
     if p.flags & (tcp::FIN | tcp::RST) != 0 || ended(flow.owner) {
-        end(env, p, entry, t);
+        end(env, p, entry, t, BY_PACKET);
     }
     Verdict::CONTINUE
 }
@@ -95,22 +106,6 @@ fn confirm_neighbour<F: Network, E: Env>(env: &E, t: &mut Translation<F>, ifinde
         t.neighbour = ifindex;
         t.nexthop = 0;
     }
-}
-
-/// The backend went down or away, or a weight change ends the flow: TCP is reset, UDP forgotten and decided anew.
-#[inline(never)]
-fn give_up<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, flow: &Flow<F>, serves: u32) -> Verdict {
-    let table = if p.is_tcp() { Table::Tcp } else { Table::Udp };
-    let from_client = !flow.is(flow_flag::REVERSE);
-    if !p.is_tcp() || p.flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
-        forget(env, table, &p.key, flow);
-        if !p.is_tcp() {
-            env.count(Reason::UdpRedecided);
-        }
-        return if from_client { Verdict::AGAIN } else { Verdict::DROP };
-    }
-    env.count(if serves != 0 { Reason::WeightChangeReset } else { Reason::BackendDown });
-    Verdict::RESET
 }
 
 /// LRU maps evict the two directions independently: puts back what is missing.
@@ -180,6 +175,10 @@ pub fn has_payload<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> bool
     p.ip_len > l4 - crate::packet::ETHERNET as u32 + header
 }
 
+/// Who ends a flow: the packet's flags, or the node, which resets both ends.
+const BY_PACKET: u32 = 0;
+const BY_NODE: u32 = 1;
+
 /// Whether both sides have sent their FIN.
 #[inline(always)]
 fn ended(owner: u32) -> bool {
@@ -189,12 +188,12 @@ fn ended(owner: u32) -> bool {
 
 /// FIN or RST: notes it on both sides; after both FINs, or a RST, the flow moves to `CLOSING`, where it cannot crowd out live ones.
 #[inline(never)]
-fn end<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F>>, t: &Translation<F>) -> u32 {
+fn end<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F>>, t: &Translation<F>, by: u32) -> u32 {
     let Some(scratch) = env.scratch() else { return 0 };
     let key = place!(scratch.partner);
     partner_key(p.key.proto, t, key);
     let other = env.flow(Table::Tcp, key);
-    let reset = p.flags & tcp::RST != 0;
+    let reset = p.flags & tcp::RST != 0 || by == BY_NODE;
     if p.flags & tcp::FIN != 0 {
         flag!(set entry.owner, flow_flag::FIN);
         if let Some(other) = other {
@@ -207,7 +206,7 @@ fn end<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F
     }
     if let Some(counters) = env.counters(t.version) {
         field!(counters.closed += 1);
-        if reset && t.reverse {
+        if reset && (t.reverse || by == BY_NODE) {
             field!(counters.resets_backend += 1);
         } else if reset {
             field!(counters.resets_client += 1);

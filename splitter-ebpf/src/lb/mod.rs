@@ -181,10 +181,16 @@ fn unusual<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
             verdict = first::start(packet, env, p, t);
         }
     }
-    if verdict == Verdict::CONTINUE {
-        verdict = nat::forward::forward(packet, env, p, t);
+    if verdict == Verdict::RESET_RECEIVER {
+        verdict = if answer::become_reset(packet, p) != 0 { Verdict::CONTINUE } else { Verdict::DROP };
     }
-    verdict
+    if verdict == Verdict::CONTINUE { forward(packet, env, p, t) } else { verdict }
+}
+
+/// Apart, so that its registers do not lie on the stack under everything else.
+#[inline(never)]
+fn forward<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, t: &Translation<F>) -> Verdict {
+    nat::forward::forward(packet, env, p, t)
 }
 
 /// The flow of a packet, in the tables that can hold it.

@@ -84,10 +84,27 @@ fn draining_keeps_and_down_gives_up() {
         let (action, bytes) = lab.send(tcp::ACK, b"more");
         let seen = parse(&bytes);
         assert_eq!((action, seen.rst, seen.src, seen.dst), (Action::Return(CLIENT_SIDE), true, lab.vip, lab.client));
-        assert_eq!(lab.maps.counted(Reason::BackendDown), 1);
+        assert_eq!((lab.maps.counted(Reason::BackendDown), lab.tcp_entries()), (1, 0));
+        assert_eq!((lab.maps.version(1).closed, lab.maps.version(1).resets_backend), (1, 1));
         // A new connection goes elsewhere.
         let (_, bytes) = lab.send(tcp::SYN, &[]);
         assert_ne!(parse(&bytes).dst, server);
+    }
+}
+
+#[test]
+fn a_late_answer_becomes_the_clients_reset() {
+    for ipv6 in [false, true] {
+        for state in [backend_state::DOWN, backend_state::NONE] {
+            let lab = Lab::new(ipv6, TCP);
+            let server = lab.connect();
+            lab.send(tcp::ACK, b"request");
+            let id = (1..=2).find(|id| backend(ipv6, *id) == server).expect("of v1");
+            lab.maps.set_state(id, state);
+            let (action, bytes) = lab.reply(server, lab.client, tcp::ACK, &[9; 300]);
+            assert_eq!(action, Action::Redirect(BACKEND_SIDE));
+            assert_eq!(parse(&bytes), Seen { src: lab.vip, dst: lab.client, hops: 63, rst: true, payload: vec![] });
+        }
     }
 }
 
