@@ -4,7 +4,7 @@
 //! TC: two checksum helpers, XDP: the writes; a redirect), measured in the same rounds.
 
 use super::{
-    Place, Rows, Samples,
+    Place, Row, Rows, Samples,
     rows::{again, rounded},
 };
 use crate::{
@@ -52,21 +52,24 @@ const SCALE: [[Case; 3]; 2] = [
 pub fn cost(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
     let bench = Bench::new(place, quick)?;
     for case in COST {
-        let (ours, reference) = bench.measure(case)?;
+        let twice = ["tc-tcp-established", "xdp-tcp-established"].contains(&case.name);
+        let second = twice.then_some(Case { reference: false, ..case });
+        let cases: Vec<Case> = [case].into_iter().chain(second).collect();
+        let mut costs = bench.measure(&cases)?.into_iter();
+        let (ours, reference) = costs.next().unwrap_or_default();
         let name = format!("reference-{}", case.name);
         if case.reference {
             rows.add_median(&name, METRIC, &reference, None).more.insert("flows", case.flows.into());
         }
-        let row = rows.add_median(case.name, METRIC, &ours, case.reference.then_some(name.as_str()));
-        row.more.insert("flows", case.flows.into());
-        row.more.insert("services", case.services.into());
+        let ratios = case.reference.then(|| (name.as_str(), ours.ratios(&reference)));
+        let row = rows.add_paired(case.name, METRIC, &ours, ratios);
+        describe(row, case);
         if case.reference {
             row.more.insert("over_reference_ns", rounded(ours.median() - reference.median()).into());
         }
-    }
-    for case in COST.into_iter().filter(|case| ["tc-tcp-established", "xdp-tcp-established"].contains(&case.name)) {
-        let (ours, _) = bench.measure(Case { reference: false, ..case })?;
-        rows.add_median(&again(case.name), METRIC, &ours, Some(case.name));
+        if let Some((second, _)) = costs.next() {
+            describe(rows.add_paired(&again(case.name), METRIC, &second, Some((case.name, second.ratios(&ours)))), case);
+        }
     }
     Ok(())
 }
@@ -75,16 +78,19 @@ pub fn scale(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
     let bench = Bench::new(place, quick)?;
     for cases in SCALE {
         let first = cases[0];
-        for case in cases {
-            let (ours, _) = bench.measure(case)?;
-            let row = rows.add_median(case.name, METRIC, &ours, (case.name != first.name).then_some(first.name));
-            row.more.insert("flows", case.flows.into());
-            row.more.insert("services", case.services.into());
+        let costs = bench.measure(&[cases.as_slice(), &[first]].concat())?;
+        let names = cases.iter().map(|case| case.name.to_owned()).chain([again(first.name)]);
+        for ((name, case), (ours, _)) in names.zip(cases.iter().chain([&first])).zip(&costs) {
+            let ratios = (name != first.name).then(|| (first.name, ours.ratios(&costs[0].0)));
+            describe(rows.add_paired(&name, METRIC, ours, ratios), *case);
         }
-        let (ours, _) = bench.measure(first)?;
-        rows.add_median(&again(first.name), METRIC, &ours, Some(first.name));
     }
     Ok(())
+}
+
+fn describe(row: &mut Row, case: Case) {
+    row.more.insert("flows", case.flows.into());
+    row.more.insert("services", case.services.into());
 }
 
 /// A network in which next hops are found as on a router.
@@ -107,9 +113,9 @@ impl Bench<'_> {
         Ok(Bench { lab, place, rounds, repeat })
     }
 
-    /// The real program, and the reference (empty when the case has none).
-    fn measure(&self, case: Case) -> Result<(Samples, Samples)> {
-        let cost = self.lab.node.run(|| -> Result<_> {
+    /// In turns, by case: the real program, and the reference (empty when the case has none).
+    fn measure(&self, cases: &[Case]) -> Result<Vec<(Samples, Samples)>> {
+        let costs = self.lab.node.run(|| -> Result<_> {
             pin_to_one_cpu();
             let setting = Setting {
                 objects: &self.place.objects,
@@ -118,9 +124,9 @@ impl Bench<'_> {
                 rounds: self.rounds,
                 repeat: self.repeat,
             };
-            run(setting, case)
+            run(setting, cases)
         })??;
-        Ok((cost.rounds.into(), cost.reference.into()))
+        Ok(costs.into_iter().map(|cost| (cost.rounds.into(), cost.reference.into())).collect())
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Setting<'a> {
     pub repeat: u32,
 }
 
-/// Nanoseconds a packet, one value a round.
+/// Nanoseconds a packet, one value a round. The kernel tells whole ones.
 #[derive(Clone, Debug, Default)]
 pub struct Cost {
     pub rounds: Vec<f64>,
@@ -95,42 +95,75 @@ fn packet(ipv6: bool, src: &Addr, dst: &Addr) -> Vec<u8> {
     p
 }
 
-/// Runs a case in the calling thread's network namespace.
-pub fn run(setting: Setting, case: Case) -> Result<Cost> {
-    let load = Load { ipv6: case.ipv6, services: case.services, flows: case.flows, ifindex: setting.egress, ingress: setting.ingress };
-    let mut node = Node::load(setting.objects, load)?;
-    for (name, calls) in [("splitter_tc6", "TC_CALLS"), ("splitter_xdp6", "XDP_CALLS")] {
-        let fd = program(&mut node.ebpf, name)?;
-        node.map::<ProgramArray<_>>(calls)?.set(0, &fd, 0)?;
-    }
-    let target = program(&mut node.ebpf, if case.xdp { "splitter_xdp" } else { "splitter_tc" })?;
-    // XDP forwards what TC has looked up within the last second.
-    let warm = program(&mut node.ebpf, "splitter_tc")?;
-    let mut wrapper = Wrapper::load(setting, case)?;
-    let empty = program(&mut wrapper.ebpf, if case.xdp { "empty_xdp" } else { "empty_tc" })?;
-    let reference = if case.reference {
-        wrapper.fill_reference(case, setting.egress)?;
-        Some(program(&mut wrapper.ebpf, if case.xdp { "reference_xdp" } else { "reference_tc" })?)
-    } else {
-        None
-    };
-    let all = case.flows.max(1_000);
-    wrapper.run(&warm, false, all)?;
-    let (verdict, _, out) = wrapper.run(&target, case.xdp, 1)?;
-    check(case, verdict, &out)?;
-    let mut cost = Cost::default();
+/// Runs cases in the calling thread's network namespace, a round of each in turn, so that what the machine does meanwhile meets all alike.
+pub fn run(setting: Setting, cases: &[Case]) -> Result<Vec<Cost>> {
+    let mut loaded = cases.iter().map(|case| Loaded::new(setting, *case)).collect::<Result<Vec<_>>>()?;
+    let mut costs = vec![Cost::default(); cases.len()];
     for _ in 0..setting.rounds {
-        wrapper.run(&warm, false, all)?;
-        let with = wrapper.nanoseconds(&target, case.xdp, all, setting.repeat)?;
-        let without = wrapper.nanoseconds(&empty, case.xdp, 0, setting.repeat)?;
-        cost.rounds.push(with - without);
-        if let Some(reference) = &reference {
-            let (verdict, ..) = wrapper.run(reference, case.xdp, 1)?;
-            ensure!(verdict == redirect(case.xdp), "{}: the reference program answered {}", case.name, verdict as i32);
-            cost.reference.push(wrapper.nanoseconds(reference, case.xdp, all, setting.repeat)? - without);
+        for (loaded, cost) in loaded.iter_mut().zip(&mut costs) {
+            loaded.round(cost)?;
         }
     }
-    Ok(cost)
+    Ok(costs)
+}
+
+/// A case with its programs and full tables.
+struct Loaded {
+    case: Case,
+    repeat: u32,
+    wrapper: Wrapper,
+    target: ProgramFd,
+    warm: ProgramFd,
+    empty: ProgramFd,
+    reference: Option<ProgramFd>,
+    _node: Node,
+}
+
+impl Loaded {
+    fn new(setting: Setting, case: Case) -> Result<Loaded> {
+        let Setting { objects, ingress, egress, .. } = setting;
+        let mut node = Node::load(objects, Load { ipv6: case.ipv6, services: case.services, flows: case.flows, ifindex: egress, ingress })?;
+        for (name, calls) in [("splitter_tc6", "TC_CALLS"), ("splitter_xdp6", "XDP_CALLS")] {
+            let fd = program(&mut node.ebpf, name)?;
+            node.map::<ProgramArray<_>>(calls)?.set(0, &fd, 0)?;
+        }
+        let target = program(&mut node.ebpf, if case.xdp { "splitter_xdp" } else { "splitter_tc" })?;
+        // XDP forwards what TC has looked up within the last second.
+        let warm = program(&mut node.ebpf, "splitter_tc")?;
+        let mut wrapper = Wrapper::load(setting, case)?;
+        let empty = program(&mut wrapper.ebpf, if case.xdp { "empty_xdp" } else { "empty_tc" })?;
+        let mut reference = None;
+        if case.reference {
+            wrapper.fill_reference(case, egress)?;
+            reference = Some(program(&mut wrapper.ebpf, if case.xdp { "reference_xdp" } else { "reference_tc" })?);
+        }
+        let mut loaded = Loaded { case, repeat: setting.repeat, wrapper, target, warm, empty, reference, _node: node };
+        loaded.wrapper.run(&loaded.warm, false, loaded.all())?;
+        let (verdict, _, out) = loaded.wrapper.run(&loaded.target, case.xdp, 1)?;
+        check(case, verdict, &out)?;
+        if let Some(reference) = &loaded.reference {
+            let (verdict, ..) = loaded.wrapper.run(reference, case.xdp, 1)?;
+            ensure!(verdict == redirect(case.xdp), "{}: the reference program answered {}", case.name, verdict as i32);
+        }
+        Ok(loaded)
+    }
+
+    /// Packets that touch every flow.
+    fn all(&self) -> u32 {
+        self.case.flows.max(1_000)
+    }
+
+    fn round(&mut self, cost: &mut Cost) -> Result<()> {
+        let (xdp, all, repeat) = (self.case.xdp, self.all(), self.repeat);
+        self.wrapper.run(&self.warm, false, all)?;
+        let with = self.wrapper.nanoseconds(&self.target, xdp, all, repeat)?;
+        let without = self.wrapper.nanoseconds(&self.empty, xdp, 0, repeat)?;
+        cost.rounds.push(with - without);
+        if let Some(reference) = &self.reference {
+            cost.reference.push(self.wrapper.nanoseconds(reference, xdp, all, repeat)? - without);
+        }
+        Ok(())
+    }
 }
 
 /// The wrapper object with a case's packet.
