@@ -17,6 +17,8 @@ const UDP_UNREPLIED: u32 = 30;
 const UDP_REPLIED: u32 = 120;
 /// Entries that only wait for the first answer of an established flow: longer than the histogram reaches.
 const AWAITED: u32 = 150;
+/// Flows whose backend is gone, until a packet of theirs comes by.
+const ORPHANED: u32 = 60;
 /// A next hop that no flow names is kept this long after its last use.
 const NEXT_HOP: u32 = 60;
 
@@ -180,7 +182,10 @@ impl Janitor {
             seen += 1;
             self.now.next_hops.set(u32::from(flow.nexthop));
             if self.live.as_ref().is_some_and(|live| !live.has(flow.backend())) {
-                dead.push((key, flow));
+                // Established TCP of a dead backend waits for the packet that resets its ends.
+                if table.0 != F::TCP.0 || clock.is_older(flow.last, ORPHANED) {
+                    dead.push((key, flow));
+                }
             } else if clock.is_older(flow.last, timeout(flow.flags())) {
                 idle.push((key, flow));
             } else if !flow.is(flow_flag::REVERSE) && (table.0 != F::CLOSING.0) {
@@ -301,14 +306,17 @@ mod tests {
     }
 
     #[test]
-    fn flows_of_dead_backends_go_at_once() {
+    fn flows_of_dead_backends_go() {
         let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
         flow(&mut memory, V4::TCP, 1, 0, (0, 0));
+        flow(&mut memory, V4::TCP, 2, 0, (ORPHANED + 1, ORPHANED + 1));
+        flow(&mut memory, V4::UDP, 1, 0, (0, 0));
         sweep(&mut janitor, &mut memory);
-        assert_eq!(memory.entries(Table::Tcp4).count(), 2, "nobody said which backends live");
+        assert_eq!(memory.entries(Table::Tcp4).count(), 4, "nobody said which backends live");
         janitor.set_live(Some(Bits::default()));
         sweep(&mut janitor, &mut memory);
-        assert_eq!(memory.entries(Table::Tcp4).count(), 0);
+        assert_eq!(memory.entries(Table::Udp4).count(), 0);
+        assert_eq!(memory.entries(Table::Tcp4).count(), 2, "the one that was busy waits for its reset");
     }
 
     #[test]

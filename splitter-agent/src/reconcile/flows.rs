@@ -54,25 +54,37 @@ where
     F::SNAT.delete(tables, &translated)
 }
 
-/// Removes every flow of backends that `gone` names; returns how many entries went.
+/// Takes all flows from backends that `gone` names; returns how many entries that were. Established TCP stays in the tables, of no backend
+/// any more: the kernel resets both ends with the flow's next packet, whichever side sends it. The rest is removed.
 pub fn purge(tables: &mut impl Tables, gone: &dyn Fn(u32) -> bool) -> Result<usize, TableError> {
     Ok(purge_family::<V4>(tables, gone)? + purge_family::<V6>(tables, gone)?)
 }
 
 fn purge_family<F: FlowTables>(tables: &mut impl Tables, gone: &dyn Fn(u32) -> bool) -> Result<usize, TableError> {
-    let mut count = 0;
-    for table in [F::UDP, F::TCP] {
-        count += purge_table(tables, table, |flow: &Flow<F>| *flow, gone)?;
-    }
-    count += purge_table(tables, F::HALF, |half: &HalfOpen<F>| half.flow, gone)?;
-    Ok(count)
+    let orphaned = each_of(
+        tables,
+        F::TCP,
+        |flow| *flow,
+        gone,
+        |tables, found| {
+            let orphans: Vec<_> = found.iter().map(|(key, flow)| (*key, Flow { owner: owner(NOBODY, flow.flags()), ..*flow })).collect();
+            F::TCP.put(tables, &orphans)
+        },
+    )?;
+    let datagrams = each_of(tables, F::UDP, |flow| *flow, gone, |tables, found| remove(tables, F::UDP, found))?;
+    let half_open = each_of(tables, F::HALF, |half: &HalfOpen<F>| half.flow, gone, |tables, found| remove(tables, F::HALF, found))?;
+    Ok(orphaned + datagrams + half_open)
 }
 
-fn purge_table<F: FlowTables, V: crate::datapath::Plain>(
-    tables: &mut impl Tables,
+/// The backend id that is never given: its state is "gone" for ever.
+const NOBODY: u32 = 0;
+
+fn each_of<F: FlowTables, V: crate::datapath::Plain, T: Tables>(
+    tables: &mut T,
     table: Typed<FlowKey<F>, V>,
     flow: impl Fn(&V) -> Flow<F>,
     gone: &dyn Fn(u32) -> bool,
+    act: impl Fn(&mut T, &[(FlowKey<F>, Flow<F>)]) -> Result<(), TableError>,
 ) -> Result<usize, TableError> {
     let (mut cursor, mut count, mut more) = (Cursor::default(), 0, true);
     while more {
@@ -84,7 +96,7 @@ fn purge_table<F: FlowTables, V: crate::datapath::Plain>(
             }
         })?;
         count += found.len();
-        remove(tables, table, &found)?;
+        act(tables, &found)?;
     }
     Ok(count)
 }

@@ -76,6 +76,8 @@ pub struct Reconciler {
     /// `None`: the tables have to be read first.
     numbers: Option<(Ids, Generations)>,
     filter: Vec<u64>,
+    /// The filter holds bits that nobody needs any more.
+    wide: bool,
     garbage: Garbage,
     released: Vec<Released>,
     sweep: u64,
@@ -234,7 +236,9 @@ impl Reconciler {
         let mut dead: HashSet<u32> = changes.backends_gone.iter().copied().collect();
         dead.extend(changes.backends_late.iter().filter(|(_, row)| row.state == backend_state::DOWN).map(|(id, _)| *id));
         let removed = if dead.is_empty() { 0 } else { flows::purge(tables, &|id| dead.contains(&id))? };
-        if step.exact || !changes.backends_gone.is_empty() || !changes.frontends_gone.is_empty() {
+        // The bits of what is gone stay until the tables are pruned: late answers of removed backends still become resets.
+        self.wide |= !changes.backends_gone.is_empty() || !changes.frontends_gone.is_empty();
+        if step.exact {
             let exact = self.exact_filter(step);
             self.put_filter(tables, exact)?;
         }
@@ -340,6 +344,12 @@ impl Reconciler {
         if self.numbers.is_some() && !self.garbage.is_empty() {
             clear(tables, &self.garbage)?;
             self.garbage = Garbage::default();
+        }
+        if self.numbers.is_some() && self.wide {
+            let mut words = vec![0; filter::WORDS as usize];
+            self.services.values().for_each(|planned| set_bits(&mut words, &planned.image));
+            self.put_filter(tables, words)?;
+            self.wide = false;
         }
         Ok(())
     }
