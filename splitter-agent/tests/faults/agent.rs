@@ -16,10 +16,10 @@ fn absence() -> Duration {
     Duration::from_secs(if env::var_os("SPLITTER_TEST_LONG").is_some() { 30 } else { 5 })
 }
 
-/// What must not change from one agent to the next.
-fn identities(versions: &[Version]) -> Vec<(String, u32, Vec<(String, u32)>)> {
-    let backends = |version: &Version| version.backends.iter().map(|backend| (backend.address.clone(), backend.id)).collect();
-    versions.iter().map(|version| (version.name.clone(), version.id, backends(version))).collect()
+/// What must not change from one agent to the next: names and numbers of versions and backends.
+fn identities(versions: &[Version]) -> Vec<(String, u32)> {
+    let backends = versions.iter().flat_map(|version| &version.backends).map(|backend| (backend.address.clone(), backend.id));
+    versions.iter().map(|version| (version.name.clone(), version.id)).chain(backends).collect()
 }
 
 /// SIGKILL under load, `away` without an agent, then `next` starts one.

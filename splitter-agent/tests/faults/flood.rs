@@ -63,10 +63,10 @@ fn flood(client: &Namespace, over: &AtomicBool) -> u64 {
         let mut to: libc::sockaddr_in = unsafe { std::mem::zeroed() };
         to.sin_family = libc::AF_INET as u16;
         to.sin_addr.s_addr = u32::from_ne_bytes(VIP4.octets());
-        let (began, mut sent) = (Instant::now(), 0u64);
+        let (began, mut tried, mut sent) = (Instant::now(), 0u64, 0);
         while began.elapsed() < TIME {
             let due = (began.elapsed().as_secs_f64() * RATE as f64) as u64;
-            for i in sent..due {
+            for i in tried..due {
                 // 10.1.1.0 to 10.1.250.255, where nobody lives.
                 let from = Ipv4Addr::new(10, 1, 1 + (i / 256 % 250) as u8, i as u8);
                 let packet = syn(from, 1_024 + (i / 64_000 % 60_000) as u16);
@@ -76,6 +76,7 @@ fn flood(client: &Namespace, over: &AtomicBool) -> u64 {
                 };
                 sent += u64::from(result == 40);
             }
+            tried = due;
             std::thread::sleep(Duration::from_micros(200));
         }
         over.store(true, Ordering::SeqCst);

@@ -1,6 +1,10 @@
 //! Who gets which version: weights, rules, client addresses, backend states.
 
-use crate::support::{Bed, Split, client_ip, connections, no_failures, share_of_v2, socket::conversations, vip};
+use crate::support::{
+    Bed, Split, client_ip, connections, no_failures, share_of_v2,
+    socket::{conversations, echo, unfragmented},
+    vip,
+};
 use splitter_bench::{
     lab::{Lab, Options, VIP4},
     load::{Load, Plan},
@@ -108,6 +112,20 @@ fn draining_keeps_its_flows_and_down_gives_them_up() {
     bed.apply(&[split()]);
     let hits = connections(&bed.clean(Plan::http(vip(false)), 300), &["b1"]);
     assert!(hits > 75, "b1 is ready again and got {hits} of 300 connections");
+}
+
+/// A socket that goes on talking is not left to a backend that is gone.
+#[test]
+fn udp_flows_leave_with_their_backend() {
+    let split = |backends: Vec<usize>| Split { versions: vec![(1, backends)], ..Split::tcp(1, 0).udp() };
+    let bed = Bed::new("udpgone", &[split(vec![1, 2])]);
+    let sockets: Vec<_> = (0..20).map(|_| unfragmented(bed.lab.client(), vip(false))).collect();
+    let answers = || -> Vec<String> { sockets.iter().map(|socket| echo(socket).expect("an answer")).collect() };
+    let before = answers();
+    assert_eq!(before, answers(), "a flow changed its backend by itself");
+    assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 2);
+    bed.apply(&[split(vec![2])]);
+    assert_eq!(answers(), vec!["b2"; 20]);
 }
 
 #[test]

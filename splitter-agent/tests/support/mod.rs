@@ -23,7 +23,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
     process::Command,
-    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Condvar, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -34,12 +34,27 @@ pub const PORT: u16 = 8080;
 /// Longest wait for anything that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Tests run side by side, those that need the machine's time for themselves alone.
-static MACHINE: RwLock<()> = RwLock::new(());
+/// Places for tests side by side: a machine of many cores has no patience for sixty labs either.
+const PLACES: usize = 4;
+static FREE: Mutex<usize> = Mutex::new(PLACES);
+static FREED: Condvar = Condvar::new();
 
-enum Turn {
-    Shared(#[allow(unused)] RwLockReadGuard<'static, ()>),
-    Alone(#[allow(unused)] RwLockWriteGuard<'static, ()>),
+/// The right to run; one place, or all of them for a test that needs the machine for itself.
+struct Turn(usize);
+
+impl Turn {
+    fn take(places: usize) -> Turn {
+        let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        *FREED.wait_while(free, |free| *free < places).unwrap_or_else(PoisonError::into_inner) -= places;
+        Turn(places)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+        FREED.notify_all();
+    }
 }
 
 /// A frontend at port 80 of the VIP.
@@ -74,14 +89,12 @@ impl Bed {
 
     /// Nobody else runs beside it; the agent is not started yet.
     pub fn alone(name: &str, options: Options, splits: &[Split]) -> Bed {
-        let turn = Turn::Alone(MACHINE.write().unwrap_or_else(PoisonError::into_inner));
-        Bed::on_turn(Some(turn), name, options, splits)
+        Bed::on_turn(Some(Turn::take(PLACES)), name, options, splits)
     }
 
     /// Everything but the agent, which [`Bed::started`] starts: for tests that change its [`Site`] before.
     pub fn prepare(name: &str, options: Options, splits: &[Split]) -> Bed {
-        let turn = Turn::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner));
-        Bed::on_turn(Some(turn), name, options, splits)
+        Bed::on_turn(Some(Turn::take(1)), name, options, splits)
     }
 
     fn on_turn(turn: Option<Turn>, name: &str, options: Options, splits: &[Split]) -> Bed {

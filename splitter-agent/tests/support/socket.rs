@@ -154,6 +154,15 @@ pub fn unfragmented(client: &Namespace, to: SocketAddr) -> UdpSocket {
     client.run(open).expect("a namespace").expect("a UDP socket")
 }
 
+/// One datagram and its answer; the name of the backend.
+pub fn echo(socket: &UdpSocket) -> io::Result<String> {
+    socket.send(b"hello")?;
+    let mut buffer = [0; 64];
+    let length = socket.recv(&mut buffer)?;
+    let answer = String::from_utf8_lossy(&buffer[..length]);
+    Ok(answer.strip_suffix(" hello").unwrap_or(&answer).into())
+}
+
 /// An option whose value is an int.
 pub fn set_option(socket: &impl std::os::fd::AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the value is an int that lives through the call.
