@@ -70,7 +70,7 @@ reasons! {
     NoNextHop = 15, "no_next_hop", Event;
     /// A packet in the middle of a connection that is not known: given to the backend that the tables name.
     RecoveredFlow = 16, "recovered_flow", Event;
-    /// A flow map was full of younger entries (agent's estimate).
+    /// One direction of a flow had been evicted from its full table, and was put back.
     FlowEvicted = 17, "flow_evicted", Event;
     /// A sample was lost because the kernel had no memory for its octave.
     HistogramLost = 18, "histogram_lost", Event;
@@ -78,7 +78,7 @@ reasons! {
     IcmpTranslated = 19, "icmp_translated", Event;
     /// The next-hop table is full; the packet pays for a fib lookup.
     NextHopsExhausted = 20, "next_hops_exhausted", Event;
-    /// XDP left the packet to TC.
+    /// Reserved: XDP left the packet to TC.
     XdpHandover = 21, "xdp_handover", Pass;
     /// UDP datagram to a backend that is gone: the flow was forgotten and decided anew.
     UdpRedecided = 22, "udp_redecided", Event;

@@ -132,6 +132,7 @@ fn put_partner<F: Network, E: Env + Tables<F>>(env: &E, table: Table, key: &Flow
     if flow.is(flow_flag::SNAT) && env.snat(partner).is_none() {
         return 0;
     }
+    env.count(Reason::FlowEvicted);
     env.put_flow(table, partner, &partner_flow(key, flow, flags)) as u32
 }
 

@@ -203,8 +203,13 @@ pub fn policy(path: &Path, outcome: &Outcome, local: &[IpAddr]) -> Vec<Check> {
     let backends = policy.services.iter().flat_map(|s| s.versions.iter().flat_map(|v| &v.backends));
     let own: Vec<_> = backends.map(|b| b.address).filter(|a| a.ip().is_loopback() || local.contains(&a.ip())).collect();
     if let Some(first) = own.first() {
-        let found = format!("{first} ({} in all) is on this host: translated packets for it are not routed", own.len());
-        list.push(Check::warn("backends", found, "run backends in their own namespace, or on other hosts"));
+        let found =
+            format!("{first} ({} in all) is a process of this host: other processes of this host cannot reach it by the VIP", own.len());
+        list.push(Check::warn(
+            "backends",
+            found,
+            "fine for clients elsewhere; for local clients run backends in their own namespace, or on other hosts",
+        ));
     }
     list
 }
