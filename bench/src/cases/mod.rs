@@ -102,7 +102,7 @@ pub fn run(choice: &Choice, place: &Place) -> anyhow::Result<()> {
     for (name, _) in CASES.iter().filter(|(name, _)| choice.case.is_none_or(|case| case == *name)) {
         let conditions = record::Conditions::read()?;
         if let Some(warning) = conditions.warning() {
-            eprintln!("{name}: {warning}");
+            rows::say(format_args!("{name}: {warning}"));
         }
         let mut rows = Rows::new(name);
         let began = std::time::Instant::now();
@@ -114,7 +114,7 @@ pub fn run(choice: &Choice, place: &Place) -> anyhow::Result<()> {
             _ => l4::run(place, choice.quick, &mut rows),
         };
         result.with_context(|| format!("the case {name} failed"))?;
-        eprintln!("{name}: {} rows in {:.0} s", rows.rows().len(), began.elapsed().as_secs_f64());
+        rows::say(format_args!("{name}: {} rows in {:.0} s", rows.rows().len(), began.elapsed().as_secs_f64()));
         if choice.json {
             rows.rows().iter().try_for_each(|row| serde_json::to_string(row).map(|line| println!("{line}")))?;
         } else {
@@ -122,7 +122,7 @@ pub fn run(choice: &Choice, place: &Place) -> anyhow::Result<()> {
         }
         if let (false, Some(folder)) = (choice.quick, &place.results) {
             let path = record::write(folder, name, &place.revision, &conditions, rows.rows())?;
-            eprintln!("{name}: written to {}", path.display());
+            rows::say(format_args!("{name}: written to {}", path.display()));
         }
     }
     Ok(())

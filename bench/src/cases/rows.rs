@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io::Write};
 
 /// Values of repeated measurements of one thing.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -114,7 +114,7 @@ impl Rows {
             more: BTreeMap::new(),
         };
         let ratio = row.ratio.map_or(String::new(), |ratio| format!("  {ratio:.3}x of {}", row.baseline.as_deref().unwrap_or_default()));
-        eprintln!("  {:14} {:28} {:32} {:>12}{ratio}", row.case, row.subject, row.metric, number(row.value));
+        say(format_args!("  {:14} {:28} {:32} {:>12}{ratio}", row.case, row.subject, row.metric, number(row.value)));
         self.rows.push(row);
         let last = self.rows.len() - 1;
         &mut self.rows[last]
@@ -144,6 +144,11 @@ impl Row {
             (Some(rounded(samples.quantile(0.0))), Some(rounded(samples.quantile(1.0))), Some(samples.len()));
         self
     }
+}
+
+/// A line of progress. That nobody reads it is no reason to stop half-way with a network standing.
+pub fn say(text: std::fmt::Arguments) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The name under which a subject is measured a second time: what the two differ by is the noise of the run.

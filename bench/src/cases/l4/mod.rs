@@ -7,7 +7,10 @@ mod client;
 mod server;
 mod subject;
 
-use super::{Place, Rows, Samples, record, rows::again};
+use super::{
+    Place, Rows, Samples, record,
+    rows::{self, again},
+};
 use crate::lab::machine_cpu;
 use anyhow::{Context, Result};
 use client::{Client, Outcome, Workload};
@@ -46,7 +49,7 @@ pub fn run(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
         subject.check().with_context(|| format!("{} does not carry traffic", subject.name))?;
     }
     let client = Client::new();
-    eprintln!("  servers: {}, client: {}, {}", server::name(), client.name(), subject::versions());
+    rows::say(format_args!("  servers: {}, client: {}, {}", server::name(), client.name(), subject::versions()));
     for workload in WORKLOADS {
         // What foreign work takes is no constant: with it, nothing can be subtracted.
         let idle = Some(record::busy(Duration::from_secs(1))?).filter(|busy| *busy <= record::QUIET).unwrap_or(0.0);
