@@ -235,6 +235,11 @@ pub fn closing<F: Network, P: Packet, E: Env + Tables<F>>(
 ) -> Verdict {
     let flow = entry.get();
     let anew = p.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && !flow.is(flow_flag::REVERSE);
+    if flow.is(flow_flag::REVERSE) && p.flags & tcp::SYN != 0 {
+        // The backend greets a client that came to it directly, from the port of this ended flow.
+        forget(env, Table::Closing, &p.key, &flow);
+        return Verdict::PASS;
+    }
     let version = env.backend(flow.backend()).map_or(0, |backend| field!(backend.version));
     if anew || !translate(env, &p.key, &flow, version, t) {
         forget(env, Table::Closing, &p.key, &flow);

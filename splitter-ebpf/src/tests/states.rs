@@ -47,6 +47,19 @@ fn fins_that_miss_each_other_still_end_the_flow() {
     }
 }
 
+/// The client goes to the backend itself, without the VIP, from a port whose flow has ended.
+#[test]
+fn a_direct_connection_is_not_mistaken_for_an_ended_flow() {
+    let lab = Lab::new(false, TCP);
+    let server = lab.connect();
+    lab.send(tcp::RST, &[]);
+    assert_eq!(lab.sizes()[3], 2);
+    let (action, bytes) = lab.reply(server, lab.client, tcp::SYN | tcp::ACK, &[]);
+    assert_eq!((action, parse(&bytes).src), (Action::Pass, server));
+    let (_, bytes) = lab.reply(server, lab.client, tcp::ACK, b"data");
+    assert_eq!(parse(&bytes).src, server);
+}
+
 #[test]
 fn resets_are_counted_by_side() {
     let lab = Lab::new(true, TCP);
