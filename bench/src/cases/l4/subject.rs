@@ -55,6 +55,11 @@ impl Subject {
     pub fn start(place: &Place, name: &str, kind: Kind) -> Result<Subject> {
         let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
         let lab = Lab::with(&letters, Options { backends: BACKENDS, ..Options::default() })?;
+        // One congestion control on every machine, and one that does not pace: in a virtual machine a pacing timer leaves to the
+        // hypervisor for every burst, which costs more than all that is compared here.
+        for end in std::iter::once(lab.client()).chain(lab.backends()) {
+            end.sysctl("net/ipv4/tcp_congestion_control", "reno")?;
+        }
         // Swept with those of agents, whose names are alike.
         let folder = std::env::temp_dir().join(format!("splitter-{}-files", lab.name()));
         let removal = {
