@@ -180,14 +180,16 @@ impl<T: Copy> Ref<T> {
 /// `flag!(set reference.owner, FLAG)` and `flag!(clear reference.owner, FLAG)`: changes a flow's flags, which both directions' CPUs do.
 #[macro_export]
 macro_rules! flag {
-    (set $r:ident . $($f:ident).+, $flag:expr) => {
-        // SAFETY: a Ref points to a live map value.
-        unsafe { $crate::bytes::set_bits(&raw mut (*$r.as_ptr()).$($f).+, ($flag as u32) << 24) }
-    };
-    (clear $r:ident . $($f:ident).+, $flag:expr) => {
-        // SAFETY: a Ref points to a live map value.
-        unsafe { $crate::bytes::clear_bits(&raw mut (*$r.as_ptr()).$($f).+, ($flag as u32) << 24) }
-    };
+    (set $r:ident . $($f:ident).+, $flag:expr) => {{
+            let bits = ($flag as u32) << 24;
+            // SAFETY: a Ref points to a live map value.
+        unsafe { $crate::bytes::set_bits(&raw mut (*$r.as_ptr()).$($f).+, bits) }
+    }};
+    (clear $r:ident . $($f:ident).+, $flag:expr) => {{
+            let bits = ($flag as u32) << 24;
+            // SAFETY: a Ref points to a live map value.
+        unsafe { $crate::bytes::clear_bits(&raw mut (*$r.as_ptr()).$($f).+, bits) }
+    }};
 }
 
 /// `field!(reference.name)` reads a field of a [`Ref`], `field!(reference.name = value)` writes it.
