@@ -3,8 +3,8 @@
 use splitter_agent::{
     control::{self, Control, Loaded, Settings, Xdp},
     datapath::{
-        self, BACKENDS, CONFIG, Cursor, Datapath, FRONTENDS, Kernel, MAGLEV, Memory, Patterns, RULES, SERVICES, Sizes, Table, Tables,
-        XdpMode, bytes_of,
+        self, BACKENDS, CONFIG, Cursor, Datapath, FRONTENDS, MAGLEV, Memory, Patterns, RULES, SERVICES, Sizes, Table, Tables, XdpMode,
+        bytes_of,
     },
     model::{Backend, BackendState, Frontend, Mode, OnWeightChange, Policy, Protocol, Service, Snat, SplitBy, Version},
     observed::WeightRequest,
@@ -393,33 +393,6 @@ fn maps_grow_before_the_first_policy_only() {
             control.shutdown().await;
             task.await.unwrap();
         });
-    });
-}
-
-/// A measurement: run it in release with `--ignored --nocapture`.
-#[test]
-#[ignore = "a measurement: run it in release"]
-fn forty_thousand_services_in_the_kernel() {
-    let node = Node::new("large");
-    inside(&node.lab.node, || {
-        let sizes = Sizes { max_flows: 1_024, versions: 80_000, backends: 120_000 };
-        let mut datapath = Datapath::open(&node.pins, sizes).unwrap();
-        let desired: Vec<_> = (0..40_000).map(|i| Arc::new(service(i, [95, 5]))).collect();
-        let timed = |what: &str, reconciler: &mut Reconciler, tables: &mut Kernel, desired: &[Arc<Service>]| {
-            let begin = Instant::now();
-            let report = reconciler.apply(tables, desired).unwrap();
-            eprintln!("{what}: {:?}, {} changed", begin.elapsed(), report.changed);
-            begin.elapsed()
-        };
-        let mut reconciler = Reconciler::new();
-        assert!(timed("cold", &mut reconciler, &mut datapath.tables, &desired) < Duration::from_secs(5));
-        let mut changed = desired.clone();
-        Arc::make_mut(&mut changed[20_000]).versions[0].backends.pop();
-        assert!(timed("one change", &mut reconciler, &mut datapath.tables, &changed) < Duration::from_millis(50));
-        timed("adopted", &mut Reconciler::new(), &mut datapath.tables, &changed);
-        let begin = Instant::now();
-        reconciler.set_weights(&mut datapath.tables, "service-30000", &[1, 1]).unwrap();
-        eprintln!("weights: {:?}", begin.elapsed());
     });
 }
 

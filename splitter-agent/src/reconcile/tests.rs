@@ -332,33 +332,3 @@ fn flows_go_with_their_backend() {
     assert_eq!(memory.entries(Table::Udp4).count(), 2);
     assert_eq!(memory.entries(Table::Snat4).count(), 2);
 }
-
-/// Run in release with `--ignored --nocapture`: the cold and the warm path at full size.
-#[test]
-#[ignore = "a measurement: run it in release"]
-fn forty_thousand_services() {
-    let desired: Vec<Arc<Model>> = (0..40_000).map(crate::reconcile::tests::large).collect();
-    let mut memory = Memory::new();
-    let mut reconciler = Reconciler::new();
-    let begin = std::time::Instant::now();
-    reconciler.apply(&mut memory, &desired).unwrap();
-    eprintln!("cold: {:?}", begin.elapsed());
-    let mut changed = desired.clone();
-    Arc::make_mut(&mut changed[20_000]).versions[0].backends.remove(0);
-    let begin = std::time::Instant::now();
-    let report = reconciler.apply(&mut memory, &changed).unwrap();
-    eprintln!("one change: {:?} {report:?}", begin.elapsed());
-    assert_eq!(report.changed, 1);
-    assert!(begin.elapsed().as_millis() < 50);
-}
-
-fn large(i: u32) -> Arc<Model> {
-    let [_, a, b, c] = i.to_be_bytes();
-    let backend = |host: u8| ModelBackend { address: SocketAddr::from(([20 + host, a, b, c], 8080)), state: BackendState::Ready };
-    let mut model = Arc::unwrap_or_clone(plain(0, [95, 5]));
-    model.name = format!("team-{}/service-{i}", i % 100);
-    model.frontends = vec![Frontend { address: SocketAddr::from(([10, a, b, c], 80)), protocol: Protocol::Tcp }];
-    model.versions[0].backends = vec![backend(0), backend(1)];
-    model.versions[1].backends = vec![backend(2)];
-    Arc::new(model)
-}
