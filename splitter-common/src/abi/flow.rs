@@ -9,7 +9,8 @@
 //! | `SNAT` | [`FlowKey`] | [`Snat`] | the other half of the translation, for flows with [`flow_flag::SNAT`] |
 //! | `FRAGMENTS` | [`FragmentKey`] | u32 (ports) | ports of a fragmented datagram |
 //!
-//! All are LRU hashes with limits of their own, so that none can evict another's entries.
+//! All are LRU hashes with limits of their own, so that none can evict another's entries. `HALF` also holds UDP flows and established TCP
+//! that wait for their first answer: eviction there costs those a sample, nothing else.
 //! Each direction has its entry: the forward key is the packet as the client sent it, the reverse key is the packet as the backend
 //! sends it. Words are raw: loaded from the packet in network order, never swapped.
 
