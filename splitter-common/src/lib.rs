@@ -8,4 +8,5 @@ pub mod abi;
 pub mod decide;
 pub mod filter;
 pub mod histogram;
+pub mod http;
 pub mod maglev;

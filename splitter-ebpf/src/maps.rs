@@ -30,6 +30,8 @@ pub static MAGLEV: HashMap<MaglevKey, MaglevChunk> = HashMap::pinned(2_097_152, 
 #[map]
 pub static RULES: LpmTrie<RuleData, u32> = LpmTrie::pinned(65_536, BPF_F_NO_PREALLOC);
 #[map]
+pub static HTTP_RULES: HashMap<u32, HttpRules> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
+#[map]
 pub static BACKENDS: Array<Backend> = Array::pinned(4_096, 0);
 #[map]
 pub static IDS: HashMap<[u8; 16], Identity> = HashMap::pinned(524_288, BPF_F_NO_PREALLOC);

@@ -49,7 +49,12 @@ pub struct Service {
     pub version_count: u8,
     /// 1 when `RULES` holds entries of this service.
     pub has_rules: u8,
-    pub pad: u32,
+    /// [`service_mode`] constant.
+    pub mode: u8,
+    /// `mode: http`, when no backend of the version can serve: [`unavailable`] constant.
+    pub unavailable: u8,
+    /// `mode: http`: largest TCP segment (payload bytes) that the paths to all backends carry; what clients are told.
+    pub mss: u16,
     pub versions: [VersionSlot; MAX_VERSIONS],
 }
 
@@ -59,6 +64,26 @@ pub mod split_by {
     pub const CONNECTION: u8 = 0;
     /// The key is the client's address.
     pub const CLIENT_IP: u8 = 1;
+    /// The key is the request: every one is drawn anew (`mode: http`).
+    pub const REQUEST: u8 = 2;
+    /// The key is the value of a header or cookie (`mode: http`, see [`super::HttpRules::key_name`]); requests without it: the connection.
+    pub const VALUE: u8 = 3;
+}
+
+/// Values of [`Service::mode`].
+pub mod service_mode {
+    /// Every connection or datagram flow goes to one backend.
+    pub const L4: u8 = 0;
+    /// Every HTTP/1.1 request is decided.
+    pub const HTTP: u8 = 1;
+}
+
+/// Values of [`Service::unavailable`].
+pub mod unavailable {
+    /// Answered with 503.
+    pub const STATUS: u8 = 0;
+    /// The connection is reset.
+    pub const RESET: u8 = 1;
 }
 
 /// Values of [`Service::snat`].

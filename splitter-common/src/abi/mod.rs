@@ -5,16 +5,18 @@
 
 mod control;
 mod flow;
+mod http;
 mod reason;
 mod stats;
 
 pub use control::*;
 pub use flow::*;
+pub use http::*;
 pub use reason::*;
 pub use stats::*;
 
 /// Version of all layouts here. An agent refuses to adopt maps of another version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// An address in the one form that keys and contracts use: 16 bytes, network order, IPv4 as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -49,7 +51,7 @@ mod tests {
     /// Sizes and offsets as they were when `ABI_VERSION` was last changed: bump it when this test has to change.
     #[test]
     fn layout_is_golden() {
-        assert_eq!(ABI_VERSION, 1);
+        assert_eq!(ABI_VERSION, 2);
         let sizes = [
             size_of::<FrontendKey>(),
             size_of::<Service>(),
@@ -75,8 +77,9 @@ mod tests {
             size_of::<VersionCounters>(),
             size_of::<HistogramKey>(),
             size_of::<HistogramOctave>(),
+            size_of::<HttpRules>(),
         ];
-        assert_eq!(sizes, [20, 208, 24, 12, 256, 24, 32, 8, 32, 24, 528, 16, 40, 16, 28, 32, 48, 8, 20, 16, 40, 96, 8, 128]);
+        assert_eq!(sizes, [20, 208, 24, 12, 256, 24, 32, 8, 32, 24, 528, 16, 40, 16, 28, 32, 48, 8, 20, 16, 40, 152, 8, 128, 4888]);
         assert_eq!(offset_of!(Service, versions), 16);
         assert_eq!(offset_of!(Backend, state), 18);
         assert_eq!(offset_of!(Backend, version), 20);

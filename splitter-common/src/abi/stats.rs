@@ -27,7 +27,12 @@ pub struct VersionCounters {
     pub refused: u64,
     /// SYNs that a backend left unanswered until the client sent another.
     pub timeouts: u64,
-    pub pad: u64,
+    /// HTTP requests given to this version.
+    pub requests: u64,
+    /// HTTP responses by status class: index 1 to 5; 0: what is none.
+    pub status: [u64; 6],
+    /// Requests whose connection came from another version.
+    pub switches: u64,
 }
 
 /// What a histogram measures.
