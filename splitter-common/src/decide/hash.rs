@@ -44,6 +44,27 @@ pub fn connection_key(client: &Addr, client_port: u16, vip: &Addr, vip_port: u16
     mix(mix(client_key(client) ^ ports) ^ a.rotate_left(23) ^ b)
 }
 
+/// Key of `splitBy: request`: the connection and the request's place in it (sequence number of its first byte, which starts at random).
+#[inline(always)]
+pub const fn request_key(connection: u64, sequence: u32) -> u64 {
+    mix(connection ^ (sequence as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// First state of [`value_step`].
+pub const VALUE_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// Key of `splitBy: {header: NAME}` and `{cookie: NAME}`: FNV-1a (64 bits) of the value's bytes; [`value_key`] finishes it.
+#[inline(always)]
+pub const fn value_step(hash: u64, byte: u8) -> u64 {
+    (hash ^ byte as u64).wrapping_mul(0x0100_0000_01b3)
+}
+
+/// See [`value_step`].
+#[inline(always)]
+pub const fn value_key(hash: u64) -> u64 {
+    mix(hash)
+}
+
 /// The bucket of a key, uniform over 32 bits.
 #[inline(always)]
 pub const fn bucket(salt: u64, key: u64) -> u32 {

@@ -11,7 +11,7 @@ mod bucket;
 mod hash;
 
 pub use bucket::{SPACE, intervals, pick};
-pub use hash::{BACKEND_TRIES, backend_hash, bucket, client_key, connection_key, salt};
+pub use hash::{BACKEND_TRIES, VALUE_START, backend_hash, bucket, client_key, connection_key, request_key, salt, value_key, value_step};
 
 #[cfg(test)]
 mod tests;
