@@ -41,6 +41,13 @@ pub fn bits(role: Role, words: &[u32], port: u16, proto: u8) -> (u32, u64) {
     ((h >> 48) as u32 & (WORDS - 1), 1u64 << (h >> 42 & 63) | 1u64 << (h >> 36 & 63))
 }
 
+/// Bits of the same word that an endpoint of a `mode: http` service sets besides its own [`bits`]: its packets belong to the splice. Other
+/// endpoints may have them by chance.
+#[inline(always)]
+pub const fn http(bits: u64) -> u64 {
+    bits.rotate_left(21)
+}
+
 /// As [`bits`], from an address in the ABI's form: what the agent sets.
 pub fn bits_of(role: Role, addr: &Addr, port: [u8; 2], proto: u8) -> (u32, u64) {
     let word = |i: usize| u32::from_ne_bytes([addr[i], addr[i + 1], addr[i + 2], addr[i + 3]]);
