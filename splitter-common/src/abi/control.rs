@@ -47,7 +47,8 @@ pub struct Service {
     pub snat: u8,
     /// Slots in use.
     pub version_count: u8,
-    /// 1 when `RULES` holds entries of this service.
+    /// 1 when `RULES` (`mode: http`: `HTTP_RULES`) is to be looked at for this service. The agent writes the rules before it sets this, and
+    /// clears it before it removes them.
     pub has_rules: u8,
     /// [`service_mode`] constant.
     pub mode: u8,

@@ -6,8 +6,8 @@
 
 use super::pod;
 
-/// Most rules of one service.
-pub const MAX_HTTP_RULES: usize = 16;
+/// Most rules of one service: 16 of the policy's, and those that its `canary` line stands for.
+pub const MAX_HTTP_RULES: usize = 32;
 /// Most distinct conditions of one service: the bits of a mask.
 pub const MAX_PREDICATES: usize = 64;
 /// Most distinct names of headers, cookies and query parameters of one service.
@@ -103,6 +103,8 @@ pub mod http_match {
     pub const PREFIX: u8 = 1;
     /// The name occurs, whatever its value.
     pub const PRESENT: u8 = 2;
+    /// Path alone: the value, or the value with `/` and anything behind it. `/beta` holds for `/beta` and `/beta/x`, not for `/betamax`.
+    pub const SEGMENT: u8 = 3;
 }
 
 pod!(HttpRules);

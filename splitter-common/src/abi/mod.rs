@@ -79,7 +79,7 @@ mod tests {
             size_of::<HistogramOctave>(),
             size_of::<HttpRules>(),
         ];
-        assert_eq!(sizes, [20, 208, 24, 12, 256, 24, 32, 8, 32, 24, 528, 16, 40, 16, 28, 32, 48, 8, 20, 16, 40, 152, 8, 128, 4888]);
+        assert_eq!(sizes, [20, 208, 24, 12, 256, 24, 32, 8, 32, 24, 528, 16, 40, 16, 28, 32, 48, 8, 20, 16, 40, 152, 8, 128, 5144]);
         assert_eq!(offset_of!(Service, versions), 16);
         assert_eq!(offset_of!(Backend, state), 18);
         assert_eq!(offset_of!(Backend, version), 20);
