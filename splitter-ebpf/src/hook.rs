@@ -12,7 +12,7 @@ use core::mem::{size_of, zeroed};
 use splitter_ebpf::{
     bytes::{Packet, Route, RouteQuery, Window, opaque},
     lb::{self, Carries},
-    packet::{ETHERNET, checksum},
+    packet::{self, ETHERNET, checksum},
     verdict::{Action, Verdict},
 };
 
@@ -247,7 +247,7 @@ pub fn splitter_tc(ctx: TcContext) -> i32 {
 /// TC ingress of IPv6. Reached from `splitter_tc` only.
 #[classifier]
 pub fn splitter_tc6(ctx: TcContext) -> i32 {
-    act::<false>(lb::ipv6(&mut Skb::<false>(ctx), &Kernel))
+    act::<false>(ctx.skb.skb, lb::ipv6(&mut Skb::<false>(ctx), &Kernel))
 }
 
 /// TC egress: connections of the node's own processes, and replies of backends that are such processes. What the ingress program has
@@ -260,13 +260,40 @@ pub fn splitter_out(ctx: TcContext) -> i32 {
 /// TC egress of IPv6. Reached from `splitter_out` only.
 #[classifier]
 pub fn splitter_out6(ctx: TcContext) -> i32 {
-    act::<true>(lb::ipv6(&mut Skb::<true>(ctx), &Kernel))
+    act::<true>(ctx.skb.skb, lb::ipv6(&mut Skb::<true>(ctx), &Kernel))
+}
+
+/// Whether headers that the pipeline reads may lie behind the linear part. Pulling costs more than its copy: the new head is no page
+/// fragment, and a socket's receive queue does not merge packets with payload in such a head (`skb_try_coalesce`). They fill the window
+/// sooner, and connections whose window has not grown yet crawl. TCP sends heads without payload, so a packet whose linear part ends after
+/// plain IPv4 and TCP headers stays as it is.
+#[inline(always)]
+fn headers_outside(data: usize, end: usize) -> bool {
+    const NO_OPTIONS: u8 = 0x45;
+    if data + ETHERNET + 60 <= end {
+        return false;
+    }
+    let Some(w) = window::<{ ETHERNET + 40 }>(data, end, 0) else { return true };
+    w.load::<u16, 12>() != packet::ETHERTYPE_IPV4 || w.load::<u8, 14>() != NO_OPTIONS
+}
+
+/// Gives a packet a head of its own, which forwarding by the stack does too (`skb_cow` in `ip_forward`). What comes by a veth shares its head
+/// with the sender's retransmission queue, and a socket's receive queue merges nothing into a packet with a shared head. Heads that are
+/// not shared stay (Linux 4.10).
+#[inline(always)]
+fn unshare(skb: *mut __sk_buff) {
+    // SAFETY: own context. A failure leaves the packet as it was: it can be sent like that.
+    unsafe {
+        // What is linear is copied by the receiver anyway.
+        if (*skb).data_end - (*skb).data < (*skb).len {
+            bpf_skb_change_head(skb, 0, 0);
+        }
+    }
 }
 
 #[inline(always)]
 fn classify<const EGRESS: bool>(ctx: TcContext) -> i32 {
-    if ctx.data() + ETHERNET + 60 > ctx.data_end() {
-        // Headers may lie outside the linear part.
+    if headers_outside(ctx.data(), ctx.data_end()) {
         let len = ctx.len();
         if (ctx.data_end() - ctx.data()) < len as usize {
             let _ = ctx.pull_data(if len < LINEAR { len } else { LINEAR });
@@ -274,7 +301,7 @@ fn classify<const EGRESS: bool>(ctx: TcContext) -> i32 {
     }
     let mut packet = Skb::<EGRESS>(ctx);
     match lb::carries(&mut packet, &Kernel) {
-        Carries::Ipv4 => act::<EGRESS>(lb::ipv4(&mut packet, &Kernel)),
+        Carries::Ipv4 => act::<EGRESS>(packet.raw(), lb::ipv4(&mut packet, &Kernel)),
         Carries::Ipv6 => {
             let call = if EGRESS { IPV6_EGRESS_CALL } else { IPV6_CALL };
             // SAFETY: the agent fills the slot before it attaches the program; an empty one passes the packet.
@@ -286,13 +313,16 @@ fn classify<const EGRESS: bool>(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn act<const EGRESS: bool>(verdict: Verdict) -> i32 {
+fn act<const EGRESS: bool>(skb: *mut __sk_buff, verdict: Verdict) -> i32 {
     // SAFETY: helpers without pointers.
     unsafe {
         match verdict.action() {
             Action::Drop => TC_ACT_SHOT as i32,
             Action::Redirect(ifindex) => bpf_redirect(ifindex, 0) as i32,
-            Action::RedirectPeer(ifindex) => bpf_redirect_peer(ifindex, 0) as i32,
+            Action::RedirectPeer(ifindex) => {
+                unshare(skb);
+                bpf_redirect_peer(ifindex, 0) as i32
+            }
             Action::Neighbour(ifindex) => bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32,
             Action::Return(ifindex) => bpf_redirect(ifindex, if EGRESS { BPF_F_INGRESS as u64 } else { 0 }) as i32,
             _ => TC_NEXT,

@@ -6,7 +6,10 @@ use crate::support::{
     tool, vip,
 };
 use splitter_bench::{lab::Options, load::Plan};
-use std::net::{Ipv6Addr, SocketAddr};
+use std::{
+    fs,
+    net::{Ipv6Addr, SocketAddr},
+};
 
 /// Each way.
 const LARGE: usize = if cfg!(debug_assertions) { 256 << 20 } else { 1 << 30 };
@@ -40,6 +43,31 @@ fn large_transfers_are_exact_and_stay_segmented_late() {
             assert!(bytes / packets > 3_000, "{service}: {bytes} bytes in {packets} packets: segmentation offload is lost");
         }
     }
+}
+
+/// A receive queue that cannot merge what arrives fills its window with half-empty buffers: short connections are slow then, long ones are
+/// not. The client's kernel counts what it merged.
+#[test]
+fn answers_are_merged_where_they_arrive() {
+    const ANSWERS: u64 = 40;
+    let mut bed = bed("merged", Options::default());
+    bed.start_server(1);
+    let merged = || bed.lab.client().run(|| tcp_counter("TCPRcvCoalesce")).expect("the client's namespace");
+    for v6 in [false, true] {
+        let before = merged();
+        bed.clean(Plan { path: "/bytes/1000000".into(), concurrency: 4, ..Plan::http(vip(v6)) }, ANSWERS);
+        let count = merged() - before;
+        assert!(count > ANSWERS, "IPv{}: {count} segments merged in {ANSWERS} answers of a megabyte", if v6 { 6 } else { 4 });
+    }
+}
+
+/// A counter of `TcpExt` in this thread's namespace.
+fn tcp_counter(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/net/netstat").expect("the kernel counts");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: ")).map(|line| line.split(' '));
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let value = names.zip(values).find(|(other, _)| *other == name).expect("the counter").1;
+    value.parse().expect("a number")
 }
 
 #[test]
