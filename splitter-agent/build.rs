@@ -7,8 +7,8 @@ use std::{
     process::Command,
 };
 
-/// The programs of the node, the wrapper that benchmarks measure them through, and what tests break the network with.
-const OBJECTS: [&str; 3] = ["splitter", "wrap", "faults"];
+/// The programs of the node, the wrapper that benchmarks measure them through, the head scanner alone, and what tests break the network with.
+const OBJECTS: [&str; 4] = ["splitter", "wrap", "head", "faults"];
 const SOURCE: &str = "lib/rustlib/src/rust/library/core/Cargo.toml";
 
 fn output(command: &mut Command) -> Option<PathBuf> {

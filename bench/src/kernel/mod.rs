@@ -3,7 +3,9 @@
 //! What a test run hides: driver, buffers, the redirect itself. What it shows: the program alone, without noise of the network.
 
 mod cost;
+mod head;
 mod maps;
 
 pub use cost::{Case, Cost, Setting, run};
+pub use head::{Part, Scanner, padded};
 pub use maps::{Load, Node, backend, client, vip};

@@ -41,6 +41,24 @@ pub struct HttpRules {
     pub pool: [u8; HTTP_POOL + 8],
 }
 
+impl HttpRules {
+    /// No rules, no key.
+    pub const fn empty() -> Self {
+        Self {
+            name_filter: 0,
+            rule_count: 0,
+            name_count: 0,
+            predicate_count: 0,
+            key_name: NO_NAME,
+            pool_len: 0,
+            rules: [HttpRule { mask: 0, version: 0, pad: 0 }; MAX_HTTP_RULES],
+            names: [HttpName { at: 0, len: 0, subject: 0, first: 0, count: 0, pad: 0 }; MAX_HTTP_NAMES],
+            predicates: [HttpPredicate { at: 0, len: 0, kind: 0 }; MAX_PREDICATES],
+            pool: [0; HTTP_POOL + 8],
+        }
+    }
+}
+
 /// [`HttpRules::key_name`] when the key is no header and no cookie.
 pub const NO_NAME: u8 = u8::MAX;
 

@@ -1,6 +1,26 @@
 //! HTTP/1.1 heads (RFC 9112): one scanner for the kernel, `splitter explain` and the tests. No allocation, no slices, no panic: the text
 //! lies in an array of fixed size and every index is masked, so that the verifier can follow.
 
+#[cfg(any(test, feature = "user"))]
+mod build;
+mod field;
+mod pairs;
+mod request;
+mod response;
+mod select;
+mod start;
+mod state;
+mod words;
+
+#[cfg(any(test, feature = "user"))]
+pub use build::{Condition, compile};
+pub use request::request;
+pub use response::response;
+pub use state::Scan;
+
+use crate::abi::{HttpRules, MAX_HTTP_RULES};
+use state::Head;
+
 /// Longest head that is read, bytes. A power of two.
 pub const HEAD_LIMIT: u32 = 8192;
 /// A head with room to read words at its end. Bytes behind the given length may hold anything.
@@ -16,8 +36,8 @@ pub trait Loop {
 pub enum Plain {}
 
 impl Loop for Plain {
-    fn repeat<F: FnMut(u32) -> bool>(rounds: u32, mut f: F) {
-        let _ = (0..rounds).any(|round| f(round));
+    fn repeat<F: FnMut(u32) -> bool>(rounds: u32, f: F) {
+        let _ = (0..rounds).any(f);
     }
 }
 
@@ -78,3 +98,35 @@ pub struct ResponseHead {
     pub verdict: u8,
     pub framing: u8,
 }
+
+/// The bit of a name in [`HttpRules::name_filter`], which has those of all header, cookie and parameter names in use, and `cookie`'s when
+/// a cookie is in use. Made of the first eight bytes, case left out, and of the length.
+pub const fn name_bit(name: &[u8]) -> u64 {
+    let mut first = 0u64;
+    let mut i = if name.len() < 8 { name.len() } else { 8 };
+    while i > 0 {
+        i -= 1;
+        first = first << 8 | name[i] as u64 | 0x20;
+    }
+    words::bit(first, name.len() as u32)
+}
+
+/// Version id of the first rule that matches.
+#[inline(always)]
+pub fn rule(rules: &HttpRules, facts: u64) -> Option<u32> {
+    let mut i = 0;
+    while i < MAX_HTTP_RULES {
+        if i >= rules.rule_count as usize {
+            return None;
+        }
+        let rule = &rules.rules[i];
+        if facts & rule.mask == rule.mask {
+            return Some(rule.version);
+        }
+        i += 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

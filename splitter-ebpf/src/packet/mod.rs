@@ -1,6 +1,8 @@
 //! Headers, parsed once into [`Parsed`]. Owns every offset; knows nothing of flows.
 
 pub mod checksum;
+#[cfg(target_arch = "bpf")]
+pub mod http;
 mod ip;
 pub mod parse;
 

@@ -1,0 +1,48 @@
+//! What the optimiser must not see: the verifier only believes a mask that is really there. Does nothing on the host.
+
+/// Hides a value from the optimiser, which would otherwise drop a mask that it thinks redundant and the verifier does not.
+#[inline(always)]
+pub fn opaque(value: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = value;
+        // SAFETY: no instruction at all; the constraint makes the register opaque.
+        unsafe { core::arch::asm!("{0} = {0}", inout(wreg) value, options(pure, nomem, nostack)) };
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    value
+}
+
+/// Puts a value into memory and takes it out again. When the memory is a map's, the verifier knows it no more: what follows a loop is then
+/// checked once, and not for each value that the loop may have left.
+#[inline(always)]
+pub fn forget(memory: &mut u32, value: u32) -> u32 {
+    let memory = &raw mut *memory;
+    // SAFETY: made of a reference.
+    unsafe {
+        memory.write_volatile(value);
+        memory.read_volatile()
+    }
+}
+
+/// The eight bytes at `base + AHEAD`, the first one lowest. BPF loads words at any address where the machine does; the compiler would take
+/// them byte by byte.
+///
+/// # Safety
+/// `base + AHEAD .. base + AHEAD + 8` may be read.
+#[inline(always)]
+pub unsafe fn load<const AHEAD: usize>(base: *const u8) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let word: u64;
+        // SAFETY: the caller's promise; a load and nothing else.
+        unsafe {
+            core::arch::asm!("{0} = *(u64 *)({1} + {2})", out(reg) word, in(reg) base, const AHEAD, options(pure, readonly, nostack));
+        }
+        u64::from_le(word)
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise.
+    u64::from_le(unsafe { base.add(AHEAD).cast::<u64>().read_unaligned() })
+}

@@ -1,0 +1,249 @@
+//! Field lines (RFC 9112, 5), and the fields that the scanner reads of every head.
+
+use super::{
+    Head,
+    start::text,
+    state::{is_blank, phase, seen},
+    verdict, words,
+};
+use crate::abi::http_subject;
+
+const HOST: u64 = text(b"host");
+const COOKIE: u64 = text(b"cookie");
+const UPGRADE: u64 = text(b"upgrade");
+const CONTENT_LENGTH: [u64; 2] = [text(b"content-"), text(b"length")];
+const TRANSFER_ENCODING: [u64; 2] = [text(b"transfer"), text(b"-encodin")];
+const CHUNKED: u64 = text(b"chunked");
+
+/// Bits of the fields that decide where a message ends.
+pub(super) const FRAMING: u64 = super::name_bit(b"content-length") | super::name_bit(b"transfer-encoding");
+/// Bits of the fields that are read of every request.
+pub(super) const ALWAYS: u64 = FRAMING | super::name_bit(b"host") | super::name_bit(b"upgrade");
+
+/// Most digits of a `Content-Length`: what surely fits in 64 bits.
+const DIGITS: u32 = 19;
+
+impl<const RESPONSE: bool> Head<'_, RESPONSE> {
+    /// The name up to its colon; the empty line ends the head.
+    #[inline(always)]
+    pub(super) fn field_name(&mut self) -> u32 {
+        let from = self.scan.at;
+        let at = words::name_end(self.text, from);
+        if at >= self.scan.len {
+            return self.incomplete();
+        }
+        if at - from >= words::SHORT {
+            self.scan.at = at;
+            return phase::NAME;
+        }
+        let line = self.scan.line;
+        let byte = self.byte(at);
+        if byte == b':' && at > line {
+            self.scan.name.at = line;
+            self.scan.name.end = at;
+            self.scan.value.at = at + 1;
+            self.scan.at = at + 1;
+            let first = words::folded(words::word(self.text, line)) & words::below(at - line);
+            self.scan.first = first;
+            let hit = self.scan.filter & words::bit(first, at - line) != 0;
+            self.scan.seen = if hit { self.scan.seen | seen::HIT } else { self.scan.seen & !seen::HIT };
+            return phase::VALUE;
+        }
+        if byte == b'\r' && at == line {
+            return self.empty_line(at);
+        }
+        // A blank here is a folded line, or one before the colon.
+        if !words::is_token(byte) {
+            return self.refuse();
+        }
+        self.scan.at = at + 1;
+        phase::NAME
+    }
+
+    #[inline(always)]
+    fn empty_line(&mut self, at: u32) -> u32 {
+        if at + 1 >= self.scan.len {
+            return self.incomplete();
+        }
+        if self.byte(at + 1) != b'\n' {
+            return self.refuse();
+        }
+        self.scan.head_len = at + 2;
+        self.scan.verdict = verdict::COMPLETE as u32;
+        phase::DONE
+    }
+
+    /// The value up to the end of its line, which is CR LF and nothing else.
+    #[inline(always)]
+    pub(super) fn field_value(&mut self) -> u32 {
+        let from = self.scan.at;
+        let at = words::control(self.text, from);
+        if at >= self.scan.len {
+            return self.incomplete();
+        }
+        if at - from >= words::LONG {
+            self.scan.at = at;
+            return phase::VALUE;
+        }
+        let byte = self.byte(at);
+        if byte == b'\t' {
+            self.scan.at = at + 1;
+            return phase::VALUE;
+        }
+        if byte != b'\r' {
+            return self.refuse();
+        }
+        if at + 1 >= self.scan.len {
+            return self.incomplete();
+        }
+        if self.byte(at + 1) != b'\n' {
+            return self.refuse();
+        }
+        self.scan.line = at + 2;
+        self.scan.at = at + 2;
+        self.scan.value.end = at;
+        if self.scan.seen & seen::HIT == 0 {
+            return phase::NAME;
+        }
+        if self.byte(self.scan.value.at) == b' ' {
+            self.scan.value.at += 1;
+        }
+        phase::FIELD
+    }
+
+    /// Takes one more blank from the ends of the value (RFC 9110, 5.5); `false` when there is none.
+    #[inline(always)]
+    pub(super) fn trimmed(&mut self) -> bool {
+        let value = self.scan.value;
+        if value.at >= value.end {
+            return false;
+        }
+        if is_blank(self.byte(value.at)) {
+            self.scan.value.at = value.at + 1;
+            return true;
+        }
+        if is_blank(self.byte(value.end - 1)) {
+            self.scan.value.end = value.end - 1;
+            return true;
+        }
+        false
+    }
+
+    /// Whether the name at hand, folded, is one of 9 to 16 letters and dashes.
+    #[inline(always)]
+    pub(super) fn is(&self, name: [u64; 2], len: u32) -> bool {
+        self.scan.name.len() == len
+            && self.scan.first == name[0]
+            && words::folded(words::word(self.text, self.scan.name.at + 8)) & words::below(len - 8) == name[1]
+    }
+
+    #[inline(always)]
+    pub(super) fn is_content_length(&self) -> bool {
+        self.is(CONTENT_LENGTH, 14)
+    }
+
+    #[inline(always)]
+    pub(super) fn is_transfer_encoding(&self) -> bool {
+        self.scan.name.len() == 17
+            && self.scan.first == TRANSFER_ENCODING[0]
+            && words::folded(words::word(self.text, self.scan.name.at + 8)) == TRANSFER_ENCODING[1]
+            && self.byte(self.scan.name.at + 16) | 0x20 == b'g'
+    }
+
+    /// Whether the value is `chunked`, alone (RFC 9112, 7).
+    #[inline(always)]
+    pub(super) fn is_chunked(&self) -> bool {
+        self.scan.value.len() == 7 && words::folded(self.first(self.scan.value)) & words::below(7) == CHUNKED
+    }
+
+    /// Reads a number of 1 to 19 digits into `length`; `false` for anything else.
+    #[inline(always)]
+    pub(super) fn number(&mut self) -> bool {
+        let value = self.scan.value;
+        if value.len() == 0 || value.len() > DIGITS {
+            return false;
+        }
+        let mut number = 0u64;
+        let mut i = 0;
+        while i < DIGITS {
+            if i >= value.len() {
+                break;
+            }
+            let digit = self.byte(value.at + i).wrapping_sub(b'0');
+            if digit > 9 {
+                return false;
+            }
+            number = number.wrapping_mul(10).wrapping_add(digit as u64);
+            i += 1;
+        }
+        self.scan.length = number;
+        true
+    }
+
+    /// A line of a request that passed the filter.
+    #[inline(always)]
+    pub(super) fn request_field(&mut self) -> u32 {
+        if self.trimmed() {
+            return phase::FIELD;
+        }
+        self.scan.after = phase::NAME;
+        let (first, len) = (self.scan.first, self.scan.name.len());
+        let before = self.scan.seen;
+        if len == 4 && first == HOST {
+            self.scan.seen = before | seen::HOST;
+            self.scan.at = self.scan.value.at;
+            return if before & seen::HOST != 0 { self.refuse() } else { phase::HOST };
+        }
+        if len == 7 && first == UPGRADE {
+            self.scan.seen = before | seen::UPGRADE;
+        } else if len == 6 && first == COOKIE {
+            self.scan.after = phase::COOKIES;
+        } else if self.is_content_length() {
+            self.scan.seen = before | seen::LENGTH;
+            if before & (seen::LENGTH | seen::CODING) != 0 || !self.number() {
+                return self.refuse();
+            }
+        } else if self.is_transfer_encoding() {
+            self.scan.seen = before | seen::CODING;
+            if before & (seen::LENGTH | seen::CODING | seen::HTTP_1_0) != 0 || !self.is_chunked() {
+                return self.refuse();
+            }
+        }
+        self.select_field()
+    }
+
+    /// The value of `Host` may be empty (RFC 9110, 7.2), but holds nothing that ends a host elsewhere.
+    #[inline(always)]
+    pub(super) fn host(&mut self) -> u32 {
+        let (from, end) = (self.scan.at, self.scan.value.end);
+        let at = words::host_end(self.text, from);
+        if at >= end {
+            return self.select_field();
+        }
+        if at - from >= words::SHORT {
+            self.scan.at = at;
+            return phase::HOST;
+        }
+        if !words::is_host(self.byte(at)) {
+            return self.refuse();
+        }
+        self.scan.at = at + 1;
+        phase::HOST
+    }
+
+    /// To the names of the rules, when they may have this one.
+    #[inline(always)]
+    fn select_field(&mut self) -> u32 {
+        let first = self.scan.first;
+        let bit = words::bit(first, self.scan.name.len());
+        match self.rules {
+            Some(rules) if rules.name_filter & bit != 0 => {
+                self.scan.first = words::lower(self.first(self.scan.name));
+                self.scan.subject = http_subject::HEADER as u32;
+                self.scan.index = 0;
+                phase::NAMES
+            }
+            _ => self.next_line(),
+        }
+    }
+}

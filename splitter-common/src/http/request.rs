@@ -1,0 +1,60 @@
+//! The entry of a request's head.
+
+use super::{
+    HEAD_LIMIT, Head, HeadText, Loop, RequestHead, Scan, field, framing,
+    state::{ROUNDS, seen},
+    verdict,
+};
+use crate::abi::{Addr, HttpRules};
+
+/// From this length on a body is not counted: sequence numbers of TCP compare over half of their 32 bits.
+const COUNTED: u64 = 1 << 31;
+
+/// Reads a request's head in `text[..len]` from its beginning; a head that comes in pieces is read again when more of it is there. What
+/// stands behind `len` does not matter. `scan` is scratch memory.
+///
+/// `facts`, `key` and `length` mean something with [`verdict::COMPLETE`] and, except for an HTTP/2 preface, with [`verdict::PIN`]. A
+/// predicate holds when it holds for any field, cookie or parameter of its name; the key is the first value that is not empty.
+///
+/// Refuses what RFC 9112 (2.2, 3, 5.1, 5.2, 6.1, 6.3, 11.2) lets two parsers read in two ways.
+#[inline(always)]
+pub fn request<L: Loop>(text: &HeadText, len: u32, rules: Option<&HttpRules>, client: &Addr, scan: &mut Scan, out: &mut RequestHead) {
+    let limited = if len > HEAD_LIMIT { HEAD_LIMIT } else { len };
+    let names = match rules {
+        Some(rules) => rules.name_filter,
+        None => 0,
+    };
+    *scan = Scan { len: limited, filter: field::ALWAYS | names, verdict: verdict::REFUSE as u32, ..Scan::default() };
+    {
+        let mut head = Head::<false> { text, rules, client, scan };
+        L::repeat(ROUNDS, move |_| head.step());
+    }
+    *out = RequestHead::default();
+    finish(text, client, scan, out);
+    if out.verdict == verdict::INCOMPLETE && len >= HEAD_LIMIT {
+        out.verdict = verdict::TOO_LONG;
+    }
+}
+
+/// What the lines together say.
+#[inline(always)]
+fn finish(text: &HeadText, client: &Addr, scan: &mut Scan, out: &mut RequestHead) {
+    out.verdict = scan.verdict as u8;
+    if scan.verdict != verdict::COMPLETE as u32 {
+        return;
+    }
+    if scan.seen & (seen::HOST | seen::HTTP_1_0) == 0 {
+        out.verdict = verdict::REFUSE;
+        return;
+    }
+    (out.facts, out.key, out.length, out.head_len) = (scan.facts, scan.key, scan.length, scan.head_len);
+    out.keyed = (scan.seen & seen::KEY != 0) as u8;
+    let chunked = scan.seen & seen::CODING != 0;
+    out.framing = if chunked { framing::CHUNKED } else { framing::LENGTH };
+    let (length, upgrade) = (scan.length, scan.seen & seen::UPGRADE != 0);
+    let head = Head::<false> { text, rules: None, client, scan };
+    out.head_method = head.is_head() as u8;
+    if chunked || upgrade || length >= COUNTED || head.is_connect() {
+        out.verdict = verdict::PIN;
+    }
+}
