@@ -9,5 +9,6 @@ pub mod model;
 pub mod observed;
 pub mod plan;
 pub mod reconcile;
+pub mod rollout;
 pub mod source;
 pub mod telemetry;

@@ -2,6 +2,10 @@
 //!
 //! Plain data; imports nothing of the agent. Times are Unix seconds (f64) unless a unit is named.
 
+mod rollout;
+
+pub use rollout::*;
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -100,6 +100,7 @@ fn service(number: u32, weights: [u32; 2]) -> Service {
         rules: Vec::new(),
         on_weight_change: OnWeightChange::Keep,
         snat: Snat::Auto,
+        rollout: None,
         origin: String::new(),
     }
 }

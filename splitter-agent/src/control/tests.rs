@@ -48,6 +48,7 @@ fn service(split_by: SplitBy, weights: [u32; 2]) -> Service {
         ],
         on_weight_change: OnWeightChange::Reset,
         snat: Snat::Auto,
+        rollout: None,
         origin: String::new(),
     }
 }

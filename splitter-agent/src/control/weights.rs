@@ -83,6 +83,7 @@ mod tests {
             rules: Vec::new(),
             on_weight_change: OnWeightChange::Keep,
             snat: Snat::Auto,
+            rollout: None,
             origin: String::new(),
         }
     }

@@ -2,6 +2,10 @@
 //!
 //! Owns the types and their invariants; imports nothing of the agent. Sources build these values, the plan reads them.
 
+mod rollout;
+
+pub use rollout::*;
+
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, time::Duration};
 
@@ -26,6 +30,9 @@ pub struct Service {
     pub rules: Vec<Rule>,
     pub on_weight_change: OnWeightChange,
     pub snat: Snat,
+    /// How its canary is promoted, when it is.
+    #[serde(default)]
+    pub rollout: Option<Rollout>,
     /// Where the object stands, for messages: file:line:col.
     pub origin: String,
 }

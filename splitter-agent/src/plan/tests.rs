@@ -22,6 +22,7 @@ fn checkout() -> Service {
         rules: Vec::new(),
         on_weight_change: OnWeightChange::Keep,
         snat: Snat::Auto,
+        rollout: None,
         origin: String::new(),
     }
 }

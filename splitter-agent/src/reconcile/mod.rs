@@ -433,7 +433,7 @@ fn verify(tables: &impl Tables, step: &Step, changes: &Changes) -> Result<(), Re
 
 /// Equal but for where the object stands in its file.
 fn unchanged(a: &model::Service, b: &model::Service) -> bool {
-    let model::Service { name, frontends, mode, split_by, versions, rules, on_weight_change, snat, origin: _ } = a;
+    let model::Service { name, frontends, mode, split_by, versions, rules, on_weight_change, snat, rollout: _, origin: _ } = a;
     *name == b.name
         && *frontends == b.frontends
         && *mode == b.mode

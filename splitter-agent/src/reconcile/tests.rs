@@ -188,6 +188,7 @@ fn service(number: usize, parts: Parts, rules: Vec<(u8, usize)>, owner_of_port: 
             rules,
             on_weight_change: OnWeightChange::Keep,
             snat: ModelSnat::Auto,
+            rollout: None,
             origin: String::new(),
         })
     })

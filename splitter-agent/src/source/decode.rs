@@ -6,7 +6,7 @@
 use super::{
     At, Report,
     fields::{Context, Fields, kind},
-    network,
+    network, rollout,
     yaml::{Kind, Node},
 };
 use crate::model::{Backend, BackendState, Frontend, Mode, OnWeightChange, Protocol, Rule, Service, Snat, SplitBy, Version};
@@ -195,9 +195,7 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
         Some(node) => rules(node, &versions, &mut draft.places.rules, context),
         None => Vec::new(),
     };
-    if let Some(entry) = fields.entry("rollout") {
-        context.error(entry.at, "`rollout` is not available in this build; remove it and move weights with `splitter weight`");
-    }
+    let rollout = fields.optional("rollout").and_then(|node| rollout::decode(node, &versions, context));
     let on_weight_change = fields.optional("onWeightChange").and_then(|node| on_weight_change(node, context)).unwrap_or_default();
     let snat = match fields.optional("snat") {
         Some(node) => context.word(node, "spec.snat", &[("auto", Snat::Auto), ("always", Snat::Always), ("never", Snat::Never)])?,
@@ -212,6 +210,7 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
         rules,
         on_weight_change,
         snat,
+        rollout,
         origin: String::new(),
     })
 }

@@ -8,6 +8,7 @@ mod decode;
 mod fields;
 mod files;
 mod network;
+mod rollout;
 pub mod watch;
 mod yaml;
 

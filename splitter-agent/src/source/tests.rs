@@ -183,7 +183,6 @@ fn what_this_build_cannot_serve_is_refused_with_a_way_out() {
     broken("  rules:", "  splitBy: request\n  rules:", "11:12", "splitBy request is not available in this build; use `connection`");
     broken("  rules:", "  splitBy: {header: X-User}\n  rules:", "11:12", "splitBy header is not available");
     broken("  rules:", "  splitBy: {cookie: uid}\n  rules:", "11:12", "splitBy cookie is not available");
-    broken("  rules:", "  rollout: {canary: v2}\n  rules:", "11:3", "`rollout` is not available in this build");
     for name in ["header", "cookie", "pathPrefix", "method", "queryParam"] {
         broken("sourceCidr: 10.1.7.0/24", &format!("{name}: x"), "12:16", "are not available in this build");
     }

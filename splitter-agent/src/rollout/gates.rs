@@ -1,0 +1,207 @@
+//! Evidence -> findings: what each gate answers now, and why.
+
+use super::{
+    evidence::{Evidence, LatencyEvidence, margin, ratio, threshold},
+    state::State,
+    stats::{self, Detector},
+};
+use crate::{
+    model::{ALL, ErrorRate, Latency, Measure, Rollout, ShareMismatch},
+    observed::{Answer, Finding},
+};
+
+/// Promotion asks for bounds that hold with this probability of being wrong. A bad canary has to slip through at every step.
+const DOUBT: f64 = 0.01;
+
+/// Whether any gate of the node's own signals, or an external one, says *fail*: cheap enough for every look.
+pub fn any_fails(state: &State) -> bool {
+    let (policy, evidence, limit) = (&state.policy, &state.evidence, threshold(&state.policy));
+    let fails = |detector: &Detector| detector.evidence() >= limit;
+    policy.gates.error_rate.as_ref().is_some_and(|gate| errors_fail(gate, evidence, limit))
+        || policy.gates.share.is_some() && (fails(&evidence.share_high) || fails(&evidence.share_low))
+        || evidence.latency.iter().any(|latency| fails(&latency.limit) || fails(&latency.increase))
+        || policy.gates.external.iter().any(|gate| state.external.get(&gate.name).is_some_and(|known| known.failures >= gate.failures))
+}
+
+fn errors_fail(gate: &ErrorRate, evidence: &Evidence, limit: f64) -> bool {
+    let counts = evidence.recent[0].rate().unwrap_or(0.0) > ratio(gate.ignore_below);
+    evidence.errors_limit.evidence() >= limit || counts && evidence.errors_increase.evidence() >= limit
+}
+
+/// Every gate's answer with what it stands on.
+pub fn findings(state: &State) -> Vec<Finding> {
+    let (policy, evidence) = (&state.policy, &state.evidence);
+    let mut found = Vec::new();
+    if let Some(gate) = &policy.gates.error_rate {
+        found.push(errors(state, gate));
+    }
+    found.extend(policy.gates.latency.iter().zip(&evidence.latency).map(|(gate, evidence)| latency(state, gate, evidence)));
+    if let Some(gate) = &policy.gates.share {
+        found.push(share(state, gate));
+    }
+    for gate in &policy.gates.external {
+        let known = state.external.get(&gate.name).cloned().unwrap_or_default();
+        let answer = match known {
+            _ if known.failures >= gate.failures => Answer::Fail,
+            _ if known.passed && known.failures == 0 => Answer::Pass,
+            _ => Answer::Unknown,
+        };
+        let text = if known.text.is_empty() { "has not answered in this step".into() } else { known.text };
+        found.push(Finding { gate: gate.name.clone(), answer, canary: known.value, text, ..Finding::default() });
+    }
+    found
+}
+
+fn p_value(tests: &[&Detector]) -> Option<f64> {
+    tests.iter().map(|test| test.p_value()).reduce(f64::min)
+}
+
+fn percent(value: f64) -> String {
+    let text = format!("{:.3}", value * 100.0);
+    format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+fn errors(state: &State, gate: &ErrorRate) -> Finding {
+    let (policy, evidence, limit) = (&state.policy, &state.evidence, threshold(&state.policy));
+    let [canary, baseline] = evidence.step;
+    let mut finding = Finding {
+        gate: "errorRate".into(),
+        canary: canary.rate().or_else(|| evidence.recent[0].rate()),
+        baseline: baseline.rate().or_else(|| evidence.recent[1].rate()),
+        counts: Some([[canary.trials, canary.events], [baseline.trials, baseline.events]]),
+        p_value: p_value(&[&evidence.errors_limit, &evidence.errors_increase]),
+        ..Finding::default()
+    };
+    let recent = [percent(evidence.recent[0].rate().unwrap_or(0.0)), percent(evidence.recent[1].rate().unwrap_or(0.0))];
+    if errors_fail(gate, evidence, limit) {
+        finding.answer = Answer::Fail;
+        finding.text = match gate.max {
+            Some(max) if evidence.errors_limit.evidence() >= limit => {
+                format!("the canary fails {} of the requests, above the limit of {}", recent[0], percent(ratio(max)))
+            }
+            _ => format!("the canary fails {} of the requests, the baseline {} over the same time", recent[0], recent[1]),
+        };
+        return finding;
+    }
+    let bound = stats::upper(canary.events, canary.trials, DOUBT);
+    // Without a baseline beside it, at 100%, only the absolute limit can be asked for.
+    let beside = state.share < ALL;
+    let relative = beside.then(|| {
+        let next = state.next_share().unwrap_or(ALL);
+        stats::lower(baseline.events, baseline.trials, DOUBT) + margin(policy, gate.margin, next)
+    });
+    let wanted = [relative, gate.max.map(ratio)].into_iter().flatten().reduce(f64::min);
+    (finding.bound, finding.limit) = (Some(bound), wanted);
+    (finding.answer, finding.text) = match wanted {
+        None => (Answer::Pass, "no limit is set, and at 100% there is no baseline beside it".into()),
+        Some(wanted) if bound <= wanted => (Answer::Pass, format!("below {}, as {} asks", percent(bound), percent(wanted))),
+        Some(wanted) => {
+            let text = format!("shown to be below {}; below {} is needed: more requests to the canary", percent(bound), percent(wanted));
+            (Answer::Unknown, text)
+        }
+    };
+    finding
+}
+
+/// `p99`, `p99.9`.
+fn quantile_name(gate: &Latency) -> String {
+    let measure = if gate.measure == Measure::Connect { "connect" } else { "latency" };
+    format!("{measure} p{}", f64::from(gate.quantile) / 1e4)
+}
+
+fn seconds(value: f64) -> String {
+    if value < 0.001 { format!("{:.0} us", value * 1e6) } else { format!("{:.1} ms", value * 1e3) }
+}
+
+fn latency(state: &State, gate: &Latency, evidence: &LatencyEvidence) -> Finding {
+    let limit = threshold(&state.policy);
+    let (tail, shown) = (1.0 - ratio(gate.quantile), |value: Option<f64>| value.map_or("nothing".into(), seconds));
+    let mut finding = Finding {
+        gate: quantile_name(gate),
+        canary: evidence.shown[0],
+        baseline: evidence.shown[1],
+        p_value: p_value(&[&evidence.limit, &evidence.increase]),
+        ..Finding::default()
+    };
+    let name = &finding.gate;
+    if let (Some(max), true) = (gate.max, evidence.limit.evidence() >= limit) {
+        finding.text = format!("{name} of the canary is {}, above the limit of {}", shown(evidence.shown[0]), seconds(max.as_secs_f64()));
+        finding.answer = Answer::Fail;
+        return finding;
+    }
+    if evidence.increase.evidence() >= limit {
+        finding.text = format!(
+            "{name} of the canary is {}, the baseline's over the same time {}, with its allowance {}",
+            shown(evidence.shown[0]),
+            shown(evidence.shown[1]),
+            shown(evidence.cut)
+        );
+        finding.answer = Answer::Fail;
+        return finding;
+    }
+    // To pass: at most this part of the canary's samples lies above. Against the baseline's quantile, where equal versions have as many
+    // as the tail, twice as many are the margin.
+    let mut parts = Vec::new();
+    if gate.max.is_some() {
+        parts.push((evidence.above_max, tail));
+    }
+    if gate.max_increase.is_some() && state.share < ALL {
+        parts.push((evidence.above_cut, 2.0 * tail));
+    }
+    finding.answer = Answer::Pass;
+    finding.text = "no limit is set, and at 100% there is no baseline beside it".into();
+    for (tally, wanted) in parts {
+        let bound = stats::upper(tally.events, tally.trials, DOUBT);
+        (finding.bound, finding.limit) = (Some(bound), Some(wanted));
+        finding.counts = Some([[tally.trials, tally.events], [0.0, 0.0]]);
+        finding.text = format!("at most {} of the canary's are slower than allowed", percent(bound));
+        if bound > wanted {
+            finding.answer = Answer::Unknown;
+            finding.text += &format!("; at most {} must be shown: more requests to the canary", percent(wanted));
+            break;
+        }
+    }
+    finding
+}
+
+fn share(state: &State, gate: &ShareMismatch) -> Finding {
+    let (evidence, limit) = (&state.evidence, threshold(&state.policy));
+    let [canary, all] = evidence.connections;
+    let (asked, tolerance) = (ratio(state.share), ratio(gate.tolerance));
+    let achieved = (all > 0.0).then(|| canary / all);
+    let mut finding = Finding {
+        gate: "share".into(),
+        canary: achieved,
+        baseline: Some(asked),
+        counts: Some([[all, canary], [0.0, 0.0]]),
+        p_value: p_value(&[&evidence.share_high, &evidence.share_low]),
+        ..Finding::default()
+    };
+    let got = percent(achieved.unwrap_or(0.0));
+    if evidence.share_high.evidence() >= limit || evidence.share_low.evidence() >= limit {
+        finding.answer = Answer::Fail;
+        finding.text = format!("the canary got {got} of the connections where {} were asked", percent(asked));
+    } else if stats::upper(canary, all, DOUBT) <= (asked * (1.0 + 2.0 * tolerance)).min(1.0)
+        && stats::lower(canary, all, DOUBT) >= asked * (1.0 - 2.0 * tolerance)
+    {
+        finding.answer = Answer::Pass;
+        finding.text = format!("{got} of the connections, {} asked", percent(asked));
+    } else {
+        finding.text = format!("{got} of {all:.0} connections, {} asked: more connections are needed to tell", percent(asked));
+    }
+    finding
+}
+
+/// The rollout's state as lines of what is missing before it goes on, apart from the schedule.
+pub fn missing(policy: &Rollout, state: &State, findings: &[Finding]) -> Vec<String> {
+    let mut missing: Vec<String> = findings
+        .iter()
+        .filter(|finding| finding.answer == Answer::Unknown)
+        .map(|finding| format!("{}: {}", finding.gate, finding.text))
+        .collect();
+    let (had, wanted) = (state.evidence.step[0].trials, policy.min_samples as f64);
+    if had < wanted {
+        missing.push(format!("{:.0} more requests to the canary (minSamples)", wanted - had));
+    }
+    missing
+}

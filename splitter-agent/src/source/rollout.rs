@@ -1,0 +1,230 @@
+//! The field `rollout` of a TrafficSplit -> model: its fields, defaults and limits.
+//!
+//! Gates that ask others are in `gates`. Knows nothing of how a rollout runs.
+
+#[path = "rollout_gates.rs"]
+mod gates;
+#[cfg(test)]
+#[path = "rollout_tests.rs"]
+mod tests;
+
+use super::{
+    fields::{Context, Fields, kind, suggestion},
+    network,
+    yaml::{Kind, Node},
+};
+use crate::model::{ALL, Freeze, Gates, Hook, Pace, Ppm, Rollout, Version};
+use std::time::Duration;
+
+const FIELDS: &[&str] = &[
+    "canary",
+    "baseline",
+    "strategy",
+    "steps",
+    "pace",
+    "dwell",
+    "watch",
+    "minSamples",
+    "warmUp",
+    "falseAlarm",
+    "gates",
+    "retries",
+    "coolDown",
+    "freeze",
+    "hooks",
+];
+/// 1%, 5%, 10%, 50%, 100%.
+const STEPS: [Ppm; 5] = [10_000, 50_000, 100_000, 500_000, ALL];
+const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+
+/// `None` when something is wrong; it is reported.
+pub fn decode(node: &Node<'_>, versions: &[Version], context: &mut Context<'_>) -> Option<Rollout> {
+    let before = context.report.errors.len();
+    let fields = context.fields(node, "spec.rollout", FIELDS)?;
+    let canary = context
+        .required(&fields, "canary", "spec.rollout.canary", "canary: v2")
+        .and_then(|node| version(node, "spec.rollout.canary", versions, context));
+    let baseline = match fields.optional("baseline") {
+        Some(node) => version(node, "spec.rollout.baseline", versions, context),
+        None => canary.and_then(|canary| heaviest_other(versions, canary)),
+    };
+    if let (Some(canary), Some(baseline)) = (canary, baseline)
+        && canary == baseline
+    {
+        context.error(node.at, "spec.rollout.canary and baseline are the same version; name two");
+    }
+    if canary.is_some() && versions.len() < 2 {
+        context.error(node.at, "a rollout needs a second version to compare with and to go back to; add it to spec.versions");
+    }
+    let blue_green = fields
+        .optional("strategy")
+        .and_then(|node| context.word(node, "spec.rollout.strategy", &[("steps", false), ("blueGreen", true)]))
+        .unwrap_or(false);
+    let steps = steps(&fields, blue_green, context);
+    let pace = fields
+        .optional("pace")
+        .and_then(|node| context.word(node, "spec.rollout.pace", &[("fixed", Pace::Fixed), ("adaptive", Pace::Adaptive)]))
+        .unwrap_or_default();
+    let dwell = if pace == Pace::Adaptive { Duration::from_secs(10) } else { Duration::from_secs(300) };
+    let dwell = time(&fields, "dwell", "spec.rollout.dwell", context).unwrap_or(dwell);
+    let gates = match fields.optional("gates") {
+        Some(node) => gates::decode(node, context),
+        None => Gates { error_rate: Some(gates::ERROR_RATE), ..Gates::default() },
+    };
+    let rollout = Rollout {
+        canary: canary.unwrap_or(0),
+        baseline: baseline.unwrap_or(0),
+        steps,
+        pace,
+        dwell,
+        watch: time(&fields, "watch", "spec.rollout.watch", context).unwrap_or(dwell),
+        min_samples: number(&fields, "minSamples", "spec.rollout.minSamples", u32::MAX, context).map_or(100, u64::from),
+        warm_up: time(&fields, "warmUp", "spec.rollout.warmUp", context).unwrap_or(Duration::from_secs(10)),
+        false_alarm: share(&fields, "falseAlarm", "spec.rollout.falseAlarm", 1, ALL / 2, context).unwrap_or(10_000),
+        gates,
+        retries: number(&fields, "retries", "spec.rollout.retries", 100, context).unwrap_or(0),
+        cool_down: time(&fields, "coolDown", "spec.rollout.coolDown", context).unwrap_or(Duration::from_secs(300)),
+        freeze: list(&fields, "freeze", "spec.rollout.freeze", context, freeze),
+        hooks: list(&fields, "hooks", "spec.rollout.hooks", context, hook),
+    };
+    (context.report.errors.len() == before).then_some(rollout)
+}
+
+fn version(node: &Node<'_>, what: &str, versions: &[Version], context: &mut Context<'_>) -> Option<usize> {
+    let name = context.string(node, what)?;
+    let index = versions.iter().position(|version| version.name == name);
+    if index.is_none() && versions.iter().all(|version| !version.name.is_empty()) {
+        let known: Vec<_> = versions.iter().map(|version| version.name.as_str()).collect();
+        context.error(node.at, format!("there is no version `{name}`; {}", suggestion(name, &known)));
+    }
+    index
+}
+
+/// Of equal ones the first.
+fn heaviest_other(versions: &[Version], canary: usize) -> Option<usize> {
+    let others = versions.iter().enumerate().filter(|(index, _)| *index != canary);
+    others.rev().max_by_key(|(_, version)| version.weight).map(|(index, _)| index)
+}
+
+fn steps(fields: &Fields<'_>, blue_green: bool, context: &mut Context<'_>) -> Vec<Ppm> {
+    let Some(node) = fields.optional("steps") else { return if blue_green { vec![ALL] } else { STEPS.to_vec() } };
+    if blue_green {
+        context.error(node.at, "spec.rollout.steps has no meaning with `strategy: blueGreen`, which goes from 0 to 100%; remove one");
+    }
+    let mut found: Vec<Ppm> = Vec::new();
+    let items = context.list(node, "spec.rollout.steps").unwrap_or_default();
+    for (index, item) in items.iter().enumerate() {
+        let Some(step) = percent(item, &format!("spec.rollout.steps[{index}]"), 1, ALL, context) else { continue };
+        if found.last().is_some_and(|last| *last >= step) {
+            context.error(item.at, "steps must rise; sort them, for example [1%, 5%, 10%, 50%, 100%]");
+        }
+        found.push(step);
+    }
+    if items.is_empty() || items.len() > 100 {
+        context.error(node.at, "spec.rollout.steps must have 1 to 100 steps, for example [1%, 5%, 10%, 50%, 100%]");
+    }
+    found
+}
+
+/// A duration; `0s` means none.
+fn time(fields: &Fields<'_>, name: &str, what: &str, context: &mut Context<'_>) -> Option<Duration> {
+    let node = fields.optional(name)?;
+    let Kind::Scalar { text, .. } = &node.kind else {
+        context.error(node.at, format!("{what} must be a duration such as 30s, not {}", kind(node)));
+        return None;
+    };
+    if text == "0s" {
+        return Some(Duration::ZERO);
+    }
+    network::duration(text).map_err(|message| context.error(node.at, message)).ok()
+}
+
+fn number(fields: &Fields<'_>, name: &str, what: &str, max: u32, context: &mut Context<'_>) -> Option<u32> {
+    fields.optional(name).and_then(|node| context.number(node, what, 0, max))
+}
+
+fn share(fields: &Fields<'_>, name: &str, what: &str, min: Ppm, max: Ppm, context: &mut Context<'_>) -> Option<Ppm> {
+    fields.optional(name).and_then(|node| percent(node, what, min, max, context))
+}
+
+/// `5%`, `0.1%`: at most four decimals.
+fn percent(node: &Node<'_>, what: &str, min: Ppm, max: Ppm, context: &mut Context<'_>) -> Option<Ppm> {
+    let text = match &node.kind {
+        Kind::Scalar { text, .. } => text.as_ref(),
+        _ => "",
+    };
+    let found = text.strip_suffix('%').and_then(|digits| decimal(digits, 4));
+    match found.and_then(|ppm| Ppm::try_from(ppm).ok()).filter(|ppm| (min..=max).contains(ppm)) {
+        Some(ppm) => Some(ppm),
+        None => {
+            let range = format!("from {}% to {}%", f64::from(min) / 1e4, f64::from(max) / 1e4);
+            context.error(node.at, format!("{what} must be a percentage {range} such as 5% or 0.1%, not {}", kind(node)));
+            None
+        }
+    }
+}
+
+/// A decimal number times ten to the power of `places`; `None` when it is none, or has more places.
+fn decimal(text: &str, places: usize) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || whole.len() > 12 || fraction.len() > places || !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let fraction = format!("{fraction:0<places$}");
+    format!("{whole}{fraction}").parse().ok()
+}
+
+fn list<T>(
+    fields: &Fields<'_>,
+    name: &str,
+    what: &str,
+    context: &mut Context<'_>,
+    one: impl Fn(&Node<'_>, &str, &mut Context<'_>) -> Option<T>,
+) -> Vec<T> {
+    let Some(node) = fields.optional(name) else { return Vec::new() };
+    let items = context.list(node, what).unwrap_or_default();
+    items.iter().enumerate().filter_map(|(index, item)| one(item, &format!("{what}[{index}]"), context)).collect()
+}
+
+fn freeze(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Freeze> {
+    let fields = context.fields(node, what, &["days", "from", "to"])?;
+    let mut days = Vec::new();
+    if let Some(node) = fields.optional("days") {
+        let words: Vec<(&'static str, u8)> = DAYS.into_iter().zip(0..).collect();
+        for (index, item) in context.list(node, &format!("{what}.days")).unwrap_or_default().iter().enumerate() {
+            days.extend(context.word(item, &format!("{what}.days[{index}]"), &words));
+        }
+    }
+    let mut minutes = |name: &str, example: &str| {
+        let field = format!("{what}.{name}");
+        let node = context.required(&fields, name, &field, example)?;
+        let Kind::Scalar { text, .. } = &node.kind else {
+            context.error(node.at, format!("{field} must be a time of day in UTC such as \"22:00\", not {}", kind(node)));
+            return None;
+        };
+        let found = text.split_once(':').and_then(|(hours, minutes)| {
+            let two = |text: &str, max: u16| text.parse::<u16>().ok().filter(|value| *value < max && text.len() == 2);
+            Some(two(hours, 24)? * 60 + two(minutes, 60)?)
+        });
+        if found.is_none() {
+            context.error(node.at, format!("{field} must be a time of day in UTC such as \"22:00\", not `{text}`"));
+        }
+        found
+    };
+    let (from, to) = (minutes("from", "from: \"22:00\""), minutes("to", "to: \"06:00\""));
+    Some(Freeze { days, from: from?, to: to? })
+}
+
+fn hook(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Hook> {
+    let fields = context.fields(node, what, &["webhook", "command", "timeout"])?;
+    let timeout = time(&fields, "timeout", &format!("{what}.timeout"), context).unwrap_or(Duration::from_secs(5));
+    match (fields.optional("webhook"), fields.optional("command")) {
+        (Some(url), None) => Some(Hook::Webhook { url: gates::url(url, &format!("{what}.webhook"), context)?, timeout }),
+        (None, Some(run)) => Some(Hook::Command { run: gates::words(run, &format!("{what}.command"), context)?, timeout }),
+        _ => {
+            context.error(node.at, format!("{what} must have either `webhook: URL` or `command: [PROGRAM, ARGUMENT]`"));
+            None
+        }
+    }
+}

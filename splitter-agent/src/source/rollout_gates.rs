@@ -1,0 +1,224 @@
+//! `rollout.gates` -> model.
+
+use super::{decimal, list, number, percent, share, time};
+use crate::{
+    model::{ALL, Check, ErrorRate, External, Gates, Latency, Measure, Number, ShareMismatch},
+    source::{
+        fields::{Context, Fields, kind},
+        yaml::{Kind, Node},
+    },
+};
+use std::time::Duration;
+
+const FIELDS: &[&str] = &["errorRate", "latency", "share", "saturation", "probes", "prometheus", "webhooks", "commands"];
+
+pub const ERROR_RATE: ErrorRate = ErrorRate { max: None, max_increase: 250_000, margin: 10_000, ignore_below: 1_000 };
+
+/// Ten times as much.
+const TENFOLD: u32 = 10 * ALL;
+
+pub fn decode(node: &Node<'_>, context: &mut Context<'_>) -> Gates {
+    let Some(fields) = context.fields(node, "spec.rollout.gates", FIELDS) else { return Gates::default() };
+    let latency = match fields.optional("latency") {
+        Some(node) if matches!(node.kind, Kind::List(_)) => list(&fields, "latency", "spec.rollout.gates.latency", context, latency),
+        Some(node) => latency(node, "spec.rollout.gates.latency", context).into_iter().collect(),
+        None => Vec::new(),
+    };
+    let mut external = list(&fields, "saturation", "spec.rollout.gates.saturation", context, saturation);
+    external.extend(list(&fields, "probes", "spec.rollout.gates.probes", context, probe));
+    external.extend(list(&fields, "prometheus", "spec.rollout.gates.prometheus", context, prometheus));
+    external.extend(list(&fields, "webhooks", "spec.rollout.gates.webhooks", context, webhook));
+    external.extend(list(&fields, "commands", "spec.rollout.gates.commands", context, command));
+    for (index, gate) in external.iter().enumerate() {
+        if external[..index].iter().any(|other| other.name == gate.name) {
+            context.error(node.at, format!("two gates have the name `{}`; give each its own", gate.name));
+        }
+    }
+    Gates {
+        error_rate: fields.optional("errorRate").and_then(|node| error_rate(node, context)),
+        latency,
+        share: fields.optional("share").and_then(|node| {
+            let fields = context.fields(node, "spec.rollout.gates.share", &["tolerance"])?;
+            let tolerance = share(&fields, "tolerance", "spec.rollout.gates.share.tolerance", 10_000, ALL, context);
+            Some(ShareMismatch { tolerance: tolerance.unwrap_or(200_000) })
+        }),
+        external,
+    }
+}
+
+fn error_rate(node: &Node<'_>, context: &mut Context<'_>) -> Option<ErrorRate> {
+    let what = "spec.rollout.gates.errorRate";
+    let fields = context.fields(node, what, &["max", "maxIncrease", "margin", "ignoreBelow"])?;
+    let mut read = |name: &str, min, max| share(&fields, name, &format!("{what}.{name}"), min, max, context);
+    Some(ErrorRate {
+        max: read("max", 1, ALL - 1),
+        max_increase: read("maxIncrease", 0, TENFOLD).unwrap_or(ERROR_RATE.max_increase),
+        margin: read("margin", 1, ALL - 1).unwrap_or(ERROR_RATE.margin),
+        ignore_below: read("ignoreBelow", 0, ALL - 1).unwrap_or(ERROR_RATE.ignore_below),
+    })
+}
+
+fn latency(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Latency> {
+    let fields = context.fields(node, what, &["measure", "quantile", "max", "maxIncrease"])?;
+    let field = format!("{what}.quantile");
+    let quantile = context.required(&fields, "quantile", &field, "quantile: 0.99").and_then(|node| {
+        let text = if let Kind::Scalar { text, .. } = &node.kind { text.as_ref() } else { "" };
+        let found = decimal(text, 6).filter(|ppm| (1..u64::from(ALL)).contains(ppm)).map(|ppm| ppm as u32);
+        if found.is_none() {
+            context.error(node.at, format!("{field} must be between 0 and 1 such as 0.99, not {}", kind(node)));
+        }
+        found
+    });
+    let measures = [("firstByte", Measure::FirstByte), ("connect", Measure::Connect)];
+    let measure = fields.optional("measure").and_then(|node| context.word(node, &format!("{what}.measure"), &measures));
+    let max = time(&fields, "max", &format!("{what}.max"), context);
+    let max_increase = share(&fields, "maxIncrease", &format!("{what}.maxIncrease"), 0, TENFOLD, context);
+    if max.is_none() && max_increase.is_none() {
+        context.error(node.at, format!("{what} must have `max`, `maxIncrease` or both; add for example `maxIncrease: 20%`"));
+    }
+    Some(Latency { measure: measure.unwrap_or_default(), quantile: quantile?, max, max_increase })
+}
+
+/// What all gates have that ask others.
+const COMMON: [&str; 4] = ["name", "every", "timeout", "failures"];
+
+fn external(fields: &Fields<'_>, what: &str, check: Option<Check>, failures: u32, context: &mut Context<'_>) -> Option<External> {
+    let name = context
+        .required(fields, "name", &format!("{what}.name"), "name: orders")
+        .and_then(|node| context.string(node, &format!("{what}.name")))
+        .map(str::to_owned);
+    let every = time(fields, "every", &format!("{what}.every"), context).unwrap_or(Duration::from_secs(10));
+    let timeout = time(fields, "timeout", &format!("{what}.timeout"), context).unwrap_or(Duration::from_secs(5));
+    let failures = number(fields, "failures", &format!("{what}.failures"), 1000, context).unwrap_or(failures).max(1);
+    Some(External { name: name?, check: check?, every: every.max(Duration::from_secs(1)), timeout, failures })
+}
+
+fn saturation(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<External> {
+    const KNOWN: &[&str] = &["cgroup", "resource", "command", "max", COMMON[0], COMMON[1], COMMON[2], COMMON[3]];
+    let fields = context.fields(node, what, KNOWN)?;
+    let memory = fields
+        .optional("resource")
+        .and_then(|node| context.word(node, &format!("{what}.resource"), &[("cpu", false), ("memory", true)]))
+        .unwrap_or(false);
+    let max = context.required(&fields, "max", &format!("{what}.max"), "max: 80%");
+    let max = max.and_then(|node| percent(node, &format!("{what}.max"), 1, 1000 * ALL, context));
+    let from = match (fields.optional("cgroup"), fields.optional("command")) {
+        (Some(path), None) => {
+            let path = context.string(path, &format!("{what}.cgroup"))?.to_owned();
+            Some(if memory { Number::CgroupMemory { path } } else { Number::CgroupCpu { path } })
+        }
+        (None, Some(run)) => Some(Number::Command { run: words(run, &format!("{what}.command"), context)? }),
+        _ => {
+            context.error(node.at, format!("{what} must have either `cgroup: PATH` or `command: [PROGRAM, ARGUMENT]`"));
+            None
+        }
+    };
+    // Shares in thousandths, as all limits of values.
+    let check = from.zip(max).map(|(from, max)| Check::Value { from, min: None, max: Some(i64::from(max) / 1000) });
+    external(&fields, what, check, 3, context)
+}
+
+fn probe(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<External> {
+    const KNOWN: &[&str] =
+        &["path", "method", "headers", "body", "status", "contains", "command", COMMON[0], COMMON[1], COMMON[2], COMMON[3]];
+    let fields = context.fields(node, what, KNOWN)?;
+    let mut text = |name: &str| fields.optional(name).and_then(|node| context.string(node, &format!("{what}.{name}"))).map(str::to_owned);
+    let (path, method, body, contains) = (text("path"), text("method"), text("body"), text("contains"));
+    let status = fields.optional("status").and_then(|node| context.number(node, &format!("{what}.status"), 100, 599));
+    let mut headers = Vec::new();
+    if let Some(node) = fields.optional("headers") {
+        let Kind::Map(entries) = &node.kind else {
+            context.error(node.at, format!("{what}.headers must be an object, not {}", kind(node)));
+            return None;
+        };
+        for entry in entries {
+            let value = context.string(&entry.value, &format!("{what}.headers"))?;
+            headers.push((entry.key.to_string(), value.to_owned()));
+        }
+    }
+    let check = match (path, fields.optional("command")) {
+        (Some(path), None) => Some(Check::Http {
+            method: method.unwrap_or_else(|| "GET".into()),
+            path,
+            headers,
+            body: body.unwrap_or_default(),
+            status: status.unwrap_or(200) as u16,
+            contains,
+        }),
+        (None, Some(run)) => Some(Check::Command { run: words(run, &format!("{what}.command"), context)? }),
+        _ => {
+            context.error(node.at, format!("{what} must have either `path: /...` or `command: [PROGRAM, ARGUMENT]`"));
+            None
+        }
+    };
+    external(&fields, what, check, 2, context)
+}
+
+fn prometheus(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<External> {
+    const KNOWN: &[&str] = &["url", "query", "min", "max", COMMON[0], COMMON[1], COMMON[2], COMMON[3]];
+    let fields = context.fields(node, what, KNOWN)?;
+    let url = context.required(&fields, "url", &format!("{what}.url"), "url: http://prometheus:9090");
+    let url = url.and_then(|node| url_of(node, &format!("{what}.url"), context));
+    let query = context.required(&fields, "query", &format!("{what}.query"), "query: sum(rate(errors[1m]))");
+    let query = query.and_then(|node| context.string(node, &format!("{what}.query"))).map(str::to_owned);
+    let (min, max) = (thousandths(&fields, "min", what, context), thousandths(&fields, "max", what, context));
+    if min.is_none() && max.is_none() {
+        context.error(node.at, format!("{what} must have `min`, `max` or both"));
+    }
+    let check = url.zip(query).map(|(url, query)| Check::Value { from: Number::Prometheus { url, query }, min, max });
+    external(&fields, what, check, 3, context)
+}
+
+fn webhook(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<External> {
+    const KNOWN: &[&str] = &["url", COMMON[0], COMMON[1], COMMON[2], COMMON[3]];
+    let fields = context.fields(node, what, KNOWN)?;
+    let node = context.required(&fields, "url", &format!("{what}.url"), "url: http://judge/verdict")?;
+    let check = url_of(node, &format!("{what}.url"), context).map(|url| Check::Webhook { url });
+    external(&fields, what, check, 1, context)
+}
+
+fn command(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<External> {
+    const KNOWN: &[&str] = &["run", COMMON[0], COMMON[1], COMMON[2], COMMON[3]];
+    let fields = context.fields(node, what, KNOWN)?;
+    let node = context.required(&fields, "run", &format!("{what}.run"), "run: [/usr/local/bin/check]")?;
+    let check = words(node, &format!("{what}.run"), context).map(|run| Check::Command { run });
+    external(&fields, what, check, 1, context)
+}
+
+/// A number with at most three decimals, in thousandths.
+fn thousandths(fields: &Fields<'_>, name: &str, what: &str, context: &mut Context<'_>) -> Option<i64> {
+    let node = fields.optional(name)?;
+    let text = if let Kind::Scalar { text, .. } = &node.kind { text.as_ref() } else { "" };
+    let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
+    let found = decimal(digits, 3).and_then(|value| i64::try_from(value).ok());
+    if found.is_none() {
+        context.error(node.at, format!("{what}.{name} must be a number with at most three decimals, not {}", kind(node)));
+    }
+    found.map(|value| sign * value)
+}
+
+pub fn url(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<String> {
+    url_of(node, what, context)
+}
+
+fn url_of(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<String> {
+    let text = context.string(node, what)?;
+    let host = text.strip_prefix("http://").map(|rest| rest.split(['/', '?']).next().unwrap_or_default());
+    if host.is_none_or(str::is_empty) {
+        let hint = "write http://HOST:PORT/PATH (for https, point it at a local forwarder, or use a command)";
+        context.error(node.at, format!("{what} `{text}` is not a plain HTTP address; {hint}"));
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// A program and its arguments; no shell is involved.
+pub fn words(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Vec<String>> {
+    let items = context.list(node, what)?;
+    let words: Vec<String> = items.iter().filter_map(|item| context.string(item, what)).map(str::to_owned).collect();
+    if words.first().is_none_or(|program| program.is_empty()) {
+        context.error(node.at, format!("{what} must name a program, for example [/usr/local/bin/check, --fast]"));
+        return None;
+    }
+    (words.len() == items.len()).then_some(words)
+}
