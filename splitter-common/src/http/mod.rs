@@ -3,6 +3,7 @@
 
 #[cfg(any(test, feature = "user"))]
 mod build;
+pub mod chunks;
 mod field;
 mod pairs;
 mod request;

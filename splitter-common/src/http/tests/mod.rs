@@ -1,5 +1,6 @@
 //! Tests of the scanner. `shapes`: what is refused and pinned; `rules`: predicates and keys; `differential`: against another parser.
 
+mod chunked;
 mod rules;
 mod whole;
 
