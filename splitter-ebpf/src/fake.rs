@@ -154,6 +154,7 @@ impl Maps {
             snat_port_first: 10_000,
             snat_port_count: 20_000,
             max_flows: 0,
+            secret: [1, 2],
             xdp_ports: [u64::MAX; 64],
         };
         maps.config.put(&0, config);

@@ -8,7 +8,7 @@ use aya::{
 };
 use splitter_common::{
     abi::{Addr, HttpRules},
-    http::{HEAD_LIMIT, HeadText, RequestHead, ResponseHead},
+    http::{HEAD_LIMIT, HEAD_SLACK, HeadText, RequestHead, ResponseHead},
 };
 use std::{fs, path::Path};
 
@@ -57,7 +57,7 @@ unsafe impl Pod for Value<ResponseHead> {}
 
 /// The text as the scanner takes it, filled up with `filler`; `None` when it is longer.
 pub fn padded(text: &[u8], filler: u8) -> Option<Box<HeadText>> {
-    let mut padded = Box::new([filler; HEAD_LIMIT as usize + 64]);
+    let mut padded = Box::new([filler; HEAD_LIMIT as usize + HEAD_SLACK as usize]);
     padded.get_mut(..text.len())?.copy_from_slice(text);
     Some(padded)
 }

@@ -139,6 +139,7 @@ impl Node {
             snat_port_first: 10_000,
             snat_port_count: 20_000,
             max_flows: load.flows,
+            secret: [0; 2],
             xdp_ports,
         };
         self.map::<Array<_, Config>>("CONFIG")?.set(0, config, 0)?;

@@ -12,7 +12,7 @@ use aya::{
     programs::{ProgramFd, SchedClassifier, Xdp},
 };
 use splitter_common::abi::*;
-use std::{os::fd::AsFd, path::Path};
+use std::{io::Read, os::fd::AsFd, path::Path};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/splitter"));
 
@@ -90,9 +90,24 @@ pub fn load(pins: &Path, sizes: Sizes, config: Config) -> Result<Loaded, Datapat
     let mut ebpf = loader.load(OBJECT).map_err(|e| DatapathError::Load { cause: causes(&e) })?;
     let mut kernel = Kernel::new(open_maps(pins)?, cpus);
     load_programs(&mut ebpf)?;
-    let config = Config { max_flows: kernel.limit(Table::Tcp4) / 2, ..config };
+    let mut config = Config { max_flows: kernel.limit(Table::Tcp4) / 2, ..config };
+    if adopted && let Some(old) = CONFIG.get(&kernel, 0)? {
+        // Handshakes under way hold numbers made with it.
+        config.secret = old.secret;
+    }
     CONFIG.put_one(&mut kernel, 0, config)?;
     Ok(Loaded { ebpf, kernel, adopted })
+}
+
+/// A new secret for sequence numbers.
+pub fn secret() -> Result<[u64; 2], DatapathError> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; 16];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|source| DatapathError::Pins { path: path.into(), source })?;
+    let (first, second) = bytes.split_at(8);
+    let word = |half: &[u8]| half.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    Ok([word(first), word(second)])
 }
 
 /// Whether there are maps to adopt; an error when they are of another layout.

@@ -131,6 +131,7 @@ impl Datapath {
             snat_port_first: SNAT_PORT_FIRST,
             snat_port_count: SNAT_PORT_COUNT,
             max_flows: sizes.max_flows,
+            secret: load::secret()?,
             xdp_ports: [0; 64],
         };
         let loaded = load::load(pins, sizes, config)?;

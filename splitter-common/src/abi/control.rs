@@ -234,6 +234,8 @@ pub struct Config {
     pub snat_port_count: u16,
     /// Number of entries in each `TCP` flow map, for the agent's accounting.
     pub max_flows: u32,
+    /// Key of the sequence numbers that spliced connections begin with (RFC 6528): random, made once with the maps.
+    pub secret: [u64; 2],
     /// Interfaces (bit = ifindex, the first 4,096) whose packets XDP may finish: those that arrive with final checksums.
     pub xdp_ports: [u64; 64],
 }

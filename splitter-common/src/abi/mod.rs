@@ -7,12 +7,14 @@ mod control;
 mod flow;
 mod http;
 mod reason;
+mod splice;
 mod stats;
 
 pub use control::*;
 pub use flow::*;
 pub use http::*;
 pub use reason::*;
+pub use splice::*;
 pub use stats::*;
 
 /// Version of all layouts here. An agent refuses to adopt maps of another version.
@@ -78,8 +80,16 @@ mod tests {
             size_of::<HistogramKey>(),
             size_of::<HistogramOctave>(),
             size_of::<HttpRules>(),
+            size_of::<Spliced<V4>>(),
+            size_of::<Spliced<V6>>(),
+            size_of::<Leg<V4>>(),
+            size_of::<Leg<V6>>(),
+            size_of::<Stash>(),
         ];
-        assert_eq!(sizes, [20, 208, 24, 12, 256, 24, 32, 8, 32, 24, 528, 16, 40, 16, 28, 32, 48, 8, 20, 16, 40, 152, 8, 128, 5144]);
+        assert_eq!(
+            sizes,
+            [20, 208, 24, 12, 256, 24, 32, 8, 32, 24, 544, 16, 40, 16, 28, 32, 48, 8, 20, 16, 40, 152, 8, 128, 5144, 72, 96, 64, 88, 10256]
+        );
         assert_eq!(offset_of!(Service, versions), 16);
         assert_eq!(offset_of!(Backend, state), 18);
         assert_eq!(offset_of!(Backend, version), 20);

@@ -84,6 +84,40 @@ reasons! {
     UdpRedecided = 22, "udp_redecided", Event;
     /// The packet could not be written to or answered (no memory in the kernel).
     WriteFailed = 23, "write_failed", Drop;
+    /// Every stash is taken: the client sends its request again.
+    StashesExhausted = 24, "stashes_exhausted", Drop;
+    /// A request head longer than is read here: decided by weight, and the connection stays with its backend.
+    HeadTooLong = 25, "head_too_long", Event;
+    /// A head that two parsers could read in two ways: answered with 400.
+    HeadRefused = 26, "head_refused", Answer;
+    /// The connection stays with its backend: chunked request body, Upgrade, CONNECT, or a body too long to count.
+    PinnedRequest = 27, "pinned_request", Event;
+    /// The same: a request came before the response to the one before was complete.
+    PinnedPipeline = 28, "pinned_pipeline", Event;
+    /// The same: where the response ends could not be told.
+    PinnedResponse = 29, "pinned_response", Event;
+    /// The same: a later request on the connection was malformed or too long; its backend judges it.
+    PinnedHead = 30, "pinned_head", Event;
+    /// A segment of a connection that the node does not know: reset.
+    UnknownConnection = 31, "unknown_connection", Answer;
+    /// A segment that overtook the beginning of its request: the client sends it again.
+    OutOfOrder = 32, "out_of_order", Drop;
+    /// A backend refused a leg: another backend was tried.
+    LegRefused = 33, "leg_refused", Event;
+    /// A backend did not answer a leg's SYN: it was sent again, or another backend tried.
+    LegSilent = 34, "leg_silent", Event;
+    /// No backend could be reached: answered with 503 or a reset.
+    Unavailable = 35, "unavailable", Answer;
+    /// A backend still had a connection with the same ports: it was reset, and the SYN sent again.
+    StaleLeg = 36, "stale_leg", Event;
+    /// A leg's entry had been evicted from its full table: the client was reset.
+    LegLost = 37, "leg_lost", Answer;
+    /// The acknowledgement that ends a client's handshake, which nobody needs.
+    Handshake = 38, "handshake", Event;
+    /// A packet of an idle leg, answered by the node.
+    IdleLeg = 39, "idle_leg", Answer;
+    /// A client's segment that arrived while its leg was being opened; it comes again.
+    NotYetOpen = 40, "not_yet_open", Drop;
 }
 
 /// Entries of `REASONS`; room to append.

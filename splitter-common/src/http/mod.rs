@@ -24,8 +24,10 @@ use state::Head;
 
 /// Longest head that is read, bytes. A power of two.
 pub const HEAD_LIMIT: u32 = 8192;
-/// A head with room to read words at its end. Bytes behind the given length may hold anything.
-pub type HeadText = [u8; HEAD_LIMIT as usize + 64];
+/// Room behind a head: for reading words at its end, and for one copy that starts at its last byte.
+pub const HEAD_SLACK: u32 = 2048;
+/// A head. Bytes behind the given length may hold anything.
+pub type HeadText = [u8; HEAD_LIMIT as usize + HEAD_SLACK as usize];
 
 /// How a loop of many rounds is run: `bpf_loop` in the kernel (Linux 5.17), a plain loop on the host.
 pub trait Loop {

@@ -12,7 +12,7 @@ const CLIENT: Addr = mapped([192, 0, 2, 7]);
 
 /// The text as the scanner takes it, with something behind it.
 fn padded(text: &[u8], filler: u8) -> Box<HeadText> {
-    let mut padded = Box::new([filler; HEAD_LIMIT as usize + 64]);
+    let mut padded = Box::new([filler; HEAD_LIMIT as usize + HEAD_SLACK as usize]);
     let len = text.len().min(padded.len());
     padded[..len].copy_from_slice(&text[..len]);
     padded

@@ -1,0 +1,175 @@
+//! Spliced flows: HTTP connections that the node itself accepted, and their legs to backends.
+//!
+//! | map (`4` and `6`) | key | value | holds |
+//! |---|---|---|---|
+//! | `SPLICED` | [`FlowKey`], as the client sends | [`Spliced`] | a client's connection |
+//! | `LEGS` | [`FlowKey`], as the backend sends | [`Leg`] | a connection to a backend; a spliced flow has one in use and may have others idle |
+//! | `STASHES` (both families) | slot u32 | [`Stash`] | the head of a request until a backend has it |
+//!
+//! Sequence numbers are in host order. *Client numbers* are those that the client sees, *leg numbers* those that the backend sees.
+
+use super::{Family, pod};
+use crate::http::HeadText;
+
+/// Idle legs that a spliced flow can have besides the one in use.
+pub const IDLE_LEGS: usize = 3;
+
+/// Value of `SPLICED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spliced<F: Family> {
+    /// The connection as the backend of the leg in use sees it.
+    pub src: F::Words,
+    pub dst: F::Words,
+    pub ports: u32,
+    /// As [`super::Flow::nexthop`].
+    pub nexthop: u16,
+    /// Largest payload of a segment to the client, from its SYN.
+    pub mss: u16,
+    /// Backend id in the low 24 bits, [`splice_flag`] bits in the high 8.
+    pub owner: u32,
+    /// As [`super::Flow::last`].
+    pub last: u32,
+    /// Client number plus this: leg number. Modulo 2^32.
+    pub seq_add: u32,
+    /// The same for acknowledgement numbers.
+    pub ack_add: u32,
+    /// End of the client's data seen so far. Client number, as all that follow.
+    pub next: u32,
+    /// End of the request under way: where the next one begins.
+    pub body_end: u32,
+    /// First byte of the request that waits for its leg.
+    pub request_at: u32,
+    /// What the client expects next of the response; while a leg is being opened.
+    pub ack_base: u32,
+    /// Backends of the idle legs; 0: none.
+    pub idle: [u32; IDLE_LEGS],
+    pub service: u32,
+    /// The client's window, as it said it; while a leg is being opened.
+    pub window: u16,
+    /// Slot of `STASHES`; 0: none.
+    pub stash: u16,
+    /// [`splice_state`] constant.
+    pub state: u8,
+    /// [`tcp_option`] bits: what the client's SYN said, and the method of its request.
+    pub options: u8,
+    /// The client's window scale (RFC 7323).
+    pub scale: u8,
+    /// SYNs to backends for the leg that is being opened.
+    pub tries: u8,
+}
+
+/// Values of [`Spliced::state`] and [`Leg::state`].
+pub mod splice_state {
+    /// The head is not complete yet.
+    pub const GATHERING: u8 = 1;
+    /// A SYN is on its way to a backend.
+    pub const OPENING: u8 = 2;
+    pub const ESTABLISHED: u8 = 3;
+    /// The node has answered itself, and waits for the client to close.
+    pub const ANSWERED: u8 = 4;
+}
+
+/// Bits of [`Spliced::owner`] (above 24).
+pub mod splice_flag {
+    /// FIN seen of the client.
+    pub const FIN: u8 = 1;
+    /// FIN seen of the backend in use.
+    pub const PEER_FIN: u8 = 2;
+    /// Requests are not read any more: the connection stays with its backend.
+    pub const PINNED: u8 = 4;
+    /// The node has acknowledged bytes to the client that the backend has not: they are in the stash.
+    pub const STASHED: u8 = 8;
+    /// A SYN came for this connection: the client may have begun anew.
+    pub const SYN_AGAIN: u8 = 16;
+}
+
+/// Bits of [`Spliced::options`].
+pub mod tcp_option {
+    pub const SCALE: u8 = 1;
+    pub const SACK: u8 = 2;
+    /// The request under way has the method HEAD.
+    pub const HEAD: u8 = 128;
+}
+
+/// Window scale that clients are told: up to 8 MB.
+pub const LOCAL_SCALE: u8 = 7;
+
+/// Value of `LEGS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leg<F: Family> {
+    /// The connection as the client sees it: the VIP, the client.
+    pub src: F::Words,
+    pub dst: F::Words,
+    pub ports: u32,
+    /// As [`super::Flow::nexthop`].
+    pub nexthop: u16,
+    /// Largest payload of a segment that the backend takes.
+    pub mss: u16,
+    /// Backend id in the low 24 bits, [`leg_flag`] bits in the high 8.
+    pub owner: u32,
+    pub last: u32,
+    /// Leg number plus this: client number. Modulo 2^32.
+    pub seq_add: u32,
+    /// The same for acknowledgement numbers.
+    pub ack_add: u32,
+    /// End of the backend's data seen so far. Leg number, as all that follow.
+    pub next: u32,
+    /// End of the client's data sent here; of an idle leg.
+    pub sent: u32,
+    /// Where the response that is awaited begins; then, where its body ends, or its next chunk's size line begins.
+    pub body_end: u32,
+    /// [`splice_state`] constant.
+    pub state: u8,
+    /// Left shift of the backend's window to the client's scale; negative: right.
+    pub shift: i8,
+    /// State of the follower of chunked bodies, see `http::chunks`.
+    pub chunk_state: u8,
+    pub pad: u8,
+    /// Size of the chunk under way.
+    pub chunk_left: u32,
+    /// Next hop towards the backend: as [`super::Flow::nexthop`].
+    pub forward: u16,
+    pub pad2: u16,
+    /// Nanoseconds of CLOCK_MONOTONIC: of the SYN, then of the request.
+    pub stamp: u64,
+}
+
+/// Bits of [`Leg::owner`] (above 24).
+pub mod leg_flag {
+    pub const FIN: u8 = 1;
+    pub const PEER_FIN: u8 = 2;
+    /// The head of a response is expected at [`super::Leg::body_end`].
+    pub const AWAIT: u8 = 4;
+    /// The response is chunked and its end not seen.
+    pub const CHUNKED: u8 = 8;
+    /// Where the response ends is not known.
+    pub const UNSURE: u8 = 16;
+    /// Not in use: the client's requests go to another leg.
+    pub const IDLE: u8 = 32;
+    /// As [`super::splice_flag::STASHED`].
+    pub const STASHED: u8 = 64;
+    /// The request's method is HEAD: its response has no body.
+    pub const HEAD: u8 = 128;
+}
+
+/// Slots of `STASHES`; slot 0 is not used. A power of two.
+pub const STASH_SLOTS: u32 = 1024;
+
+/// Value of `STASHES` (array).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stash {
+    /// 1: taken.
+    pub taken: u32,
+    /// When it was taken, jiffies.
+    pub since: u32,
+    /// Bytes in use.
+    pub len: u32,
+    /// Of these, bytes that the node has acknowledged to the client.
+    pub acknowledged: u32,
+    pub text: HeadText,
+}
+
+pod!(Spliced<super::V4>, Spliced<super::V6>, Leg<super::V4>, Leg<super::V6>, Stash);
