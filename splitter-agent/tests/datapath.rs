@@ -98,6 +98,7 @@ fn service(number: u32, weights: [u32; 2]) -> Service {
         split_by: SplitBy::Connection,
         versions: vec![version("v1", weights[0], vec![backend(20), backend(21)]), version("v2", weights[1], vec![backend(22)])],
         rules: Vec::new(),
+        http: None,
         on_weight_change: OnWeightChange::Keep,
         snat: Snat::Auto,
         rollout: None,
@@ -404,7 +405,7 @@ fn the_kernel_holds_the_image() {
     inside(&node.lab.node, || {
         let mut datapath = node.open();
         let wanted = service(3, [95, 5]);
-        let image = plan(&wanted, &mut Ids::new(100, 100, [], &[]), &mut Generations::default(), |_| None).unwrap();
+        let image = plan(&wanted, 1500, &mut Ids::new(100, 100, [], &[]), &mut Generations::default(), |_| None).unwrap();
         Reconciler::new().apply(&mut datapath.tables, &[Arc::new(wanted)]).unwrap();
         let tables = &datapath.tables;
         assert_eq!(SERVICES.get(tables, image.id).unwrap(), Some(image.record));

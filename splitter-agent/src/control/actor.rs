@@ -137,6 +137,7 @@ impl Actor {
         }
         // Tables first, programs afterwards: the first packet meets a whole policy.
         actor.look_at_interfaces()?;
+        actor.follow_mtu();
         Ok((actor, events))
     }
 
@@ -174,6 +175,7 @@ impl Actor {
                     if let Err(error) = self.look_at_interfaces() {
                         tracing::error!(%error, "interfaces");
                     }
+                    self.follow_mtu();
                 }
                 _ = tick.tick() => {
                     ticks = ticks.wrapping_add(1);
@@ -234,6 +236,15 @@ impl Actor {
             tracing::info!(interface = gone.name, ifindex = gone.ifindex, "gone");
         }
         Ok(())
+    }
+
+    /// Clients of http services are told segments that every path carries.
+    fn follow_mtu(&mut self) {
+        let Some(mtu) = self.datapath.as_ref().and_then(Datapath::mtu) else { return };
+        // What was never applied, or failed, is applied with it anyway.
+        if self.reconciler.set_mtu(mtu) && !self.reconciler.is_unsure() {
+            self.apply(false);
+        }
     }
 
     // ---- policy
@@ -455,6 +466,7 @@ impl Actor {
         if let Err(error) = self.look_at_interfaces() {
             tracing::error!(%error, "interfaces");
         }
+        self.follow_mtu();
         if !self.janitor.is_sweeping() {
             self.reconciler.sweep_begins();
             self.janitor.begin();

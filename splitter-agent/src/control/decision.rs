@@ -9,7 +9,6 @@ use splitter_common::{
     abi::{Addr, MAGLEV_CHUNK, TCP, UDP, backend_state},
     decide, maglev,
 };
-use std::net::IpAddr;
 
 /// What the decision reads. Ports in host order.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +34,10 @@ pub struct Decision {
 pub fn key(planned: &Planned, facts: &Facts) -> u64 {
     match planned.model.split_by {
         SplitBy::ClientIp => decide::client_key(&facts.client),
-        SplitBy::Connection => decide::connection_key(&facts.client, facts.client_port, &facts.vip, facts.vip_port, facts.proto),
+        // Without a request only the connection is known.
+        SplitBy::Connection | SplitBy::Request | SplitBy::Header(_) | SplitBy::Cookie(_) => {
+            decide::connection_key(&facts.client, facts.client_port, &facts.vip, facts.vip_port, facts.proto)
+        }
     }
 }
 
@@ -53,17 +55,8 @@ pub fn decide(planned: &Planned, facts: &Facts) -> Decision {
 /// The rule of the longest prefix that holds a client; of equal ones the first.
 pub fn rule(planned: &Planned, client: &Addr) -> Option<usize> {
     let client = plan::ip(client);
-    let matching = planned.model.rules.iter().enumerate().filter(|(_, rule)| holds(&rule.source, client));
+    let matching = planned.model.rules.iter().enumerate().filter(|(_, rule)| rule.source.contains(client));
     matching.max_by_key(|(i, rule)| (rule.source.prefix, std::cmp::Reverse(*i))).map(|(i, _)| i)
-}
-
-fn holds(network: &crate::model::Cidr, client: IpAddr) -> bool {
-    let same = |a: u128, b: u128, width: u32| u32::from(network.prefix) == 0 || (a ^ b) >> (width - u32::from(network.prefix)) == 0;
-    match (network.address, client) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => same(u128::from(a.to_bits()), u128::from(b.to_bits()), 32),
-        (IpAddr::V6(a), IpAddr::V6(b)) => same(a.to_bits(), b.to_bits(), 128),
-        _ => false,
-    }
 }
 
 /// The backend's id that a new flow of this version would get.

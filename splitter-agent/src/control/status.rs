@@ -159,15 +159,21 @@ fn service(planned: &Planned, runtime: &Runtime, facts: &Facts) -> observed::Ser
     observed::Service {
         name: model.name.clone(),
         mode: mode_name(model.mode).into(),
-        split_by: match model.split_by {
-            SplitBy::Connection => "connection",
-            SplitBy::ClientIp => "client-ip",
-        }
-        .into(),
+        split_by: split_by(&model.split_by),
         on_weight_change: on_weight_change(model.on_weight_change),
         frontends: model.frontends.iter().map(|f| format!("{}/{}", f.address, protocol_label(f.protocol))).collect(),
         weights_from: if runtime.overrides.contains_key(&model.name) { "cli" } else { "policy" }.into(),
         versions: (0..model.versions.len()).map(one).collect(),
+    }
+}
+
+fn split_by(key: &SplitBy) -> String {
+    match key {
+        SplitBy::Connection => "connection".into(),
+        SplitBy::ClientIp => "client-ip".into(),
+        SplitBy::Request => "request".into(),
+        SplitBy::Header(name) => format!("header: {name}"),
+        SplitBy::Cookie(name) => format!("cookie: {name}"),
     }
 }
 

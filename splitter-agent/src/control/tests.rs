@@ -46,6 +46,7 @@ fn service(split_by: SplitBy, weights: [u32; 2]) -> Service {
             Rule { source: cidr("10.1.7.0", 24), version: 1 },
             Rule { source: cidr("10.1.7.0", 24), version: 0 },
         ],
+        http: None,
         on_weight_change: OnWeightChange::Reset,
         snat: Snat::Auto,
         rollout: None,

@@ -81,6 +81,7 @@ mod tests {
             split_by: SplitBy::Connection,
             versions: weights.iter().map(version).collect(),
             rules: Vec::new(),
+            http: None,
             on_weight_change: OnWeightChange::Keep,
             snat: Snat::Auto,
             rollout: None,

@@ -179,6 +179,11 @@ impl Datapath {
         self.served.values()
     }
 
+    /// The smallest MTU of the served interfaces, bytes; `None` before any is served.
+    pub fn mtu(&self) -> Option<u32> {
+        self.served.keys().filter_map(|ifindex| self.rows.get(ifindex)).map(|row| row.mtu).filter(|mtu| *mtu > 0).min()
+    }
+
     /// Attaches to what is new among `links`, forgets what is gone; returns what went wrong, each once. Known links are left alone.
     pub fn serve(&mut self, links: &[Link], patterns: &Patterns, xdp: XdpMode) -> Result<Vec<DatapathError>, DatapathError> {
         let mut errors = Vec::new();

@@ -24,6 +24,7 @@ plain!(
     MaglevKey,
     MaglevChunk,
     RuleKey,
+    HttpRules,
     Backend,
     Identity,
     Iface,

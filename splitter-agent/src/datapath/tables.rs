@@ -39,6 +39,7 @@ tables! {
     Services "SERVICES" u32 => Service;
     Maglev "MAGLEV" MaglevKey => MaglevChunk;
     Rules "RULES" RuleKey => u32;
+    HttpRules "HTTP_RULES" u32 => HttpRules;
     Backends "BACKENDS" u32 => Backend;
     Ids "IDS" [u8; 16] => Identity;
     Ifaces "IFACES" u32 => Iface;
@@ -192,6 +193,7 @@ pub const FRONTENDS: Typed<FrontendKey, u32> = Typed::new(Table::Frontends);
 pub const SERVICES: Typed<u32, Service> = Typed::new(Table::Services);
 pub const MAGLEV: Typed<MaglevKey, MaglevChunk> = Typed::new(Table::Maglev);
 pub const RULES: Typed<RuleKey, u32> = Typed::new(Table::Rules);
+pub const HTTP_RULES: Typed<u32, HttpRules> = Typed::new(Table::HttpRules);
 pub const BACKENDS: Typed<u32, Backend> = Typed::new(Table::Backends);
 pub const IDS: Typed<[u8; 16], Identity> = Typed::new(Table::Ids);
 pub const IFACES: Typed<u32, Iface> = Typed::new(Table::Ifaces);

@@ -2,12 +2,17 @@
 //!
 //! Owns the types and their invariants; imports nothing of the agent. Sources build these values, the plan reads them.
 
+mod http;
 mod rollout;
 
+pub use http::{Condition, Http, HttpRule, Text, Unavailable, in_segments};
 pub use rollout::*;
 
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 /// Everything that one source says, services sorted by name. Names are unique; no two services share a frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +31,11 @@ pub struct Service {
     pub split_by: SplitBy,
     /// 1..=8, in the policy's order, unique names.
     pub versions: Vec<Version>,
-    /// In the policy's order.
+    /// Of layer 4, in the policy's order.
     pub rules: Vec<Rule>,
+    /// Of `mode: http`, and only there.
+    #[serde(default)]
+    pub http: Option<Http>,
     pub on_weight_change: OnWeightChange,
     pub snat: Snat,
     /// How its canary is promoted, when it is.
@@ -56,14 +64,23 @@ pub enum Protocol {
 pub enum Mode {
     Tcp,
     Udp,
+    /// HTTP/1.1 in clear text; TCP frontends.
+    Http,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What is hashed to a bucket. The last three: `mode: http` alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SplitBy {
     #[default]
     Connection,
     ClientIp,
+    /// Every request is drawn anew.
+    Request,
+    /// The value of this header; requests without it: the connection.
+    Header(String),
+    /// The value of this cookie; requests without it: the connection.
+    Cookie(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,8 +120,26 @@ pub struct Rule {
 /// A network; host bits are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Cidr {
-    pub address: std::net::IpAddr,
+    pub address: IpAddr,
     pub prefix: u8,
+}
+
+impl Cidr {
+    /// Whether an address lies in it; addresses of the other family do not.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let prefix = u32::from(self.prefix);
+        let same = |a: u128, b: u128, width: u32| prefix == 0 || (a ^ b) >> (width - prefix) == 0;
+        match (self.address, ip) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => same(u128::from(a.to_bits()), u128::from(b.to_bits()), 32),
+            (IpAddr::V6(a), IpAddr::V6(b)) => same(a.to_bits(), b.to_bits(), 128),
+            _ => false,
+        }
+    }
+
+    /// Whether all of it lies in the other.
+    pub fn is_within(&self, other: &Self) -> bool {
+        other.prefix <= self.prefix && other.contains(self.address)
+    }
 }
 
 /// What happens to live flows whose key a weight change gives to another version.

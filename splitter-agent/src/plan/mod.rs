@@ -2,6 +2,7 @@
 //! state is the numbers that objects have ([`Ids`]) and which Maglev table holds which backends ([`Generations`]).
 
 mod dump;
+pub mod http;
 mod ids;
 
 pub use dump::dump;
@@ -15,6 +16,7 @@ use splitter_common::{
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 /// Everything that the tables hold for one service.
@@ -24,6 +26,8 @@ pub struct ServiceImage {
     pub record: abi::Service,
     pub frontends: Vec<FrontendKey>,
     pub rules: Vec<(RuleKey, u32)>,
+    /// The value of `HTTP_RULES`.
+    pub http: Option<Arc<HttpRules>>,
     pub backends: Vec<(u32, abi::Backend)>,
     /// Of the versions that need one.
     pub tables: Vec<MaglevTable>,
@@ -138,6 +142,15 @@ pub const fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Tcp => "tcp",
         Mode::Udp => "udp",
+        Mode::Http => "http",
+    }
+}
+
+/// The protocol in the path of a backend's number: a service that becomes http keeps its backends.
+const fn protocol(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Tcp | Mode::Http => "tcp",
+        Mode::Udp => "udp",
     }
 }
 
@@ -165,7 +178,7 @@ const fn state(state: BackendState) -> u8 {
 
 /// Keys in `IDS` of a service and all it holds.
 pub fn keys(service: &model::Service) -> Vec<(u32, Key)> {
-    let protocol = mode_name(service.mode);
+    let protocol = protocol(service.mode);
     let mut keys = vec![(identity_kind::SERVICE, service_key(&service.name))];
     for version in &service.versions {
         keys.push((identity_kind::VERSION, version_key(&service.name, &version.name)));
@@ -184,21 +197,37 @@ pub fn set_weights(record: &mut abi::Service, weights: &[u32]) {
     }
 }
 
-/// Plans one service. `previous`: what the kernel holds under the service's number, to tell whether its rules can be changed in place.
+/// What the kernel holds under a service's number.
+#[derive(Clone, Debug)]
+pub struct Previous {
+    pub record: abi::Service,
+    pub rules: Vec<(RuleKey, u32)>,
+    pub http: Option<Arc<HttpRules>>,
+}
+
+impl From<&ServiceImage> for Previous {
+    fn from(image: &ServiceImage) -> Self {
+        Self { record: image.record, rules: image.rules.clone(), http: image.http.clone() }
+    }
+}
+
+/// Plans one service. `mtu`: the largest packet that all paths to backends carry, bytes. `previous`: to tell whether rules can be changed
+/// in place.
 ///
 /// # Errors
 /// When the maps have no number left.
 pub fn plan(
     service: &model::Service,
+    mtu: u32,
     ids: &mut Ids,
     generations: &mut Generations,
-    previous: impl FnOnce(u32) -> Option<(abi::Service, Vec<(RuleKey, u32)>)>,
+    previous: impl FnOnce(u32) -> Option<Previous>,
 ) -> Result<ServiceImage, OutOfIds> {
     let key = service_key(&service.name);
     let id = ids.id(identity_kind::SERVICE, key)?;
-    let mut image = image(service, id, ids, generations)?;
-    if let Some((record, rules)) = previous(id)
-        && would_mix(&record, &rules, &image)
+    let mut image = image(service, id, mtu, ids, generations)?;
+    if let Some(previous) = previous(id)
+        && would_mix(&previous, &image)
     {
         // Rules and record are two tables: whoever reads between the two writes would get an answer that is neither the old nor the new
         // one. Under a new number both are written before a frontend names them.
@@ -209,23 +238,30 @@ pub fn plan(
     Ok(image)
 }
 
-/// Whether new rules could be read with the old slots, or the other way round. Intervals do not matter: rules do not read them.
-fn would_mix(record: &abi::Service, rules: &[(RuleKey, u32)], new: &ServiceImage) -> bool {
+/// Whether new rules could be read with the old record, or the other way round. Rules of another mode are not read at all. Rules of layer 4
+/// name slots and are added before, removed after the record, so that intervals do not matter; rules of http are replaced whole.
+fn would_mix(old: &Previous, new: &ServiceImage) -> bool {
     let without_ends = |record: &abi::Service| {
         let mut record = *record;
         record.versions.iter_mut().for_each(|slot| slot.end = 0);
         record
     };
-    let same_rules = rules.len() == new.rules.len() && new.rules.iter().all(|rule| rules.contains(rule));
-    record.has_rules != 0 && new.record.has_rules != 0 && !same_rules && without_ends(record) != without_ends(&new.record)
+    if old.record.has_rules == 0 || new.record.has_rules == 0 || old.record.mode != new.record.mode {
+        return false;
+    }
+    let same_rules = old.rules.len() == new.rules.len() && new.rules.iter().all(|rule| old.rules.contains(rule));
+    let layer4 = !same_rules && without_ends(&old.record) != without_ends(&new.record);
+    layer4 || old.http != new.http && old.record != new.record
 }
 
-fn image(service: &model::Service, id: u32, ids: &mut Ids, generations: &mut Generations) -> Result<ServiceImage, OutOfIds> {
+fn image(service: &model::Service, id: u32, mtu: u32, ids: &mut Ids, generations: &mut Generations) -> Result<ServiceImage, OutOfIds> {
     let mut record = abi::Service {
         salt: decide::salt(service.name.as_bytes()),
         split_by: match service.split_by {
             SplitBy::Connection => split_by::CONNECTION,
             SplitBy::ClientIp => split_by::CLIENT_IP,
+            SplitBy::Request => split_by::REQUEST,
+            SplitBy::Header(_) | SplitBy::Cookie(_) => split_by::VALUE,
         },
         snat: match service.snat {
             model::Snat::Auto => snat::AUTO,
@@ -233,6 +269,7 @@ fn image(service: &model::Service, id: u32, ids: &mut Ids, generations: &mut Gen
             model::Snat::Never => snat::NEVER,
         },
         version_count: service.versions.len().min(MAX_VERSIONS) as u8,
+        mode: if service.mode == Mode::Http { service_mode::HTTP } else { service_mode::L4 },
         ..abi::Service::default()
     };
     let weights: Vec<u32> = service.versions.iter().map(|version| version.weight).collect();
@@ -242,7 +279,7 @@ fn image(service: &model::Service, id: u32, ids: &mut Ids, generations: &mut Gen
         slot.version = ids.id(identity_kind::VERSION, version_key(&service.name, &version.name))?;
         let mut ready = Vec::new();
         for backend in &version.backends {
-            let key = backend_key(&service.name, &version.name, backend.address, mode_name(service.mode));
+            let key = backend_key(&service.name, &version.name, backend.address, protocol(service.mode));
             let backend_id = ids.id(identity_kind::BACKEND, key)?;
             backends.push((backend_id, row(backend, slot.version, id)));
             if backend.state == BackendState::Ready {
@@ -271,9 +308,16 @@ fn image(service: &model::Service, id: u32, ids: &mut Ids, generations: &mut Gen
             rules.push((key, rule.version as u32));
         }
     }
-    record.has_rules = u8::from(!rules.is_empty());
+    let mut compiled = None;
+    if service.mode == Mode::Http {
+        let versions: Vec<u32> = record.versions.iter().take(service.versions.len()).map(|slot| slot.version).collect();
+        compiled = http::rules(service, &versions);
+        record.mss = http::mss(service, mtu);
+        record.unavailable = http::unavailable(service);
+    }
+    record.has_rules = u8::from(!rules.is_empty() || compiled.is_some());
     let frontends = service.frontends.iter().map(frontend_key).collect();
-    Ok(ServiceImage { id, record, frontends, rules, backends, tables })
+    Ok(ServiceImage { id, record, frontends, rules, http: compiled, backends, tables })
 }
 
 fn row(backend: &model::Backend, version: u32, service: u32) -> abi::Backend {

@@ -1,11 +1,14 @@
 //! What the tables hold, or shall hold, and the difference. Pure, apart from reading the tables.
 
 use crate::{
-    datapath::{BACKENDS, FRONTENDS, IDS, MAGLEV, RULES, SERVICES, TableError, Tables},
+    datapath::{BACKENDS, FRONTENDS, HTTP_RULES, IDS, MAGLEV, RULES, SERVICES, TableError, Tables},
     plan::{Generations, Ids, Key, MaglevTable, ServiceImage},
 };
 use splitter_common::abi::*;
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// The entries of the control tables for some services, or for all.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +17,7 @@ pub struct Contents {
     /// Complete tables by version and generation, with their number of chunks.
     pub tables: HashMap<(u32, u32), u32>,
     pub rules: HashMap<RuleKey, u32>,
+    pub http: HashMap<u32, Arc<HttpRules>>,
     pub services: HashMap<u32, Service>,
     pub frontends: HashMap<FrontendKey, u32>,
 }
@@ -23,6 +27,7 @@ impl Contents {
         self.backends.extend(image.backends.iter().copied());
         self.tables.extend(image.tables.iter().map(|t| ((t.version, t.generation), MaglevTable::chunk_count(t.size))));
         self.rules.extend(image.rules.iter().copied());
+        self.http.extend(image.http.iter().map(|rules| (image.id, rules.clone())));
         self.services.insert(image.id, image.record);
         self.frontends.extend(image.frontends.iter().map(|frontend| (*frontend, image.id)));
     }
@@ -37,6 +42,7 @@ pub struct Changes {
     pub backends_late: Vec<(u32, Backend)>,
     pub tables: Vec<MaglevTable>,
     pub rules: Vec<(RuleKey, u32)>,
+    pub http: Vec<(u32, Arc<HttpRules>)>,
     pub services: Vec<(u32, Service)>,
     pub frontends: Vec<(FrontendKey, u32)>,
     pub frontends_gone: Vec<FrontendKey>,
@@ -51,6 +57,8 @@ pub struct Changes {
 pub struct Garbage {
     pub services: Vec<u32>,
     pub rules: Vec<RuleKey>,
+    /// Service numbers; of services that stay, too.
+    pub http: Vec<u32>,
     /// Version, generation, chunks.
     pub tables: Vec<(u32, u32, u32)>,
 }
@@ -59,18 +67,20 @@ impl Garbage {
     pub fn append(&mut self, mut other: Garbage) {
         self.services.append(&mut other.services);
         self.rules.append(&mut other.rules);
+        self.http.append(&mut other.http);
         self.tables.append(&mut other.tables);
     }
 
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.rules.is_empty() && self.tables.is_empty()
+        self.services.is_empty() && self.rules.is_empty() && self.http.is_empty() && self.tables.is_empty()
     }
 
     /// Takes out what belongs to some services' numbers.
     pub fn split_services(&mut self, belongs: impl Fn(u32) -> bool) -> Garbage {
         let services = self.services.extract_if(.., |id| belongs(*id)).collect();
         let rules = self.rules.extract_if(.., |key| belongs(u32::from_be_bytes(key.service))).collect();
-        Garbage { services, rules, tables: Vec::new() }
+        let http = self.http.extract_if(.., |id| belongs(*id)).collect();
+        Garbage { services, rules, http, tables: Vec::new() }
     }
 }
 
@@ -101,6 +111,7 @@ pub fn diff<'a>(old: &Contents, new: &Contents, images: impl Iterator<Item = &'a
     changes.rules = changed(&old.rules, &new.rules);
     // A longer prefix first in, a shorter first out: no client ever sees a rule that was hidden before and will be after.
     changes.rules.sort_unstable_by_key(|(key, _)| std::cmp::Reverse(key.prefix_len));
+    changes.http = changed(&old.http, &new.http);
     changes.services = changed(&old.services, &new.services);
     changes.frontends = changed(&old.frontends, &new.frontends);
     changes.frontends_gone = gone(&old.frontends, &new.frontends);
@@ -114,13 +125,14 @@ pub fn diff<'a>(old: &Contents, new: &Contents, images: impl Iterator<Item = &'a
     }
     changes.rules_gone.sort_unstable_by_key(|key| key.prefix_len);
     changes.garbage.services = gone(&old.services, &new.services);
+    changes.garbage.http = gone(&old.http, &new.http);
     let tables = gone(&old.tables, &new.tables);
     changes.garbage.tables = tables.into_iter().map(|key| (key.0, key.1, old.tables[&key])).collect();
     changes
 }
 
-fn changed<K: Copy + Eq + std::hash::Hash, V: Copy + PartialEq>(old: &HashMap<K, V>, new: &HashMap<K, V>) -> Vec<(K, V)> {
-    new.iter().filter(|(key, value)| old.get(key) != Some(value)).map(|(key, value)| (*key, *value)).collect()
+fn changed<K: Copy + Eq + std::hash::Hash, V: Clone + PartialEq>(old: &HashMap<K, V>, new: &HashMap<K, V>) -> Vec<(K, V)> {
+    new.iter().filter(|(key, value)| old.get(key) != Some(value)).map(|(key, value)| (*key, value.clone())).collect()
 }
 
 fn gone<K: Copy + Eq + std::hash::Hash, V>(old: &HashMap<K, V>, new: &HashMap<K, V>) -> Vec<K> {
@@ -149,6 +161,9 @@ pub fn observe(tables: &impl Tables) -> Result<Observed, TableError> {
     RULES.each(tables, |key, index| {
         contents.rules.insert(key, index);
     })?;
+    HTTP_RULES.each(tables, |id, rules| {
+        contents.http.insert(id, Arc::new(rules));
+    })?;
     SERVICES.each(tables, |id, record| {
         contents.services.insert(id, record);
     })?;
@@ -158,6 +173,7 @@ pub fn observe(tables: &impl Tables) -> Result<Observed, TableError> {
     let (generations, garbage) = observe_tables(tables, &mut contents)?;
     let mut services: Vec<u32> = contents.services.keys().chain(contents.frontends.values()).copied().collect();
     services.extend(contents.rules.keys().map(service_of));
+    services.extend(contents.http.keys());
     let ids = Ids::new(tables.limit(crate::datapath::Table::Counters), tables.limit(crate::datapath::Table::Backends), known, &services);
     Ok(Observed { contents, ids, generations, garbage })
 }

@@ -1,7 +1,7 @@
 //! Brings the kernel's tables to what the plan says: diff, apply in a safe order, verify, prune. Idempotent; what is known of the kernel
 //! is recorded only after it accepted. After any error the tables are read again before the next step, so that repeating converges.
 //!
-//! Order of an apply: numbers, backends, Maglev tables, filter bits, rules, service records (each the single commit point of its service),
+//! Order of an apply: numbers, backends, Maglev tables, filter bits, rules (those of http replaced whole), service records (each the single commit point of its service),
 //! frontends; then removals in the opposite order of reading. What a packet on its way may still read goes later, by [`Reconciler::prune`].
 //! Numbers are free again only when a sweep of the flow tables that began afterwards has ended ([`Reconciler::swept`]).
 
@@ -9,9 +9,9 @@ mod contents;
 pub mod flows;
 
 use crate::{
-    datapath::{BACKENDS, FRONTENDS, IDS, MAGLEV, RULES, SCAN, SERVICES, Table, TableError, Tables, bytes_of, bytes_of_mut},
+    datapath::{BACKENDS, FRONTENDS, HTTP_RULES, IDS, MAGLEV, RULES, SCAN, SERVICES, Table, TableError, Tables, bytes_of, bytes_of_mut},
     model,
-    plan::{self, Generations, Ids, Key, MaglevTable, OutOfIds, ServiceImage},
+    plan::{self, Generations, Ids, Key, MaglevTable, OutOfIds, Previous, ServiceImage},
 };
 use contents::{Changes, Contents, Garbage, diff, observe};
 use splitter_common::{
@@ -69,12 +69,19 @@ struct Released {
     sweep: u64,
 }
 
+/// Ethernet's.
+const MTU: u32 = 1500;
+
+/// Rules of http services that are written at once; each takes some kilobytes.
+const HTTP_BATCH: usize = 256;
+
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reconciler {
     services: HashMap<String, Planned>,
     /// `None`: the tables have to be read first.
     numbers: Option<(Ids, Generations)>,
+    /// As the kernel has it.
     filter: Vec<u64>,
     /// The filter holds bits that nobody needs any more.
     wide: bool,
@@ -83,6 +90,7 @@ pub struct Reconciler {
     sweep: u64,
     /// Service and version by backend id.
     owners: Vec<(u32, u32)>,
+    mtu: u32,
 }
 
 /// What one apply will do, planned but not begun.
@@ -97,9 +105,30 @@ struct Step {
     exact: bool,
 }
 
+impl Default for Reconciler {
+    fn default() -> Self {
+        Self {
+            services: HashMap::new(),
+            numbers: None,
+            filter: Vec::new(),
+            wide: false,
+            garbage: Garbage::default(),
+            released: Vec::new(),
+            sweep: 0,
+            owners: Vec::new(),
+            mtu: MTU,
+        }
+    }
+}
+
 impl Reconciler {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Says which packets all paths to backends carry, bytes; the next apply brings services to it. True when that is news.
+    pub fn set_mtu(&mut self, mtu: u32) -> bool {
+        std::mem::replace(&mut self.mtu, mtu) != mtu
     }
 
     pub fn services(&self) -> impl Iterator<Item = &Planned> {
@@ -163,8 +192,11 @@ impl Reconciler {
         let mut live: HashSet<Key> = HashSet::new();
         for service in desired {
             live.extend(plan::keys(service).into_iter().map(|(_, key)| key));
-            let previous = |id: u32| Some((*step.old.services.get(&id)?, rules.remove(&id).unwrap_or_default()));
-            let image = plan::plan(service, ids, generations, previous)?;
+            let previous = |id: u32| {
+                let record = *step.old.services.get(&id)?;
+                Some(Previous { record, rules: rules.remove(&id).unwrap_or_default(), http: step.old.http.get(&id).cloned() })
+            };
+            let image = plan::plan(service, self.mtu, ids, generations, previous)?;
             step.new.add(&image);
             step.planned.push(Planned { model: service.clone(), image });
         }
@@ -183,14 +215,19 @@ impl Reconciler {
         let mut live: HashSet<Key> = HashSet::new();
         let mut same = 0;
         for service in desired {
-            let old = self.services.get(&service.name);
-            if old.is_some_and(|old| unchanged(&old.model, service)) {
+            if let Some(old) = self.services.get_mut(&service.name)
+                && unchanged(&old.model, service)
+                && (service.http.is_none() || old.image.record.mss == plan::http::mss(service, self.mtu))
+            {
+                // Its place in the file may have moved.
+                old.model = service.clone();
                 same += 1;
                 continue;
             }
+            let old = self.services.get(&service.name);
             live.extend(plan::keys(service).into_iter().map(|(_, key)| key));
-            let previous = |id: u32| old.filter(|old| old.image.id == id).map(|old| (old.image.record, old.image.rules.clone()));
-            let image = plan::plan(service, ids, generations, previous)?;
+            let previous = |id: u32| old.filter(|old| old.image.id == id).map(|old| Previous::from(&old.image));
+            let image = plan::plan(service, self.mtu, ids, generations, previous)?;
             if let Some(old) = old {
                 step.old.add(&old.image);
                 step.keys_gone.extend(plan::keys(&old.model));
@@ -225,6 +262,10 @@ impl Reconciler {
         let wider = self.widened(&step.planned);
         self.put_filter(tables, wider)?;
         RULES.put(tables, &changes.rules)?;
+        for part in changes.http.chunks(HTTP_BATCH) {
+            let rows: Vec<_> = part.iter().map(|(id, rules)| (*id, **rules)).collect();
+            HTTP_RULES.put(tables, &rows)?;
+        }
         SERVICES.put(tables, &changes.services)?;
         verify(tables, step, changes)?;
         FRONTENDS.put(tables, &changes.frontends)?;
@@ -404,7 +445,8 @@ fn changed_services(step: &Step, changes: &Changes) -> usize {
     touched.extend(changes.frontends.iter().map(|(_, id)| *id));
     touched.extend(changes.backends.iter().chain(&changes.backends_late).map(|(_, row)| row.service));
     touched.extend(changes.rules.iter().map(|(key, _)| key).chain(&changes.rules_gone).map(|key| u32::from_be_bytes(key.service)));
-    touched.extend(&changes.garbage.services);
+    touched.extend(changes.http.iter().map(|(id, _)| *id));
+    touched.extend(changes.garbage.services.iter().chain(&changes.garbage.http));
     touched.len()
 }
 
@@ -414,6 +456,11 @@ fn verify(tables: &impl Tables, step: &Step, changes: &Changes) -> Result<(), Re
         let named = step.planned.iter().find(|planned| planned.image.id == id);
         ReconcileError::Verify(named.map_or_else(|| format!("number {id}"), |planned| planned.model.name.clone()))
     };
+    for (id, rules) in &changes.http {
+        if HTTP_RULES.get(tables, *id)?.as_ref() != Some(&**rules) {
+            return Err(wrong(*id));
+        }
+    }
     if changes.services.len() <= SCAN {
         for (id, record) in &changes.services {
             if SERVICES.get(tables, *id)? != Some(*record) {
@@ -433,19 +480,21 @@ fn verify(tables: &impl Tables, step: &Step, changes: &Changes) -> Result<(), Re
 
 /// Equal but for where the object stands in its file.
 fn unchanged(a: &model::Service, b: &model::Service) -> bool {
-    let model::Service { name, frontends, mode, split_by, versions, rules, on_weight_change, snat, rollout: _, origin: _ } = a;
+    let model::Service { name, frontends, mode, split_by, versions, rules, http, on_weight_change, snat, rollout: _, origin: _ } = a;
     *name == b.name
         && *frontends == b.frontends
         && *mode == b.mode
         && *split_by == b.split_by
         && *versions == b.versions
         && *rules == b.rules
+        && *http == b.http
         && *on_weight_change == b.on_weight_change
         && *snat == b.snat
 }
 
 fn set_bits(words: &mut [u64], image: &ServiceImage) {
-    let mut set = |(word, bits): (u32, u64)| words[word as usize] |= bits;
+    let splice = image.record.mode == service_mode::HTTP;
+    let mut set = |(word, bits): (u32, u64)| words[word as usize] |= if splice { bits | filter::http(bits) } else { bits };
     for frontend in &image.frontends {
         set(filter::bits_of(Role::Frontend, &frontend.addr, frontend.port, frontend.proto));
     }
@@ -459,6 +508,7 @@ fn set_bits(words: &mut [u64], image: &ServiceImage) {
 fn clear(tables: &mut impl Tables, garbage: &Garbage) -> Result<(), TableError> {
     SERVICES.delete(tables, &garbage.services)?;
     RULES.delete(tables, &garbage.rules)?;
+    HTTP_RULES.delete(tables, &garbage.http)?;
     let chunks = |(version, table, count): &(u32, u32, u32)| {
         let (version, table) = (*version, *table);
         (0..*count).map(move |chunk| MaglevKey { version, table, chunk })

@@ -186,6 +186,7 @@ fn service(number: usize, parts: Parts, rules: Vec<(u8, usize)>, owner_of_port: 
             split_by: SplitBy::ClientIp,
             versions,
             rules,
+            http: None,
             on_weight_change: OnWeightChange::Keep,
             snat: ModelSnat::Auto,
             rollout: None,

@@ -6,6 +6,7 @@ use super::{
     At, Report,
     decode::Draft,
     fields::Context,
+    http,
     network::{same_family, truncate, width},
 };
 use crate::model::{BackendState, Cidr, Rule, Service};
@@ -64,6 +65,7 @@ fn warnings(service: &Service, draft: &Draft, context: &mut Context<'_>) {
         }
     }
     overlaps(service, draft, context);
+    http::warnings(service, &draft.places.rules, context);
 }
 
 /// The longest prefix wins in the kernel, whatever the order: says so where the order suggests otherwise.

@@ -6,17 +6,17 @@
 use super::{
     At, Report,
     fields::{Context, Fields, kind},
-    network, rollout,
+    http, network, rollout, rules,
     yaml::{Kind, Node},
 };
-use crate::model::{Backend, BackendState, Frontend, Mode, OnWeightChange, Protocol, Rule, Service, Snat, SplitBy, Version};
+use crate::model::{Backend, BackendState, Frontend, Mode, OnWeightChange, Protocol, Service, Snat, Version};
 use splitter_common::abi::MAX_VERSIONS;
 use std::net::SocketAddr;
 
 pub const API_VERSION: &str = "splitter.dev/v1alpha1";
 const KIND: &str = "TrafficSplit";
 const LIST: &str = "TrafficSplitList";
-const INSTEAD: &str = "use `mode: tcp` with `splitBy: connection` or `client-ip` and rules on `sourceCidr`";
+const INSTEAD: &str = "use `mode: http` for HTTP/1.1 in clear text, else `mode: tcp` with rules on `sourceCidr`";
 
 /// What is known of one object, errors or not.
 pub struct Draft {
@@ -35,6 +35,7 @@ pub struct Draft {
 #[derive(Default)]
 pub struct Places {
     pub versions: Vec<At>,
+    /// Of http services: without those of the line `canary`.
     pub rules: Vec<At>,
     /// The list of versions.
     pub list: Option<At>,
@@ -169,7 +170,8 @@ fn label(text: &str, at: At, what: &str, context: &mut Context<'_>) -> bool {
     valid
 }
 
-const SPEC: &[&str] = &["frontends", "mode", "splitBy", "versions", "rules", "onWeightChange", "rollout", "snat"];
+const SPEC: &[&str] =
+    &["frontends", "mode", "splitBy", "versions", "rules", "canary", "whenUnavailable", "onWeightChange", "rollout", "snat"];
 
 /// A service without name and origin. Its value counts only when no error was added.
 fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Option<Service> {
@@ -178,7 +180,6 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
     if let Some(node) = context.required(&fields, "frontends", "spec.frontends", "frontends: [{address: 10.9.9.9, port: 80}]") {
         draft.frontends = frontends(node, mode, context);
     }
-    let split_by = fields.optional("splitBy").and_then(|node| split_by(node, context)).unwrap_or_default();
     let family = draft.frontends.first().map(|(f, _)| f.address);
     let example = "versions: [{name: v1, weight: 100, backends: [\"10.2.1.2:8080\"]}]";
     let versions = match context.required(&fields, "versions", "spec.versions", example) {
@@ -191,9 +192,13 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
     for (version, at) in versions.iter().zip(&draft.places.versions) {
         looped(version, *at, &draft.frontends, context);
     }
-    let rules = match fields.optional("rules") {
-        Some(node) => rules(node, &versions, &mut draft.places.rules, context),
-        None => Vec::new(),
+    let split_by = http::split_by(&fields, mode, context);
+    let (rules, http) = match mode {
+        Some(Mode::Tcp | Mode::Udp) => (rules::layer4(&fields, &versions, &mut draft.places.rules, context), None),
+        // Without a mode that is known, all fields are possible.
+        Some(Mode::Http) | None => {
+            (Vec::new(), Some(http::http(&fields, &split_by, &versions, &mut draft.places, context)).filter(|_| mode.is_some()))
+        }
     };
     let rollout = fields.optional("rollout").and_then(|node| rollout::decode(node, &versions, context));
     let on_weight_change = fields.optional("onWeightChange").and_then(|node| on_weight_change(node, context)).unwrap_or_default();
@@ -208,6 +213,7 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
         split_by,
         versions,
         rules,
+        http,
         on_weight_change,
         snat,
         rollout,
@@ -219,7 +225,7 @@ fn mode(node: &Node<'_>, context: &mut Context<'_>) -> Option<Mode> {
     let words = [
         ("tcp", Some(Mode::Tcp)),
         ("udp", Some(Mode::Udp)),
-        ("http", None),
+        ("http", Some(Mode::Http)),
         ("https", None),
         ("http2", None),
         ("grpc", None),
@@ -228,24 +234,6 @@ fn mode(node: &Node<'_>, context: &mut Context<'_>) -> Option<Mode> {
     let found = context.word(node, "spec.mode", &words)?;
     if found.is_none() {
         context.error(node.at, format!("mode {} is not available in this build; {INSTEAD}", kind(node)));
-    }
-    found
-}
-
-fn split_by(node: &Node<'_>, context: &mut Context<'_>) -> Option<SplitBy> {
-    let found = if matches!(node.kind, Kind::Map(_)) {
-        context.fields(node, "spec.splitBy", &["header", "cookie"])?;
-        None
-    } else {
-        let words = [("connection", Some(SplitBy::Connection)), ("client-ip", Some(SplitBy::ClientIp)), ("request", None)];
-        context.word(node, "spec.splitBy", &words)?
-    };
-    if found.is_none() {
-        let what = match &node.kind {
-            Kind::Map(entries) => entries.first().map_or("", |e| e.key.as_ref()),
-            _ => "request",
-        };
-        context.error(node.at, format!("splitBy {what} is not available in this build; use `connection` or `client-ip`"));
     }
     found
 }
@@ -289,6 +277,9 @@ fn frontend(node: &Node<'_>, what: &str, mode: Option<Mode>, context: &mut Conte
                 (Some(Mode::Tcp), Protocol::Udp) => {
                     context
                         .error(node.at, "mode tcp needs TCP frontends; write `protocol: TCP`, or `mode: udp` in a TrafficSplit of its own");
+                }
+                (Some(Mode::Http), Protocol::Udp) => {
+                    context.error(node.at, "mode http needs TCP frontends; write `protocol: TCP`");
                 }
                 (Some(Mode::Udp), Protocol::Tcp) => {
                     context
@@ -401,53 +392,6 @@ fn looped(version: &Version, at: At, frontends: &[(Frontend, At)], context: &mut
                 backend.address, version.name
             );
             context.error(at, message);
-        }
-    }
-}
-
-fn rules(node: &Node<'_>, versions: &[Version], places: &mut Vec<At>, context: &mut Context<'_>) -> Vec<Rule> {
-    let mut found = Vec::new();
-    for (index, item) in context.list(node, "spec.rules").unwrap_or_default().iter().enumerate() {
-        if let Some(rule) = rule(item, &format!("spec.rules[{index}]"), versions, context) {
-            found.push(rule);
-            places.push(item.at);
-        }
-    }
-    found
-}
-
-const MATCH: &[&str] = &["sourceCidr", "header", "cookie", "pathPrefix", "method", "queryParam"];
-
-fn rule(node: &Node<'_>, what: &str, versions: &[Version], context: &mut Context<'_>) -> Option<Rule> {
-    let fields = context.fields(node, what, &["match", "version"])?;
-    let version = context.required(&fields, "version", &format!("{what}.version"), "version: v2").and_then(|node| {
-        let name = context.string(node, &format!("{what}.version"))?;
-        let index = versions.iter().position(|v| v.name == name);
-        if index.is_none() && versions.iter().all(|v| !v.name.is_empty()) {
-            let known: Vec<_> = versions.iter().map(|v| v.name.as_str()).collect();
-            context.error(node.at, format!("there is no version `{name}`; {}", super::fields::suggestion(name, &known)));
-        }
-        index
-    });
-    let conditions = context.required(&fields, "match", &format!("{what}.match"), "match: {sourceCidr: 10.1.7.0/24}")?;
-    let known = context.fields(conditions, &format!("{what}.match"), MATCH)?;
-    let mut refused = false;
-    for name in &MATCH[1..] {
-        if let Some(entry) = known.entry(name) {
-            context.error(entry.at, format!("rules on `{name}` are not available in this build; {INSTEAD}"));
-            refused = true;
-        }
-    }
-    if refused && known.entry("sourceCidr").is_none() {
-        return None;
-    }
-    let node = context.required(&known, "sourceCidr", &format!("{what}.match.sourceCidr"), "sourceCidr: 10.1.7.0/24")?;
-    let text = context.string(node, &format!("{what}.match.sourceCidr"))?;
-    match network::cidr(text) {
-        Ok(source) => Some(Rule { source, version: version? }),
-        Err(message) => {
-            context.error(node.at, message);
-            None
         }
     }
 }

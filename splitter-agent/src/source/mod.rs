@@ -7,8 +7,11 @@ mod check;
 mod decode;
 mod fields;
 mod files;
+mod http;
 mod network;
 mod rollout;
+mod rules;
+mod text;
 pub mod watch;
 mod yaml;
 

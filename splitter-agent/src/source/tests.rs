@@ -25,15 +25,15 @@ fn read(files: &[(&str, &str)]) -> Outcome {
     outcome(Path::new("policies"), &Snapshot { files: files.collect(), errors: Vec::new() })
 }
 
-fn policy(text: &str) -> Policy {
+pub(super) fn policy(text: &str) -> Policy {
     read(&[("p.yaml", text)]).result.unwrap_or_else(|errors| panic!("{}", errors.iter().map(|e| format!("{e}\n")).collect::<String>()))
 }
 
-fn errors(text: &str) -> Vec<String> {
+pub(super) fn errors(text: &str) -> Vec<String> {
     read(&[("p.yaml", text)]).result.err().unwrap_or_default().iter().map(ToString::to_string).collect()
 }
 
-fn warnings(text: &str) -> Vec<String> {
+pub(super) fn warnings(text: &str) -> Vec<String> {
     let outcome = read(&[("p.yaml", text)]);
     assert!(outcome.result.is_ok(), "{outcome:?}");
     outcome.warnings.iter().map(ToString::to_string).collect()
@@ -55,7 +55,7 @@ fn a_valid_policy_with_defaults() {
     let service = &policy.services[0];
     assert_eq!(service.name, "checkout");
     assert_eq!(service.origin, "p.yaml:3:18");
-    assert_eq!((service.mode, service.split_by, service.snat), (Mode::Tcp, SplitBy::Connection, Snat::Auto));
+    assert_eq!((service.mode, service.split_by.clone(), service.snat), (Mode::Tcp, SplitBy::Connection, Snat::Auto));
     assert_eq!(service.on_weight_change, OnWeightChange::Keep);
     assert_eq!(service.versions[0].weight, 95);
     assert_eq!(service.versions[0].backends.len(), 2);
@@ -98,7 +98,7 @@ spec:
     );
     let service = &policy.services[0];
     assert_eq!(service.name, "infra/dns.internal");
-    assert_eq!((service.mode, service.split_by, service.snat), (Mode::Udp, SplitBy::ClientIp, Snat::Never));
+    assert_eq!((service.mode, service.split_by.clone(), service.snat), (Mode::Udp, SplitBy::ClientIp, Snat::Never));
     assert_eq!(service.on_weight_change, OnWeightChange::Drain(Duration::from_secs(90)));
     assert!(service.frontends.iter().all(|f| f.protocol == Protocol::Udp));
     let states: Vec<_> = service.versions[0].backends.iter().map(|b| b.state).collect();
@@ -177,14 +177,20 @@ fn wrong_values() {
 
 #[test]
 fn what_this_build_cannot_serve_is_refused_with_a_way_out() {
-    for mode in ["http", "https", "http2", "grpc", "auto"] {
-        broken("mode: tcp", &format!("mode: {mode}"), "7:9", "is not available in this build; use `mode: tcp` with");
+    for mode in ["https", "http2", "grpc", "auto"] {
+        broken("mode: tcp", &format!("mode: {mode}"), "7:9", "is not available in this build; use `mode: http` for HTTP/1.1");
     }
-    broken("  rules:", "  splitBy: request\n  rules:", "11:12", "splitBy request is not available in this build; use `connection`");
-    broken("  rules:", "  splitBy: {header: X-User}\n  rules:", "11:12", "splitBy header is not available");
-    broken("  rules:", "  splitBy: {cookie: uid}\n  rules:", "11:12", "splitBy cookie is not available");
-    for name in ["header", "cookie", "pathPrefix", "method", "queryParam"] {
-        broken("sourceCidr: 10.1.7.0/24", &format!("{name}: x"), "12:16", "are not available in this build");
+}
+
+#[test]
+fn layer_4_does_not_read_requests() {
+    broken("  rules:", "  splitBy: request\n  rules:", "11:12", "reads HTTP requests: write `mode: http`");
+    broken("  rules:", "  splitBy: {header: X-User}\n  rules:", "11:12", "reads HTTP requests: write `mode: http`");
+    broken("  rules:", "  splitBy: {cookie: uid}\n  rules:", "11:12", "reads HTTP requests: write `mode: http`");
+    broken("  rules:", "  canary: v2\n  rules:", "11:3", "`canary` is about HTTP requests; write `mode: http`");
+    broken("  rules:", "  whenUnavailable: reset\n  rules:", "11:3", "`whenUnavailable` is about HTTP requests");
+    for name in ["header", "cookie", "path", "pathPrefix", "method", "query"] {
+        broken("sourceCidr: 10.1.7.0/24", &format!("{name}: x"), "12:16", "read HTTP requests: write `mode: http`");
     }
 }
 

@@ -4,6 +4,8 @@
 #[cfg(any(test, feature = "user"))]
 mod build;
 pub mod chunks;
+#[cfg(any(test, feature = "user"))]
+pub mod compiler;
 mod field;
 mod pairs;
 mod request;

@@ -1,0 +1,50 @@
+//! What `mode: http` needs beside the layer-4 image: compiled rules and the segment size that clients are told.
+
+use crate::model::{self, Condition, SplitBy, Unavailable};
+use splitter_common::{
+    abi::{HttpRules, http_subject, unavailable},
+    http::compiler::Compiler,
+};
+use std::sync::Arc;
+
+/// The rules of a service over the ids of its versions; `None` when the kernel needs none.
+pub fn rules(service: &model::Service, versions: &[u32]) -> Option<Arc<HttpRules>> {
+    let http = service.http.as_ref()?;
+    let mut compiler = Compiler::default();
+    // Whatever exceeds a limit was refused when the policy was read; a policy restored from an older agent's state may still hold it,
+    // and loses those rules.
+    let _ = match &service.split_by {
+        SplitBy::Header(name) => compiler.key(http_subject::HEADER, name.as_bytes()),
+        SplitBy::Cookie(name) => compiler.key(http_subject::COOKIE, name.as_bytes()),
+        SplitBy::Connection | SplitBy::ClientIp | SplitBy::Request => Ok(()),
+    };
+    for (_, rule) in possible(service, http) {
+        if let Some(version) = versions.get(rule.version) {
+            let _ = compiler.rule(rule.conditions.iter().map(Condition::predicate), *version);
+        }
+    }
+    compiler.finish().map(Arc::from)
+}
+
+/// The rules that some client can meet, with their positions in the policy: those that are compiled, in the same order. A network of the
+/// other family matches nobody; as a mapped prefix `::/0` would match all.
+pub fn possible<'a>(service: &'a model::Service, http: &'a model::Http) -> impl Iterator<Item = (usize, &'a model::HttpRule)> {
+    let vip = service.frontends.first().map(|frontend| frontend.address);
+    let possible = move |rule: &model::HttpRule| vip.is_some_and(|vip| rule.conditions.iter().all(|c| c.is_possible(vip)));
+    http.rules.iter().enumerate().filter(move |(_, rule)| possible(rule))
+}
+
+/// TCP payload bytes of a full segment without options (RFC 9293, 3.7.1) on paths of `mtu` bytes: no more than Ethernet carries, no less
+/// than every path must.
+pub fn mss(service: &model::Service, mtu: u32) -> u16 {
+    let ipv4 = service.frontends.iter().any(|frontend| frontend.address.is_ipv4());
+    let (headers, least) = if ipv4 { (40, 536) } else { (60, 1220) };
+    mtu.min(1500).saturating_sub(headers).max(least) as u16
+}
+
+pub fn unavailable(service: &model::Service) -> u8 {
+    match service.http.as_ref().map(|http| http.unavailable) {
+        Some(Unavailable::Reset) => unavailable::RESET,
+        Some(Unavailable::Status) | None => unavailable::STATUS,
+    }
+}
