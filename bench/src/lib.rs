@@ -6,6 +6,7 @@ pub mod admin;
 pub mod agent;
 pub mod cases;
 pub mod cleanup;
+pub mod foreign;
 pub mod histogram;
 pub mod http;
 #[cfg(feature = "kernel")]

@@ -27,7 +27,7 @@ fn dispatch() -> Result<()> {
         Some("lab") => lab::command(&arguments.collect::<Vec<_>>()),
         Some("bench") => bench(arguments),
         Some("help" | "--help" | "-h") => {
-            println!("{USAGE}\n\n{}\n\n{}", serve::USAGE, lab::USAGE);
+            println!("{USAGE}\n\n{}\n{}\n\n{}", serve::USAGE, serve::PATHS, lab::USAGE);
             Ok(())
         }
         _ => bail!("usage:\n{USAGE}"),

@@ -29,8 +29,51 @@ const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// A program, and the Debian package that holds it.
 const BUILD_TOOLS: &[(&str, &str)] = &[("ip", "iproute2"), ("cc", "gcc"), ("mount", "mount")];
-const RIVALS: &[(&str, &str)] = &[("nft", "nftables"), ("iptables", "iptables")];
-const TEST_TOOLS: &[(&str, &str)] = &[("ethtool", "ethtool"), ("tcpdump", "tcpdump"), ("curl", "curl"), ("nsenter", "util-linux")];
+const RIVALS: &[(&str, &str)] = &[("nft", "nftables"), ("iptables", "iptables"), ("wrk", "wrk")];
+/// apache2-bin is the server without its service; the browser takes about 110 MB to download and 400 MB on disk.
+const TEST_TOOLS: &[(&str, &str)] = &[
+    ("ethtool", "ethtool"),
+    ("tcpdump", "tcpdump"),
+    ("curl", "curl"),
+    ("nsenter", "util-linux"),
+    ("apache2", "apache2-bin"),
+    ("node", "nodejs"),
+    ("python3", "python3"),
+    ("chromium-headless-shell", "chromium-headless-shell"),
+];
+
+/// A program out of a package that is not installed, because that would start a server on the machine.
+struct Unpacked {
+    program: &'static str,
+    package: &'static str,
+    /// Inside the package.
+    file: &'static str,
+    /// Packages that the program needs and that are installed.
+    libraries: &'static [&'static str],
+    purpose: &'static str,
+}
+
+const HAPROXY: Unpacked = Unpacked {
+    program: "haproxy",
+    package: "haproxy",
+    file: "usr/sbin/haproxy",
+    libraries: &["liblua5.3-0", "libopentracing-c-wrapper0", "libpcre2-8-0", "libsystemd0"],
+    purpose: "is a rival in the benchmarks and a known good splitter in the tests",
+};
+const NGINX: Unpacked = Unpacked {
+    program: "nginx",
+    package: "nginx",
+    file: "usr/sbin/nginx",
+    libraries: &["libpcre2-8-0"],
+    purpose: "is a backend in the tests and the benchmarks",
+};
+const PROMTOOL: Unpacked = Unpacked {
+    program: "promtool",
+    package: "prometheus",
+    file: "usr/bin/promtool",
+    libraries: &[],
+    purpose: "checks the metrics in the tests",
+};
 
 pub fn run(purpose: Purpose) -> Result<()> {
     let mut packages = missing_packages(purpose);
@@ -43,9 +86,7 @@ pub fn run(purpose: Purpose) -> Result<()> {
     let Some(rustc) = compiler() else {
         bail!("there is still no compiler with library source; `rustup toolchain install nightly -c rust-src` gives one");
     };
-    if purpose == Purpose::Test {
-        promtool()?;
-    }
+    unpacked(purpose).iter().try_for_each(unpack)?;
     let facts = linker(&rustc)?;
     bpffs()?;
     step::say(format_args!(
@@ -65,6 +106,11 @@ fn missing_packages(purpose: Purpose) -> Vec<&'static str> {
     let tools = BUILD_TOOLS.iter().chain(rivals).chain(if purpose == Purpose::Test { TEST_TOOLS } else { &[] });
     let mut packages: Vec<&str> =
         tools.filter(|(program, _)| artifact::find_program(program).is_none()).map(|(_, package)| *package).collect();
+    for program in unpacked(purpose).iter().filter(|unpacked| artifact::find_program(unpacked.program).is_none()) {
+        packages.extend(program.libraries.iter().filter(|library| !is_installed(library)));
+    }
+    packages.sort_unstable();
+    packages.dedup();
     if !Path::new("/usr/include/stdlib.h").exists() {
         packages.push("libc6-dev");
     }
@@ -117,25 +163,42 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     step::run(&title, apt().args(["install", "-y", "--no-install-recommends"]).args(packages)).map(drop)
 }
 
-/// Takes promtool out of Debian's package without installing it: that would start a server on the machine.
-fn promtool() -> Result<()> {
-    if artifact::find_program("promtool").is_some() {
+fn unpacked(purpose: Purpose) -> &'static [Unpacked] {
+    match purpose {
+        Purpose::Build => &[],
+        Purpose::Bench => &[HAPROXY, NGINX],
+        Purpose::Test => &[HAPROXY, NGINX, PROMTOOL],
+    }
+}
+
+fn is_installed(package: &str) -> bool {
+    let query = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", package]).output();
+    query.is_ok_and(|output| output.stdout == b"installed")
+}
+
+/// Takes a program out of Debian's package without installing it.
+fn unpack(unpacked: &Unpacked) -> Result<()> {
+    let Unpacked { program, package, file, purpose, .. } = unpacked;
+    if artifact::find_program(program).is_some() {
         return Ok(());
     }
     let tools = step::tools()?;
-    let package = step::log_dir()?.join("prometheus");
-    if package.exists() {
-        fs::remove_dir_all(&package)?;
+    let folder = step::log_dir()?.join(package);
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
     }
-    fs::create_dir_all(&package)?;
+    fs::create_dir_all(&folder)?;
     let mut download = Command::new("apt-get");
-    step::run("download prometheus (for promtool)", download.current_dir(&package).args(["download", "prometheus"]))
-        .context("promtool checks the metrics in the tests; put it on PATH by hand, or run `apt-get update`")?;
-    let file = fs::read_dir(&package)?.next().context("apt-get download left no file")??.path();
-    step::run("unpack promtool", Command::new("dpkg-deb").arg("-x").arg(file).arg(package.join("root")))?;
+    step::run(
+        &format!("download {package} (for {program}, without its service)"),
+        download.current_dir(&folder).args(["download", package]),
+    )
+    .with_context(|| format!("{program} {purpose}; put it on PATH by hand, or run `apt-get update`"))?;
+    let archive = fs::read_dir(&folder)?.next().context("apt-get download left no file")??.path();
+    step::run(&format!("unpack {program}"), Command::new("dpkg-deb").arg("-x").arg(archive).arg(folder.join("root")))?;
     fs::create_dir_all(&tools)?;
-    fs::copy(package.join("root/usr/bin/promtool"), tools.join("promtool")).context("the package holds no promtool")?;
-    Ok(fs::remove_dir_all(&package)?)
+    fs::copy(folder.join("root").join(file), tools.join(program)).with_context(|| format!("the package {package} holds no {file}"))?;
+    Ok(fs::remove_dir_all(&folder)?)
 }
 
 /// Whether `apt-cache policy` offers a version.

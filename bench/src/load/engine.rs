@@ -1,7 +1,7 @@
 //! The loop behind a load: paces requests over slots, waits for sockets, counts.
 
 use super::{
-    ErrorKind, Phase, Plan, Protocol, Reuse, Shared,
+    ErrorKind, Kind, Phase, Plan, Protocol, Reuse, Shared,
     slot::{Answer, Failure, Slot, Socket},
 };
 use crate::poll::{Event, Interest, Poll};
@@ -27,15 +27,17 @@ pub(super) struct Engine {
     started: Instant,
     begun: u64,
     tokens: u64,
-    request: Vec<u8>,
+    /// Bytes of each of the plan's kinds.
+    requests: Vec<Vec<u8>>,
     next_tick: Instant,
 }
 
 impl Engine {
-    pub fn new(plan: Plan, shared: Arc<Shared>) -> Result<Engine> {
+    pub fn new(mut plan: Plan, shared: Arc<Shared>) -> Result<Engine> {
         let now = Instant::now();
-        let connection = if plan.reuse == Reuse::New { "close" } else { "keep-alive" };
-        let request = format!("GET {} HTTP/1.1\r\nhost: {}\r\nconnection: {connection}\r\n\r\n", plan.path, plan.target);
+        if plan.kinds.is_empty() {
+            plan.kinds.push(Kind::get(&plan.path));
+        }
         Ok(Engine {
             slots: (0..plan.concurrency).map(|_| Slot::new(now)).collect(),
             // Popped from the end: slot 0 goes first.
@@ -45,7 +47,7 @@ impl Engine {
             started: now,
             begun: 0,
             tokens: 0,
-            request: request.into_bytes(),
+            requests: plan.kinds.iter().map(|kind| kind.bytes(&plan)).collect(),
             next_tick: now + TICK,
             plan,
             shared,
@@ -104,11 +106,12 @@ impl Engine {
         self.count(phase, |phase| phase.begun += 1);
         let source = (!self.plan.sources.is_empty()).then(|| self.plan.sources[self.begun as usize % self.plan.sources.len()]);
         if self.plan.protocol == Protocol::Udp {
-            self.request = format!("request {}", self.begun).into_bytes();
+            self.requests[0] = format!("request {}", self.begun).into_bytes();
         }
         let slot = &mut self.slots[index];
         (slot.phase, slot.due, slot.begun) = (phase, due, now);
-        slot.begin(&self.request);
+        slot.kind = (mixed(self.begun) % self.requests.len() as u64) as usize;
+        slot.begin(&self.requests[slot.kind]);
         if slot.socket.is_none() {
             slot.connection_phase = phase;
             if let Err(failure) = slot.open(&self.plan, source) {
@@ -206,6 +209,14 @@ impl Engine {
     fn count(&self, phase: usize, change: impl FnOnce(&mut Phase)) {
         change(&mut self.shared.phases()[phase]);
     }
+}
+
+/// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+fn mixed(number: u64) -> u64 {
+    let mut z = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
 }
 
 fn note(phase: &mut Phase, (kind, text): Failure) {

@@ -35,13 +35,43 @@ pub enum Reuse {
     New,
 }
 
+/// One kind of request, and who may answer it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kind {
+    /// See [`crate::serve::PATHS`]: `/`, `/bytes/N`, `/chunked/N`, `/dribble/N`, `/echo`; bodies are checked byte by byte.
+    pub path: String,
+    /// Further lines of the head, each with its line end.
+    pub headers: String,
+    /// Makes it a POST.
+    pub body: Option<Vec<u8>>,
+    /// Names that `x-version` may carry; empty: any.
+    pub expect: Vec<String>,
+}
+
+impl Kind {
+    pub fn get(path: &str) -> Kind {
+        Kind { path: path.into(), ..Kind::default() }
+    }
+
+    fn bytes(&self, plan: &Plan) -> Vec<u8> {
+        let connection = if plan.reuse == Reuse::New { "close" } else { "keep-alive" };
+        let method = if self.body.is_some() { "POST" } else { "GET" };
+        let length = self.body.as_ref().map(|body| format!("content-length: {}\r\n", body.len())).unwrap_or_default();
+        let Kind { path, headers, .. } = self;
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n{headers}{length}connection: {connection}\r\n\r\n", plan.target);
+        [head.as_bytes(), self.body.as_deref().unwrap_or_default()].concat()
+    }
+}
+
 /// What to send. Begin with [`Plan::http`] or [`Plan::udp`].
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub target: SocketAddr,
     pub protocol: Protocol,
-    /// HTTP: `/` or `/bytes/N`, whose bodies are checked byte by byte.
+    /// HTTP, when there are no `kinds`: `/` or `/bytes/N`, whose bodies are checked byte by byte.
     pub path: String,
+    /// Kinds of requests, in an order that looks random and is the same in every run.
+    pub kinds: Vec<Kind>,
     pub reuse: Reuse,
     /// Requests in flight at most.
     pub concurrency: usize,
@@ -64,6 +94,7 @@ impl Plan {
             target,
             protocol: Protocol::Http,
             path: "/".into(),
+            kinds: Vec::new(),
             reuse: Reuse::New,
             concurrency: 16,
             rate: None,
@@ -96,6 +127,8 @@ pub enum ErrorKind {
     WrongBody,
     /// A status other than 200.
     Status,
+    /// A whole answer from a server that should not have got the request.
+    WrongVersion,
     /// An idle kept connection was closed or reset.
     Lost,
     /// The client's own machine: no port, no descriptor.

@@ -1,10 +1,10 @@
 //! One request in flight: connect, send, receive, check. Knows nothing of pacing or of other slots.
 
-use super::{ErrorKind, Plan, Protocol};
+use super::{ErrorKind, Kind, Plan, Protocol};
 use crate::{
-    http::{Response, body_byte, parse_response},
+    http::{Chunks, Response, body_byte, parse_response},
     poll::check,
-    serve::raw_address,
+    serve::{digest, raw_address},
 };
 use std::{
     io::{self, Read, Write},
@@ -53,11 +53,14 @@ pub(super) struct Slot {
     /// When it really began: the timeout counts from here.
     pub begun: Instant,
     pub busy: bool,
+    /// Which of the plan's kinds the request is.
+    pub kind: usize,
     connected: bool,
     output: Vec<u8>,
     written: usize,
     input: Vec<u8>,
     response: Option<Response>,
+    chunks: Option<Chunks>,
     received: u64,
 }
 
@@ -72,11 +75,13 @@ impl Slot {
             due: now,
             begun: now,
             busy: false,
+            kind: 0,
             connected: false,
             output: Vec::new(),
             written: 0,
             input: Vec::new(),
             response: None,
+            chunks: None,
             received: 0,
         }
     }
@@ -96,6 +101,7 @@ impl Slot {
         self.written = 0;
         self.input.clear();
         self.response = None;
+        self.chunks = None;
         self.received = 0;
     }
 
@@ -113,14 +119,14 @@ impl Slot {
     pub fn drive(&mut self, plan: &Plan) -> Result<Option<Answer>, Failure> {
         let Some(mut socket) = self.socket.take() else { return Ok(None) };
         let result = match &mut socket {
-            Socket::Tcp(stream) => self.drive_tcp(stream, &plan.path),
+            Socket::Tcp(stream) => self.drive_tcp(stream, &plan.kinds[self.kind]),
             Socket::Udp(socket) => self.drive_udp(socket),
         };
         self.socket = Some(socket);
         result
     }
 
-    fn drive_tcp(&mut self, stream: &mut TcpStream, path: &str) -> Result<Option<Answer>, Failure> {
+    fn drive_tcp(&mut self, stream: &mut TcpStream, kind: &Kind) -> Result<Option<Answer>, Failure> {
         if !self.connected {
             match stream.take_error() {
                 Ok(None) => self.connected = true,
@@ -143,37 +149,71 @@ impl Slot {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) => return Err(classify(&error, "receive")),
             };
-            if let Some(answer) = self.receive(&buffer[..length], path)? {
+            if let Some(answer) = self.receive(&buffer[..length], kind)? {
                 return Ok(Some(answer));
             }
         }
     }
 
-    fn receive(&mut self, bytes: &[u8], path: &str) -> Result<Option<Answer>, Failure> {
+    fn receive(&mut self, bytes: &[u8], kind: &Kind) -> Result<Option<Answer>, Failure> {
         let wrong = |what: String| (ErrorKind::WrongBody, what);
-        if let Some(response) = &self.response {
-            check_body(path, &response.version, self.received, bytes)?;
-            self.received += bytes.len() as u64;
+        if self.response.is_some() {
+            return self.body(bytes, kind);
+        }
+        self.input.extend_from_slice(bytes);
+        let response = parse_response(&self.input).map_err(|_| wrong("the answer is not HTTP/1.1".into()))?;
+        let Some(response) = response else { return Ok(None) };
+        if response.status != 200 {
+            return Err((ErrorKind::Status, format!("status {} from {}", response.status, response.version)));
+        }
+        if !kind.expect.is_empty() && !kind.expect.contains(&response.version) {
+            let text = format!("{} answered {:?} {:?}, which is for {:?}", response.version, kind.path, kind.headers, kind.expect);
+            return Err((ErrorKind::WrongVersion, text));
+        }
+        let expected = Content::of(kind, &response.version).length();
+        if !response.chunked && response.body_length != expected {
+            return Err(wrong(format!("content-length {} instead of {expected}", response.body_length)));
+        }
+        self.chunks = response.chunked.then(Chunks::default);
+        let body = self.input.split_off(response.head_length);
+        self.response = Some(response);
+        self.body(&body, kind)
+    }
+
+    /// The next bytes of the body.
+    fn body(&mut self, bytes: &[u8], kind: &Kind) -> Result<Option<Answer>, Failure> {
+        let wrong = |what: String| (ErrorKind::WrongBody, what);
+        let Some(response) = &self.response else { return Ok(None) };
+        let content = Content::of(kind, &response.version);
+        let mut behind = 0;
+        let over = if let Some(chunks) = &mut self.chunks {
+            let (mut checked, mut received) = (Ok(()), self.received);
+            let data = &mut |piece: &[u8]| {
+                if checked.is_ok() {
+                    checked = content.check(received, piece);
+                }
+                received += piece.len() as u64;
+            };
+            let (used, over) = chunks.take(bytes, data).map_err(|_| wrong("the chunks are not well formed".into()))?;
+            checked?;
+            self.received = received;
+            behind = bytes.len() - used;
+            if over && received != content.length() {
+                return Err(wrong(format!("{received} bytes in chunks instead of {}", content.length())));
+            }
+            over
         } else {
-            self.input.extend_from_slice(bytes);
-            let response = parse_response(&self.input).map_err(|_| wrong("the answer is not HTTP/1.1".into()))?;
-            let Some(response) = response else { return Ok(None) };
-            if response.status != 200 {
-                return Err((ErrorKind::Status, format!("status {} from {}", response.status, response.version)));
-            }
-            let expected = expected_length(path, &response.version);
-            if response.body_length != expected {
-                return Err(wrong(format!("content-length {} instead of {expected}", response.body_length)));
-            }
-            let body = &self.input[response.head_length..];
-            check_body(path, &response.version, 0, body)?;
-            self.received = body.len() as u64;
-            self.response = Some(response);
+            content.check(self.received, bytes)?;
+            self.received += bytes.len() as u64;
+            self.received >= response.body_length
+        };
+        if self.chunks.is_none() && over {
+            behind = (self.received - response.body_length) as usize;
         }
-        let Some(response) = self.response.take_if(|response| self.received >= response.body_length) else { return Ok(None) };
-        if self.received > response.body_length {
-            return Err(wrong(format!("{} bytes behind the body", self.received - response.body_length)));
+        if behind > 0 {
+            return Err(wrong(format!("{behind} bytes behind the body")));
         }
+        let Some(response) = self.response.take_if(|_| over) else { return Ok(None) };
         self.busy = false;
         Ok(Some(Answer { version: response.version, keep_alive: response.keep_alive, bytes: self.received }))
     }
@@ -228,21 +268,46 @@ impl Slot {
     }
 }
 
-fn expected_length(path: &str, version: &str) -> u64 {
-    path.strip_prefix("/bytes/").and_then(|size| size.parse().ok()).unwrap_or(version.len() as u64 + 1)
+/// The body that a request must get.
+enum Content {
+    /// So many bytes of [`body_byte`].
+    Pattern(u64),
+    Text(Vec<u8>),
 }
 
-/// Whether `bytes` are what stands at `offset` of the body.
-fn check_body(path: &str, version: &str, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
-    let right = if path.starts_with("/bytes/") {
-        (offset..).zip(bytes).find(|(i, byte)| **byte != body_byte(*i)).map(|(i, _)| i)
-    } else {
-        let plain = version.bytes().chain([b'\n']).skip(offset as usize);
-        (offset..).zip(bytes.iter().copied().zip(plain)).find(|(_, (got, expected))| got != expected).map(|(i, _)| i)
-    };
-    match right {
-        None => Ok(()),
-        Some(i) => Err((ErrorKind::WrongBody, format!("byte {i} of the body is wrong"))),
+impl Content {
+    fn of(kind: &Kind, version: &str) -> Content {
+        let (word, number) = kind.path[1..].split_once('/').unwrap_or((&kind.path[1..], ""));
+        match (word, number.parse()) {
+            ("bytes" | "chunked" | "dribble", Ok(size)) => Content::Pattern(size),
+            ("echo", _) => {
+                let body = kind.body.as_deref().unwrap_or_default();
+                Content::Text(format!("{version} {} {:016x}\n", body.len(), digest(body)).into_bytes())
+            }
+            _ => Content::Text(format!("{version}\n").into_bytes()),
+        }
+    }
+
+    fn length(&self) -> u64 {
+        match self {
+            Content::Pattern(size) => *size,
+            Content::Text(text) => text.len() as u64,
+        }
+    }
+
+    /// Whether `bytes` are what stands at `offset`; what stands behind the end is not looked at.
+    fn check(&self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
+        let wrong = match self {
+            Content::Pattern(_) => (offset..).zip(bytes).find(|(i, byte)| **byte != body_byte(*i)).map(|(i, _)| i),
+            Content::Text(text) => {
+                let expected = text.get(offset as usize..).unwrap_or_default();
+                (offset..).zip(bytes.iter().zip(expected)).find(|(_, (got, expected))| got != expected).map(|(i, _)| i)
+            }
+        };
+        match wrong {
+            None => Ok(()),
+            Some(i) => Err((ErrorKind::WrongBody, format!("byte {i} of the body is wrong"))),
+        }
     }
 }
 
@@ -300,8 +365,9 @@ mod tests {
         let mut slot = Slot::new(Instant::now());
         slot.begin(b"");
         let mut last = None;
+        let kind = Kind { expect: vec!["v1".into(), "v2".into()], ..Kind::get(path) };
         for part in bytes.chunks(chunk) {
-            last = slot.receive(part, path)?;
+            last = slot.receive(part, &kind)?;
         }
         Ok(last)
     }
@@ -313,6 +379,17 @@ mod tests {
             let answer = receive("/bytes/1000", &bytes, chunk).unwrap().unwrap();
             assert_eq!((answer.version.as_str(), answer.bytes), ("v2", 1000));
         }
+    }
+
+    #[test]
+    fn chunks_pass_and_a_wrong_version_does_not() {
+        let bytes = b"HTTP/1.1 200 OK\r\nx-version: v2\r\ntransfer-encoding: chunked\r\n\r\n2\r\n\0\x01\r\n1\r\n\x02\r\n0\r\n\r\n";
+        for chunk in [1, 5, 500] {
+            assert_eq!(receive("/chunked/3", bytes, chunk).unwrap().unwrap().bytes, 3);
+        }
+        assert_eq!(receive("/chunked/4", bytes, 9).err().unwrap().0, ErrorKind::WrongBody);
+        let stranger = b"HTTP/1.1 200 OK\r\nx-version: v3\r\ncontent-length: 3\r\n\r\nv3\n";
+        assert_eq!(receive("/", stranger, 9).err().unwrap().0, ErrorKind::WrongVersion);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! A node with a real agent, real servers and clients: what the root tests stand on. Each test binary uses a part of it.
 #![allow(dead_code)]
 
+pub mod flood;
 pub mod kernel;
+pub mod loss;
 mod policy;
 pub mod socket;
 

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 pub struct Split {
     pub name: &'static str,
     pub udp: bool,
+    /// `mode: http` in the place of `tcp`.
+    pub http: bool,
     pub v6: bool,
     pub frontends: Vec<SocketAddr>,
     /// Weight and backends (from 1) of v1, v2, ...
@@ -25,12 +27,18 @@ impl Split {
         Split {
             name: "web",
             udp: false,
+            http: false,
             v6: false,
             frontends: vec![vip(false)],
             versions: vec![(v1, vec![1, 2]), (v2, vec![3])],
             states: Vec::new(),
             more: Vec::new(),
         }
+    }
+
+    /// HTTP over IPv4 at the VIP.
+    pub fn http(v1: u32, v2: u32) -> Split {
+        Split { http: true, ..Split::tcp(v1, v2) }
     }
 
     pub fn udp(self) -> Split {
@@ -58,7 +66,7 @@ impl Split {
     fn yaml(&self, lab: &Lab) -> String {
         let protocol = if self.udp { "udp" } else { "tcp" };
         let mut text = format!("---\napiVersion: splitter.dev/v1alpha1\nkind: TrafficSplit\nmetadata: {{name: {}}}\nspec:\n", self.name);
-        text += &format!("  mode: {protocol}\n  frontends:\n");
+        text += &format!("  mode: {}\n  frontends:\n", if self.http { "http" } else { protocol });
         for frontend in &self.frontends {
             let (address, port, protocol) = (frontend.ip(), frontend.port(), protocol.to_uppercase());
             text += &format!("    - {{address: \"{address}\", port: {port}, protocol: {protocol}}}\n");

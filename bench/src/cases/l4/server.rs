@@ -1,6 +1,7 @@
 //! The backends: nginx where it is installed, else the lab's own server.
 
 use super::super::synthetic::BACK_PORT;
+pub use crate::foreign::find;
 use crate::{
     agent::quiet_log,
     http::body_byte,
@@ -27,13 +28,6 @@ fn nginx() -> Option<PathBuf> {
 
 pub fn name() -> &'static str {
     if nginx().is_some() { "nginx" } else { "splitter-bench serve" }
-}
-
-/// A program on PATH or in the system folders that users' PATH lacks.
-pub fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    folders.map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 /// Starts the server of backend `i`; `folder` is for its files.

@@ -1,18 +1,28 @@
 //! The backend of every test: an HTTP/1.1 server that names itself, or a UDP echo that does. A process of its own, one epoll loop a thread.
 //!
-//! `GET /bytes/N` answers N bytes of [`crate::http::body_byte`]; every other path answers the name and a line feed. `x-version` carries the name.
+//! [`answer`] says what each path answers; `x-version` always carries the name.
+
+mod answer;
+mod connection;
+mod socket;
+
+pub use answer::{PATHS, digest};
+pub(crate) use socket::raw_address;
 
 use crate::{
-    http::{Malformed, body_byte, parse_request},
+    http::{parse_request, wants_continue},
     lab::Namespace,
-    poll::{Event, Interest, Poll, check},
+    poll::{Event, Interest, Poll},
 };
+use answer::{Pace, answer_head};
 use anyhow::{Context, Result, bail};
+use connection::{Connection, Over};
+use socket::socket;
 use std::{
-    collections::{HashMap, VecDeque},
-    io::{self, Read, Write},
-    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    io,
+    net::{SocketAddr, TcpListener, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -135,19 +145,9 @@ struct Server {
     sockets: Vec<UdpSocket>,
     connections: HashMap<u64, Connection>,
     next: u64,
-    /// Connections whose answer waits, in order of time: the delay is the same for all.
-    delayed: VecDeque<(Instant, u64)>,
+    /// Connections whose answer, or the rest of it, waits; the earliest first.
+    delayed: BinaryHeap<Reverse<(Instant, u64)>>,
     plain: [Vec<u8>; 2],
-}
-
-struct Connection {
-    stream: TcpStream,
-    input: Vec<u8>,
-    output: Vec<u8>,
-    written: usize,
-    waiting: bool,
-    close: bool,
-    interest: Interest,
 }
 
 impl Server {
@@ -175,7 +175,7 @@ impl Server {
             sockets,
             connections: HashMap::new(),
             next: FIRST_CONNECTION,
-            delayed: VecDeque::new(),
+            delayed: BinaryHeap::new(),
             plain,
         })
     }
@@ -185,7 +185,7 @@ impl Server {
         const LOOK: Duration = Duration::from_millis(20);
         let mut events: Vec<Event> = Vec::new();
         while !stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
-            let due = self.delayed.front().map(|(due, _)| due.saturating_duration_since(Instant::now()));
+            let due = self.delayed.peek().map(|Reverse((due, _))| due.saturating_duration_since(Instant::now()));
             let timeout = if stop.is_some() { Some(due.unwrap_or(LOOK).min(LOOK)) } else { due };
             self.poll.wait(timeout, &mut events)?;
             for event in &events {
@@ -195,10 +195,10 @@ impl Server {
                     token => self.echo(token as usize - self.listeners.len()),
                 }
             }
-            while self.delayed.front().is_some_and(|(due, _)| *due <= Instant::now()) {
-                let Some((_, token)) = self.delayed.pop_front() else { break };
+            while self.delayed.peek().is_some_and(|Reverse((due, _))| *due <= Instant::now()) {
+                let Some(Reverse((_, token))) = self.delayed.pop() else { break };
                 if let Some(connection) = self.connections.get_mut(&token) {
-                    connection.waiting = false;
+                    connection.resume();
                     self.drive(token, false);
                 }
             }
@@ -221,16 +221,7 @@ impl Server {
             let token = self.next;
             self.next += 1;
             self.poll.add(&stream, Interest::READ, token)?;
-            let connection = Connection {
-                stream,
-                input: Vec::new(),
-                output: Vec::new(),
-                written: 0,
-                waiting: false,
-                close: false,
-                interest: Interest::READ,
-            };
-            self.connections.insert(token, connection);
+            self.connections.insert(token, Connection::new(stream));
             // Most clients have sent their request by now.
             self.drive(token, true);
         }
@@ -262,16 +253,18 @@ impl Server {
             connection.fill()?;
         }
         while !connection.waiting {
-            connection.flush()?;
+            if let Some(pause) = connection.flush()? {
+                self.delayed.push(Reverse((Instant::now() + pause, token)));
+                break;
+            }
             if connection.pending() || !self.answer(token, connection)? {
                 break;
             }
         }
-        let interest = match (connection.waiting, connection.pending()) {
-            (true, _) => Interest::NONE,
-            (false, true) => Interest::WRITE,
-            (false, false) => Interest::READ,
-        };
+        if connection.done() {
+            return Err(Over);
+        }
+        let interest = connection.wants();
         if interest != connection.interest {
             self.poll.modify(&connection.stream, interest, token).map_err(|_| Over)?;
             connection.interest = interest;
@@ -281,137 +274,44 @@ impl Server {
 
     /// Takes the next request, if there is one.
     fn answer(&mut self, token: u64, connection: &mut Connection) -> Result<bool, Over> {
-        let Some(request) = parse_request(&connection.input)? else { return Ok(false) };
+        if connection.tunnel {
+            return Ok(connection.echo());
+        }
+        let Some(request) = parse_request(&connection.input)? else {
+            let asked = !connection.continued && wants_continue(&connection.input);
+            if asked {
+                connection.continued = true;
+                connection.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            }
+            return Ok(asked);
+        };
         connection.input.drain(..request.length);
+        connection.continued = false;
         connection.close = !request.keep_alive;
         self.errors_due += self.error_rate;
-        let size = request.path.strip_prefix("/bytes/").and_then(|size| size.parse::<u64>().ok());
+        let mut delay = self.delay;
         if self.errors_due >= 1.0 {
             self.errors_due -= 1.0;
             connection.output.extend(answer_head(500, &self.name, 0, request.keep_alive));
-        } else if let Some(size) = size {
-            connection.output.extend(answer_head(200, &self.name, size, request.keep_alive));
-            connection.output.extend((0..size).map(body_byte));
-        } else {
+        } else if request.method == "GET" && request.path == "/" && !request.upgrade {
             connection.output.extend_from_slice(&self.plain[usize::from(!request.keep_alive)]);
+        } else {
+            let answer = answer::answer(&request, &self.name, connection.peer);
+            connection.output.extend(answer.bytes);
+            connection.close = answer.close;
+            connection.tunnel = answer.tunnel;
+            match answer.pace {
+                Pace::None => {}
+                Pace::Wait(wait) => delay += wait,
+                Pace::Dribble(step, pause) => connection.dribble(step, pause),
+            }
         }
-        if !self.delay.is_zero() {
+        if !delay.is_zero() {
             connection.waiting = true;
-            self.delayed.push_back((Instant::now() + self.delay, token));
+            self.delayed.push(Reverse((Instant::now() + delay, token)));
         }
         Ok(true)
     }
-}
-
-/// The connection ended: by the peer, by an error, or because it was asked to.
-struct Over;
-
-impl From<Malformed> for Over {
-    fn from(_: Malformed) -> Over {
-        Over
-    }
-}
-
-impl Connection {
-    fn pending(&self) -> bool {
-        self.written < self.output.len()
-    }
-
-    fn fill(&mut self) -> Result<(), Over> {
-        let mut buffer = [0u8; 16_384];
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(Over),
-                Ok(length) => {
-                    self.input.extend_from_slice(&buffer[..length]);
-                    if length < buffer.len() {
-                        return Ok(());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(_) => return Err(Over),
-            }
-        }
-    }
-
-    fn flush(&mut self) -> Result<(), Over> {
-        while self.pending() {
-            match self.stream.write(&self.output[self.written..]) {
-                Ok(length) => self.written += length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(_) => return Err(Over),
-            }
-        }
-        self.output.clear();
-        self.written = 0;
-        // The last answer is out: closing now sends FIN behind it.
-        if self.close { Err(Over) } else { Ok(()) }
-    }
-}
-
-fn answer_head(status: u16, name: &str, length: u64, keep_alive: bool) -> Vec<u8> {
-    let reason = if status == 200 { "OK" } else { "Internal Server Error" };
-    let connection = if keep_alive { "keep-alive" } else { "close" };
-    format!("HTTP/1.1 {status} {reason}\r\nx-version: {name}\r\ncontent-length: {length}\r\nconnection: {connection}\r\n\r\n").into_bytes()
-}
-
-/// A bound, non-blocking socket with SO_REUSEPORT; TCP ones listen.
-fn socket(address: SocketAddr, kind: i32) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    // SAFETY: no pointers.
-    let fd = check(unsafe { libc::socket(family, kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: the descriptor is new and nobody else's.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let set = |level, option, value: i32| {
-        // SAFETY: the value is an int that lives through the call.
-        check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const value).cast(), size_of::<i32>() as u32) })
-    };
-    set(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-    if family == libc::AF_INET6 {
-        let any = address.ip() == Ipv6Addr::UNSPECIFIED;
-        set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, i32::from(!any))?;
-    }
-    let (storage, length) = raw_address(address);
-    // SAFETY: the storage holds an address of that length.
-    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const storage).cast(), length) })?;
-    if kind == libc::SOCK_STREAM {
-        // SAFETY: no pointers.
-        check(unsafe { libc::listen(fd.as_raw_fd(), 16_384) })?;
-    }
-    Ok(fd)
-}
-
-/// An address as the kernel wants it.
-pub(crate) fn raw_address(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
-    // SAFETY: all zeroes is a valid sockaddr_storage.
-    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    let length = match address {
-        SocketAddr::V4(address) => {
-            let raw = libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
-                sin_port: address.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
-                sin_zero: [0; 8],
-            };
-            // SAFETY: sockaddr_storage is larger than and aligned for every address type.
-            unsafe { std::ptr::write((&raw mut storage).cast(), raw) };
-            size_of_val(&raw)
-        }
-        SocketAddr::V6(address) => {
-            let raw = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                sin6_port: address.port().to_be(),
-                sin6_flowinfo: address.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
-                sin6_scope_id: address.scope_id(),
-            };
-            // SAFETY: as above.
-            unsafe { std::ptr::write((&raw mut storage).cast(), raw) };
-            size_of_val(&raw)
-        }
-    };
-    (storage, length as libc::socklen_t)
 }
 
 #[cfg(test)]
