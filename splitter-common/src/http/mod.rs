@@ -1,8 +1,6 @@
 //! HTTP/1.1 heads (RFC 9112): one scanner for the kernel, `splitter explain` and the tests. No allocation, no slices, no panic: the text
 //! lies in an array of fixed size and every index is masked, so that the verifier can follow.
 
-#[cfg(any(test, feature = "user"))]
-mod build;
 pub mod chunks;
 #[cfg(any(test, feature = "user"))]
 pub mod compiler;
@@ -15,8 +13,6 @@ mod start;
 mod state;
 mod words;
 
-#[cfg(any(test, feature = "user"))]
-pub use build::{Condition, compile};
 pub use request::request;
 pub use response::response;
 pub use state::Scan;

@@ -2,7 +2,7 @@
 
 use super::{
     Head,
-    state::{Span, name, phase, predicate, seen},
+    state::{name, phase, predicate, seen},
     words,
 };
 use crate::{
@@ -185,6 +185,14 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         phase::PREDICATES
     }
 
+    /// Whether the value at hand has the length that a match needs, and ends its segment there.
+    #[inline(always)]
+    fn fits(&self, kind: u8, len: u32) -> bool {
+        let value = self.scan.value;
+        let longer = kind == http_match::PREFIX || kind == http_match::SEGMENT && self.byte(value.at + len) == b'/';
+        value.len() == len || value.len() > len && longer
+    }
+
     /// One predicate on the value at hand, 32 bytes of it.
     #[inline(always)]
     fn predicates(&mut self, rules: &HttpRules) -> u32 {
@@ -198,7 +206,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         self.scan.predicate = i + 1;
         self.scan.offset = 0;
         if kind != http_match::PRESENT {
-            if !fits(kind, len, value) || !same(self.text, value.at + offset, rules, at as u32 + offset, len - offset, false) {
+            if !self.fits(kind, len) || !same(self.text, value.at + offset, rules, at as u32 + offset, len - offset, false) {
                 return phase::PREDICATES;
             }
             if len - offset > COMPARED {
@@ -210,12 +218,6 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         self.scan.facts |= 1 << (i & 63);
         phase::PREDICATES
     }
-}
-
-/// Whether a value has the length that a match needs.
-#[inline(always)]
-fn fits(kind: u8, len: u32, value: Span) -> bool {
-    value.len() == len || kind == http_match::PREFIX && value.len() > len
 }
 
 /// The highest bits of a word.

@@ -165,7 +165,12 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         if at <= self.scan.path.at {
             return self.refuse();
         }
-        self.scan.path.at = at;
+        // An empty path is `/` (RFC 9112, 3.2.1): the scheme has one.
+        self.scan.path = if byte == b'/' && at < self.scan.target.end {
+            Span { at, end: self.scan.target.end }
+        } else {
+            Span { at: self.scan.path.at - 1, end: self.scan.path.at }
+        };
         phase::VERSION
     }
 
@@ -214,7 +219,9 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
             return phase::QUESTION;
         }
         let end_of_path = if at < end { at } else { end };
-        self.scan.path.end = end_of_path;
+        if self.scan.path.end > end_of_path {
+            self.scan.path.end = end_of_path;
+        }
         self.scan.pairs = Span { at: end_of_path + 1, end };
         phase::SUBJECTS
     }

@@ -16,6 +16,8 @@ pub const SHORT: u32 = 32;
 /// Bytes that the other searches look at in one call.
 pub const LONG: u32 = 64;
 
+const _: () = assert!(super::HEAD_SLACK >= LONG);
+
 /// A byte of the text; positions behind its end wrap.
 #[inline(always)]
 pub fn byte(text: &HeadText, at: u32) -> u8 {
