@@ -187,6 +187,15 @@ pub struct ExplainRequest {
     pub cookies: Vec<(String, String)>,
     pub path: Option<String>,
     pub method: Option<String>,
+    /// Of the target, without `?`; appended to the path.
+    #[serde(default)]
+    pub query: Option<String>,
+    /// The whole head as it would be sent, in the place of all parts above but the client.
+    #[serde(default)]
+    pub head: Option<String>,
+    /// TCP sequence number of the request's first byte: makes `splitBy: request` certain, together with the client's port.
+    #[serde(default)]
+    pub sequence: Option<u32>,
 }
 
 /// What a request would get, and why.
@@ -197,12 +206,15 @@ pub struct Explanation {
     pub version: Option<String>,
     /// The backend that a new connection would get.
     pub backend: Option<String>,
-    /// `rule`, `weight`, `flow` (an existing flow keeps its version), `undecided`, `none`.
+    /// `rule`, `weight`, `flow` (an existing flow keeps its version), `undecided`, `none`, `refused` (a request answered with 400).
     pub decided_by: String,
     /// One sentence for a person.
     pub reason: String,
     /// The rule that matched, as it stands in the policy: its position from 0 and its match.
     pub rule: Option<String>,
+    /// Where that rule stands: `FILE:LINE`.
+    #[serde(default)]
+    pub rule_origin: Option<String>,
     /// Bucket of the key, of 2^32.
     pub bucket: Option<u32>,
     /// Asked share of each version.

@@ -72,7 +72,7 @@ pub enum Command {
     },
     /// Say which version a client gets, and why
     #[command(
-        after_help = "Examples:\n  splitter explain checkout --client 10.1.7.3\n  splitter explain checkout --client 10.1.7.3:40000 -o json"
+        after_help = "Examples:\n  splitter explain checkout --client 10.1.7.3\n  splitter explain checkout --client 10.1.7.3:40000 -o json\n  splitter explain shop -H 'X-Canary: always' --path /beta?debug=1 --cookie uid=7"
     )]
     Explain(Explain),
     /// List live flows
@@ -213,6 +213,9 @@ pub struct Explain {
     /// The request's method
     #[arg(long, value_name = "METHOD")]
     pub method: Option<String>,
+    /// The request's query, without `?`
+    #[arg(long, value_name = "Q")]
+    pub query: Option<String>,
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Output,
 }
@@ -220,8 +223,8 @@ pub struct Explain {
 impl Explain {
     /// The format, and what to ask the agent.
     pub fn request(self) -> (Output, ExplainRequest) {
-        let Self { service, client, headers, cookies, path, method, output } = self;
-        (output, ExplainRequest { service, client, headers, cookies, path, method })
+        let Self { service, client, headers, cookies, path, method, query, output } = self;
+        (output, ExplainRequest { service, client, headers, cookies, path, method, query, ..ExplainRequest::default() })
     }
 }
 

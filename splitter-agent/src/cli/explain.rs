@@ -23,7 +23,8 @@ fn text(explanation: &Explanation, colour: bool) -> String {
     };
     let mut lines =
         vec![("service", Style::Bold.paint(&explanation.service, colour)), ("version", version), ("because", explanation.reason.clone())];
-    lines.extend(explanation.rule.clone().map(|rule| ("rule", rule)));
+    let at = explanation.rule_origin.as_ref().map(|origin| format!(", at {origin}")).unwrap_or_default();
+    lines.extend(explanation.rule.clone().map(|rule| ("rule", rule + &at)));
     lines.extend(explanation.backend.clone().map(|backend| ("backend", backend)));
     lines.extend(explanation.bucket.map(|bucket| {
         let position = f64::from(bucket) / (u64::from(u32::MAX) + 1) as f64;
@@ -49,6 +50,7 @@ mod tests {
             decided_by: "weight".into(),
             reason: "the key 10.1.7.3 falls into v2's interval".into(),
             rule: None,
+            rule_origin: None,
             bucket: Some(1 << 31),
             shares: [("v1".to_owned(), 0.95), ("v2".to_owned(), 0.05)].into(),
         };

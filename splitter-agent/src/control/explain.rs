@@ -3,17 +3,17 @@
 use super::{
     ControlError,
     decision::{self, Facts},
-    live,
+    live, request,
     status::shares,
 };
 use crate::{
     datapath::{TableError, Tables},
-    model::{Rule, SplitBy},
+    model::{Mode, Rule, SplitBy},
     observed::{ExplainRequest, Explanation},
     plan,
     reconcile::Planned,
 };
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// `suspect`: whether a backend gets no new flow while others can.
 pub fn explain(
@@ -23,12 +23,17 @@ pub fn explain(
     suspect: impl Fn(u32) -> bool,
 ) -> Result<Explanation, ControlError> {
     let mut answer = Explanation { service: planned.model.name.clone(), shares: shares(planned), ..Explanation::default() };
-    let Some(client) = &request.client else {
+    let http = planned.model.mode == Mode::Http;
+    let Some(client) = request.client.as_deref().or(http.then_some("")) else {
         answer.decided_by = "undecided".into();
         answer.reason = format!("Without a client's address only the odds are known; name one with --client{}.", ignored(request));
         return Ok(answer);
     };
-    let (ip, port) = parse_client(client)?;
+    // Whoever is not named stands for no client.
+    let named = !client.is_empty();
+    let first = planned.model.frontends.first().map_or(Ipv4Addr::UNSPECIFIED.into(), |frontend| frontend.address.ip());
+    let nobody = if first.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let (ip, port) = if named { parse_client(client)? } else { (nobody, None) };
     let Some(frontend) = planned.model.frontends.iter().find(|frontend| frontend.address.is_ipv4() == ip.is_ipv4()) else {
         let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
         return Err(ControlError::Invalid(format!("service {} has no {family} frontend: {ip} cannot reach it", planned.model.name)));
@@ -40,6 +45,15 @@ pub fn explain(
         vip_port: frontend.address.port(),
         proto: plan::proto(frontend.protocol),
     };
+    if http {
+        let head = request::head(request, &frontend.address.to_string())?;
+        let mut read = request::read(planned, head.as_bytes(), &facts.client);
+        if !named {
+            read.forget_source();
+        }
+        request::explain(planned, request, &read, (&facts, named, port.is_some()), &mut answer, suspect)?;
+        return Ok(answer);
+    }
     if port.is_some() && existing(tables, planned, &facts, &mut answer).map_err(|e| ControlError::Kernel(e.to_string()))? {
         return Ok(answer);
     }
@@ -130,6 +144,11 @@ fn describe(position: usize, rule: &Rule) -> String {
 }
 
 fn ignored(request: &ExplainRequest) -> String {
-    let given = !request.headers.is_empty() || !request.cookies.is_empty() || request.path.is_some() || request.method.is_some();
+    let given = !request.headers.is_empty()
+        || !request.cookies.is_empty()
+        || request.path.is_some()
+        || request.method.is_some()
+        || request.query.is_some()
+        || request.head.is_some();
     if given { " Headers, cookies, path and method do not matter: the service is not HTTP.".into() } else { String::new() }
 }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     datapath::{Cursor, FlowTables, Plain, TableError, Tables, Typed},
+    model::Mode,
     observed::FlowRow,
     plan,
     reconcile::{Planned, Reconciler, flows},
@@ -199,7 +200,9 @@ fn family_strays<F: FlowTables>(
             table,
             |flow: &Flow<F>| *flow,
             |entry| {
-                if !services.contains(&entry.planned.image.id) || entry.flow.is(flow_flag::RESET) {
+                // Requests of http follow the weights by themselves.
+                let http = entry.planned.model.mode == Mode::Http;
+                if http || !services.contains(&entry.planned.image.id) || entry.flow.is(flow_flag::RESET) {
                     return;
                 }
                 let now = decision::decide(entry.planned, &entry.facts()).version;

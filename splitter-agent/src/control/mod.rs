@@ -9,6 +9,7 @@ mod decision;
 mod explain;
 mod live;
 mod questions;
+mod request;
 mod status;
 mod store;
 mod sweep;

@@ -202,12 +202,11 @@ pub fn set_weights(record: &mut abi::Service, weights: &[u32]) {
 pub struct Previous {
     pub record: abi::Service,
     pub rules: Vec<(RuleKey, u32)>,
-    pub http: Option<Arc<HttpRules>>,
 }
 
 impl From<&ServiceImage> for Previous {
     fn from(image: &ServiceImage) -> Self {
-        Self { record: image.record, rules: image.rules.clone(), http: image.http.clone() }
+        Self { record: image.record, rules: image.rules.clone() }
     }
 }
 
@@ -238,20 +237,21 @@ pub fn plan(
     Ok(image)
 }
 
-/// Whether new rules could be read with the old record, or the other way round. Rules of another mode are not read at all. Rules of layer 4
-/// name slots and are added before, removed after the record, so that intervals do not matter; rules of http are replaced whole.
+/// Whether new rules of layer 4 could be read with the old slots, or the other way round. Intervals do not matter: rules do not read them.
+/// Rules of another mode are not read at all. Services of http keep their number: their live connections know it, and decide each request
+/// by it. Their rules name versions by id, so that between two writes a request gets the new rules with the old weights at worst.
 fn would_mix(old: &Previous, new: &ServiceImage) -> bool {
     let without_ends = |record: &abi::Service| {
         let mut record = *record;
         record.versions.iter_mut().for_each(|slot| slot.end = 0);
         record
     };
-    if old.record.has_rules == 0 || new.record.has_rules == 0 || old.record.mode != new.record.mode {
+    let both = old.record.has_rules != 0 && new.record.has_rules != 0;
+    if !both || old.record.mode != new.record.mode || new.record.mode == service_mode::HTTP {
         return false;
     }
     let same_rules = old.rules.len() == new.rules.len() && new.rules.iter().all(|rule| old.rules.contains(rule));
-    let layer4 = !same_rules && without_ends(&old.record) != without_ends(&new.record);
-    layer4 || old.http != new.http && old.record != new.record
+    !same_rules && without_ends(&old.record) != without_ends(&new.record)
 }
 
 fn image(service: &model::Service, id: u32, mtu: u32, ids: &mut Ids, generations: &mut Generations) -> Result<ServiceImage, OutOfIds> {

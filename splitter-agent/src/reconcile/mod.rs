@@ -194,7 +194,7 @@ impl Reconciler {
             live.extend(plan::keys(service).into_iter().map(|(_, key)| key));
             let previous = |id: u32| {
                 let record = *step.old.services.get(&id)?;
-                Some(Previous { record, rules: rules.remove(&id).unwrap_or_default(), http: step.old.http.get(&id).cloned() })
+                Some(Previous { record, rules: rules.remove(&id).unwrap_or_default() })
             };
             let image = plan::plan(service, self.mtu, ids, generations, previous)?;
             step.new.add(&image);
