@@ -29,6 +29,9 @@ const LINEAR: u32 = 14 + 40 + 60;
 struct Skb<const EGRESS: bool>(TcContext);
 struct Frame(XdpContext);
 
+/// Bytes of the shortest packet that is worth a head of its own.
+const UNSHARED_FROM: u32 = 1_000;
+
 /// A view of `N` bytes at `at`, or `None` behind the end.
 #[inline(always)]
 fn window<'a, const N: usize>(data: usize, end: usize, at: usize) -> Option<Window<'a, N>> {
@@ -279,13 +282,13 @@ fn headers_outside(data: usize, end: usize) -> bool {
 
 /// Gives a packet a head of its own, which forwarding by the stack does too (`skb_cow` in `ip_forward`). What comes by a veth shares its head
 /// with the sender's retransmission queue, and a socket's receive queue merges nothing into a packet with a shared head. Heads that are
-/// not shared stay (Linux 4.10).
+/// not shared stay, and small packets are not worth a copy (Linux 4.10).
 #[inline(always)]
 fn unshare(skb: *mut __sk_buff) {
     // SAFETY: own context. A failure leaves the packet as it was: it can be sent like that.
     unsafe {
         // What is linear is copied by the receiver anyway.
-        if (*skb).data_end - (*skb).data < (*skb).len {
+        if (*skb).len >= UNSHARED_FROM && (*skb).data_end - (*skb).data < (*skb).len {
             bpf_skb_change_head(skb, 0, 0);
         }
     }

@@ -2,7 +2,7 @@
 //! belongs to dead backends, counts the rest, frees next hops that nobody names.
 
 use crate::{
-    datapath::{Cursor, FlowTables, NEXTHOP_OWNERS, NEXTHOPS, Plain, Table, TableError, Tables, Typed},
+    datapath::{Cursor, FlowTables, NEXTHOP_OWNERS, NEXTHOPS, Plain, Table, TableError, Tables, Typed, bytes_of},
     reconcile::flows,
 };
 use splitter_common::abi::*;
@@ -17,7 +17,8 @@ const UDP_UNREPLIED: u32 = 30;
 const UDP_REPLIED: u32 = 120;
 /// Entries that only wait for the first answer of an established flow: longer than the histogram reaches.
 const AWAITED: u32 = 150;
-/// Flows whose backend is gone, until a packet of theirs comes by.
+/// Flows whose backend is gone, until a packet of theirs comes by; source translations whose flow was evicted, until a packet of the other
+/// direction puts it back.
 const ORPHANED: u32 = 60;
 /// A next hop that no flow names is kept this long after its last use.
 const NEXT_HOP: u32 = 60;
@@ -66,6 +67,8 @@ pub struct Findings {
     /// Established TCP and UDP flows by backend id.
     pub flows: HashMap<u32, u64>,
     next_hops: Bits,
+    /// Keys of source translations without a flow, as bytes, and the tick at which that was first seen.
+    strays: HashMap<Vec<u8>, u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +153,7 @@ impl Janitor {
             Kind::Udp => self.flows::<F, _>(F::UDP, tables, cursor, clock, |flow: &Flow<F>| *flow, udp_timeout),
             Kind::Half => self.half::<F>(tables, cursor, clock),
             Kind::Closing => self.flows::<F, _>(F::CLOSING, tables, cursor, clock, |flow: &Flow<F>| *flow, |_| CLOSING),
-            Kind::Snat => self.count(F::SNAT, tables, cursor),
+            Kind::Snat => self.translations::<F>(tables, cursor, clock),
             Kind::Fragments => {
                 let (mut keys, mut values, mut more) = (Vec::new(), Vec::new(), true);
                 while more {
@@ -162,9 +165,26 @@ impl Janitor {
         }
     }
 
-    fn count<K: Plain, V: Plain>(&mut self, table: Typed<K, V>, tables: &impl Tables, cursor: &mut Cursor) -> Result<bool, TableError> {
-        let entries = self.now.entries.entry(table.0).or_default();
-        table.scan(tables, cursor, |_, _| *entries += 1)
+    /// An entry of `SNAT` is a claim on a port: it goes when its flow has been missing for long.
+    fn translations<F: FlowTables>(&mut self, tables: &mut impl Tables, cursor: &mut Cursor, clock: Clock) -> Result<bool, TableError> {
+        let mut keys = Vec::new();
+        let more = F::SNAT.scan(tables, cursor, |key, _| keys.push(key))?;
+        let mut free = Vec::new();
+        for key in &keys {
+            if has_flow(tables, *key)? {
+                continue;
+            }
+            let bytes = bytes_of(std::slice::from_ref(key)).to_vec();
+            let since = self.last.strays.get(&bytes).copied().unwrap_or(clock.ticks);
+            if clock.is_older(since, ORPHANED) {
+                free.push(*key);
+            } else {
+                self.now.strays.insert(bytes, since);
+            }
+        }
+        *self.now.entries.entry(F::SNAT.0).or_default() += (keys.len() - free.len()) as u64;
+        F::SNAT.delete(tables, &free)?;
+        Ok(more)
     }
 
     fn flows<F: FlowTables, V: Plain>(
@@ -247,6 +267,14 @@ impl Janitor {
     }
 }
 
+/// Whether any table holds a flow of this key.
+fn has_flow<F: FlowTables>(tables: &impl Tables, key: FlowKey<F>) -> Result<bool, TableError> {
+    if key.proto == u32::from(UDP) {
+        return Ok(F::UDP.get(tables, key)?.is_some());
+    }
+    Ok(F::TCP.get(tables, key)?.is_some() || F::CLOSING.get(tables, key)?.is_some() || F::HALF.get(tables, key)?.is_some())
+}
+
 fn tcp_timeout(flags: u8) -> u32 {
     if flags & (flow_flag::FIN | flow_flag::PEER_FIN | flow_flag::RESET) != 0 { HALF_CLOSED } else { ESTABLISHED }
 }
@@ -258,7 +286,7 @@ fn udp_timeout(flags: u8) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::Memory;
+    use crate::datapath::{Memory, read};
 
     const CLOCK: Clock = Clock { ticks: 5_000_000u32.wrapping_neg(), ticks_per_second: 250 };
 
@@ -317,6 +345,35 @@ mod tests {
         sweep(&mut janitor, &mut memory);
         assert_eq!(memory.entries(Table::Udp4).count(), 0);
         assert_eq!(memory.entries(Table::Tcp4).count(), 2, "the one that was busy waits for its reset");
+    }
+
+    #[test]
+    fn translations_outlive_their_flow_for_a_minute() {
+        let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
+        flow(&mut memory, V4::TCP, 1, flow_flag::SNAT, (0, 0));
+        let key = |port: u32| FlowKey { src: [1], dst: [2], ports: port, proto: 6 };
+        let flows: Vec<_> = memory.entries(Table::Tcp4).map(|(key, _)| read::<FlowKey<V4>>(key)).collect();
+        let snat = Snat { addr: [3], port: 4, pad: 0 };
+        let at = |seconds: u32| Clock { ticks: CLOCK.ticks.wrapping_add(seconds * 250), ..CLOCK };
+        let mut left = |memory: &mut Memory, clock| {
+            janitor.begin();
+            while !janitor.step(memory, clock).unwrap() {}
+            let left = memory.entries(Table::Snat4).count();
+            assert_eq!(janitor.findings().entries[&Table::Snat4], left as u64);
+            left
+        };
+        V4::SNAT.put(&mut memory, &[(flows[0], snat), (flows[1], snat), (key(1), snat)]).unwrap();
+        assert_eq!(left(&mut memory, at(0)), 3, "a claim comes before its flow");
+        assert_eq!(left(&mut memory, at(ORPHANED - 1)), 3);
+        V4::SNAT.put(&mut memory, &[(key(2), snat)]).unwrap();
+        assert_eq!(left(&mut memory, at(ORPHANED + 1)), 3);
+        assert_eq!(V4::SNAT.get(&memory, key(1)).unwrap(), None);
+        // What found its flow again begins anew.
+        flow(&mut memory, V4::CLOSING, 9, 0, (0, 0));
+        V4::CLOSING.put(&mut memory, &[(key(2), Flow { peer: [0], peer_port: 0, nexthop: 0, owner: 0, last: at(99).ticks })]).unwrap();
+        assert_eq!(left(&mut memory, at(99)), 3);
+        V4::CLOSING.delete(&mut memory, &[key(2)]).unwrap();
+        assert_eq!(left(&mut memory, at(2 * ORPHANED + 5)), 3);
     }
 
     #[test]

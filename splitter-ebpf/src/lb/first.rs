@@ -4,6 +4,7 @@ use super::{
     Translation,
     flow::{find_nexthop, kept_nexthop, partner_flow, partner_key},
     half::RECOVERED,
+    known,
     select::{Facts, select},
 };
 use crate::{
@@ -15,12 +16,16 @@ use crate::{
     place,
     verdict::Verdict,
 };
-use splitter_common::abi::*;
+use splitter_common::{abi::*, filter::Role};
 
 /// A packet of no flow: if it is for a frontend, chooses version and backend; [`start`] goes on. `avoid`: the backend that did not answer
 /// this client, or 0.
 #[inline(never)]
 pub fn choose<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, avoid: u32) -> Verdict {
+    if !known(env, Role::Frontend, p.key.dst.as_ref(), p.dport(), p.key.proto) {
+        // It came this far for its source: direct traffic of a backend.
+        return Verdict::PASS;
+    }
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::PASS };
     let (frontend, facts, choice) = (place!(scratch.frontend), place!(scratch.facts), place!(scratch.choice));
     frontend_of(p, frontend);

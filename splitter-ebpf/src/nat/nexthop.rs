@@ -23,7 +23,8 @@ pub fn slot<E: Env>(env: &E, ifindex: u32, macs: &[u32; 3], mtu: u16) -> u32 {
     let mut i = 0;
     while i < PROBES {
         let slot = opaque((hash >> 16).wrapping_add(i)) & (NEXTHOP_SLOTS - 1);
-        if slot != 0 && (env.claim_nexthop(slot, &hop) || owned(env, slot, &hop)) {
+        // A refused claim costs more than a look.
+        if slot != 0 && (owned(env, slot, &hop) || env.claim_nexthop(slot, &hop) || owned(env, slot, &hop)) {
             refresh(env, slot, &hop);
             return slot;
         }
