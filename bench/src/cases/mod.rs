@@ -4,6 +4,8 @@
 //! their ratios. Needs root; everything but the command line needs the feature `kernel`.
 
 #[cfg(feature = "kernel")]
+mod head;
+#[cfg(feature = "kernel")]
 mod l4;
 #[cfg(feature = "kernel")]
 mod policy;
@@ -24,9 +26,10 @@ pub use rows::{Row, Rows, Samples, table};
 use std::{fmt, path::PathBuf};
 
 /// Names and what they tell.
-pub const CASES: [(&str, &str); 5] = [
+pub const CASES: [(&str, &str); 6] = [
     ("program-cost", "nanoseconds a packet inside the kernel programs, by PROG_TEST_RUN, beside a minimal reference program"),
     ("service-scale", "the same at 1, 1,000 and 40,000 services"),
+    ("head-scan", "nanoseconds a byte of the HTTP head scanner in the kernel"),
     ("weight-latency", "from `splitter weight` to the first connection with the new weight, at 1 and 40,000 services"),
     ("policy-scale", "loading and re-applying a policy of 40,000 services, memory of the agent and of a flow"),
     ("l4", "requests a second, CPU and latency through the node: plain routing, splitter, nft and iptables DNAT"),
@@ -109,6 +112,7 @@ pub fn run(choice: &Choice, place: &Place) -> anyhow::Result<()> {
         let result = match *name {
             "program-cost" => program::cost(place, choice.quick, &mut rows),
             "service-scale" => program::scale(place, choice.quick, &mut rows),
+            "head-scan" => head::run(place, choice.quick, &mut rows),
             "weight-latency" => weight::run(place, choice.quick, &mut rows),
             "policy-scale" => policy::run(place, choice.quick, &mut rows),
             _ => l4::run(place, choice.quick, &mut rows),

@@ -8,7 +8,7 @@ use super::{
     rows::{again, rounded},
 };
 use crate::{
-    kernel::{Case, Setting, run},
+    kernel::{Case, Setting, pin_to_one_cpu, run},
     lab::{Lab, Options},
 };
 use anyhow::{Context, Result};
@@ -135,15 +135,4 @@ fn index(name: &str) -> Result<u32> {
     // SAFETY: a valid C string.
     let index = unsafe { libc::if_nametoindex(c.as_ptr()) };
     if index == 0 { Err(std::io::Error::last_os_error()).with_context(|| format!("no interface {name}")) } else { Ok(index) }
-}
-
-/// The last CPU: the first one serves more interrupts.
-fn pin_to_one_cpu() {
-    let last = std::thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1);
-    // SAFETY: a zeroed set is valid; the calling thread only. A machine that refuses is measured unpinned.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(last, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
-    }
 }

@@ -20,16 +20,19 @@ pub struct Scanner(Ebpf);
 pub enum Part {
     /// Everything but the scan.
     Nothing,
+    /// Every word read, nothing else.
+    Reference,
     Request,
     Response,
 }
 
 impl Part {
-    const ALL: [Part; 3] = [Part::Nothing, Part::Request, Part::Response];
+    const ALL: [Part; 4] = [Part::Nothing, Part::Reference, Part::Request, Part::Response];
 
     fn name(self) -> &'static str {
         match self {
             Part::Nothing => "head_nothing",
+            Part::Reference => "head_reference",
             Part::Request => "head_request",
             Part::Response => "head_response",
         }

@@ -10,7 +10,8 @@ mod programs {
     };
     use splitter_common::{
         abi::{Addr, HttpRules},
-        http::{HeadText, RequestHead, ResponseHead, Scan, request, response},
+        barrier::{load, opaque},
+        http::{HEAD_LIMIT, HeadText, Loop, RequestHead, ResponseHead, Scan, request, response},
     };
     use splitter_ebpf::packet::http::BpfLoop;
 
@@ -46,6 +47,30 @@ mod programs {
         // SAFETY: the value is there, and nobody else uses it on this CPU.
         unsafe { (*scan).clone_from(&Scan::default()) };
         (task.len + text[0] as u32) as i32
+    }
+
+    /// Reads every word of the text, 64 bytes a round, as the least that a scan could do.
+    #[classifier]
+    pub fn head_reference(_ctx: TcContext) -> i32 {
+        let (Some(task), Some(text), Some(scan)) = (TASK.get(0), TEXT.get(0), SCAN.get_ptr_mut(0)) else { return -1 };
+        // SAFETY: as above.
+        unsafe { (*scan).clone_from(&Scan::default()) };
+        let (base, len) = (text.as_ptr(), task.len);
+        let mut all = 0u64;
+        let seen = &mut all;
+        BpfLoop::repeat(HEAD_LIMIT / 64, move |i| {
+            if i * 64 >= len {
+                return true;
+            }
+            // SAFETY: masked to the text's length, behind which there is room for a window.
+            unsafe {
+                let at = base.add((opaque(i * 64) & (HEAD_LIMIT - 1)) as usize);
+                *seen |= load::<0>(at) | load::<8>(at) | load::<16>(at) | load::<24>(at);
+                *seen |= load::<32>(at) | load::<40>(at) | load::<48>(at) | load::<56>(at);
+            }
+            false
+        });
+        (all & 1) as i32
     }
 
     /// Answers with the verdict.

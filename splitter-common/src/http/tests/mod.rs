@@ -1,6 +1,8 @@
-//! Tests of the scanner. `shapes`: what is refused and pinned; `rules`: predicates and keys; `differential`: against another parser.
+//! Tests of the scanner. `shapes`: what is refused and pinned; `rules`: predicates and keys; `differential`: against another parser;
+//! `chunked`: bodies.
 
 mod chunked;
+mod corpus;
 mod differential;
 mod reference;
 mod rules;
