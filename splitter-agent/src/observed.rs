@@ -95,7 +95,7 @@ pub struct Version {
     pub weight: u32,
     /// Asked share of new connections, 0..=1.
     pub weight_ratio: f64,
-    /// Achieved share of the connections since the weights last changed, 0..=1; null before the first.
+    /// Achieved share of the connections (`mode: http`: of the requests) since the weights last changed, 0..=1; null before the first.
     pub observed_ratio: Option<f64>,
     pub connections: u64,
     /// Flows now: TCP established, UDP.
@@ -108,6 +108,18 @@ pub struct Version {
     pub resets_backend: u64,
     pub refused: u64,
     pub timeouts: u64,
+    /// `mode: http`: requests given to this version.
+    #[serde(default)]
+    pub requests: u64,
+    /// Requests a second, over the last few seconds; null for other modes, and before the second look.
+    #[serde(default)]
+    pub request_rate: Option<f64>,
+    /// Responses by class: `1xx` to `5xx`, `other`; empty for other modes.
+    #[serde(default)]
+    pub codes: BTreeMap<String, u64>,
+    /// Requests whose connection came from another version.
+    #[serde(default)]
+    pub switches: u64,
     /// SYN to SYN-ACK at the node.
     pub connect: Latency,
     /// First request byte to first response byte.

@@ -81,26 +81,18 @@ pub fn head(status: &Status, now: f64, colour: bool) -> String {
 }
 
 fn services(services: &[Service], colour: bool) -> String {
-    let head = [
-        "<SERVICE",
-        "<VERSION",
-        ">WEIGHT",
-        ">ASKED",
-        ">ACHIEVED",
-        ">CONNS",
-        ">FLOWS",
-        ">FAILED",
-        ">CONNECT p50",
-        ">p99",
-        ">FIRST BYTE p50",
-        ">p99",
-    ];
+    let http = services.iter().any(|service| !service.versions.iter().all(|version| version.codes.is_empty()));
+    let mut head = vec!["<SERVICE", "<VERSION", ">WEIGHT", ">ASKED", ">ACHIEVED", ">CONNS", ">FLOWS", ">FAILED"];
+    if http {
+        head.extend([">REQUESTS", ">REQ/s", ">4xx", ">5xx"]);
+    }
+    head.extend([">CONNECT p50", ">p99", ">FIRST BYTE p50", ">p99"]);
     let mut table = Table::new(&head);
     for service in services {
         for (index, version) in service.versions.iter().enumerate() {
             let name = if index == 0 { service.name.clone() } else { String::new() };
             let failed = version.refused + version.timeouts + version.resets_backend;
-            table.row([
+            let mut row = vec![
                 (name, Style::Bold),
                 plain(&version.name),
                 plain(version.weight.to_string()),
@@ -109,21 +101,40 @@ fn services(services: &[Service], colour: bool) -> String {
                 plain(count(version.connections)),
                 plain(count(version.flows)),
                 (count(failed), if failed > 0 { Style::Red } else { Style::Plain }),
+            ];
+            if http {
+                row.extend(requests(version));
+            }
+            row.extend([
                 plain(seconds(version.connect.p50)),
                 plain(seconds(version.connect.p99)),
                 plain(seconds(version.first_byte.p50)),
                 plain(seconds(version.first_byte.p99)),
             ]);
+            table.row(row);
         }
     }
     table.render(colour)
+}
+
+/// Requests, their rate, and responses that are errors; dashes where requests are not read.
+fn requests(version: &Version) -> [(String, Style); 4] {
+    if version.codes.is_empty() {
+        return ["-"; 4].map(plain);
+    }
+    let code = |class: &str| version.codes.get(class).copied().unwrap_or(0);
+    let rate = version.request_rate.map_or("-".to_owned(), |rate| count(rate.round() as u64));
+    let server = code("5xx");
+    let style = if server > 0 { Style::Red } else { Style::Plain };
+    [plain(count(version.requests)), plain(rate), plain(count(code("4xx"))), (count(server), style)]
 }
 
 /// Yellow when the achieved share is off by more than chance explains: 4 standard errors of the binomial and half a percent.
 pub fn deviation(version: &Version) -> Style {
     let Some(observed) = version.observed_ratio else { return Style::Dim };
     let p = version.weight_ratio;
-    let n = version.connections as f64 / observed.max(1e-9);
+    let decisions = if version.codes.is_empty() { version.connections } else { version.requests };
+    let n = decisions as f64 / observed.max(1e-9);
     let bound = 4.0 * (p * (1.0 - p) / n.max(1.0)).sqrt() + 0.005;
     if (observed - p).abs() > bound { Style::Yellow } else { Style::Green }
 }
@@ -165,7 +176,24 @@ fn details(service: &Service, colour: bool) -> String {
     }
     text += &traffic.render(colour);
     text.push('\n');
+    text += &responses(service, colour);
     text + &table.render(colour)
+}
+
+/// Responses by class, and switches between versions; nothing for services that do not read requests.
+fn responses(service: &Service, colour: bool) -> String {
+    const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
+    if service.versions.iter().all(|version| version.codes.is_empty()) {
+        return String::new();
+    }
+    let mut table = Table::new(&["<VERSION", ">REQUESTS", ">1xx", ">2xx", ">3xx", ">4xx", ">5xx", ">OTHER", ">SWITCHES TO IT"]);
+    for version in &service.versions {
+        let mut row = vec![plain(&version.name), plain(count(version.requests))];
+        row.extend(CLASSES.map(|class| plain(count(version.codes.get(class).copied().unwrap_or(0)))));
+        row.push(plain(count(version.switches)));
+        table.row(row);
+    }
+    table.render(colour) + "\n"
 }
 
 #[cfg(test)]
@@ -202,6 +230,19 @@ mod tests {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(!text.contains('\x1b'));
+    }
+
+    #[test]
+    fn requests_are_shown_where_they_are_read() {
+        let mut status = status();
+        assert!(!text(&status, true, 10.0, false).contains("REQUESTS"));
+        let version = &mut status.services[0].versions[1];
+        version.codes = [("2xx".to_owned(), 900), ("5xx".to_owned(), 17)].into();
+        (version.requests, version.request_rate, version.switches) = (917, Some(41.6), 33);
+        let text = text(&status, true, 10.0, false);
+        for part in ["REQ/s", " 917 ", " 42 ", " 900 ", " 17 ", "SWITCHES", " 33"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
     }
 
     #[test]

@@ -61,6 +61,7 @@ fn frame(status: &Status, before: Option<&Status>, elapsed: Option<f64>, now: f6
         ">ASKED",
         ">ACHIEVED",
         ">CONN/s",
+        ">REQ/s",
         ">FLOWS",
         ">IN/s",
         ">OUT/s",
@@ -78,13 +79,14 @@ fn frame(status: &Status, before: Option<&Status>, elapsed: Option<f64>, now: f6
                 Some(of(version).saturating_sub(of(old)) as f64 / elapsed)
             };
             let number = |rate: Option<f64>| rate.map_or("-".to_owned(), |r| count(r.round() as u64));
-            let failed = rate(|v| v.refused + v.timeouts + v.resets_backend);
+            let failed = rate(|v| v.refused + v.timeouts + v.resets_backend + v.codes.get("5xx").copied().unwrap_or(0));
             table.row([
                 (if index == 0 { service.name.clone() } else { String::new() }, Style::Bold),
                 plain(&version.name),
                 plain(share(Some(version.weight_ratio))),
                 (share(version.observed_ratio), deviation(version)),
                 plain(number(rate(|v| v.connections))),
+                plain(if version.codes.is_empty() { "-".to_owned() } else { number(rate(|v| v.requests)) }),
                 plain(count(version.flows)),
                 plain(rate(|v| v.bytes_in).map_or("-".to_owned(), bytes)),
                 plain(rate(|v| v.bytes_out).map_or("-".to_owned(), bytes)),

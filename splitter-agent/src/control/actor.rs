@@ -1,7 +1,9 @@
 //! The actor behind [`super::Control`]: takes requests, timers and interface changes one after the other, on a thread of its own.
 
 use super::{
-    ControlError, Loaded, Settings, counters, live, status,
+    ControlError, Loaded, Settings, counters, live,
+    rates::Rates,
+    status,
     store::{Override, Runtime, Store},
     sweep::{Bits, Clock, Janitor},
     weights,
@@ -92,6 +94,9 @@ pub struct Actor {
     /// Maps that this process made and nothing was put in: they can be made larger.
     pub(super) empty: bool,
     pub(super) swept: Instant,
+    /// The clock of the rates.
+    pub(super) begin: Instant,
+    pub(super) rates: Rates,
 }
 
 fn unix_now() -> f64 {
@@ -130,6 +135,8 @@ impl Actor {
             started: unix_now(),
             empty,
             swept: Instant::now(),
+            begin: Instant::now(),
+            rates: Rates::default(),
         };
         if let Some(services) = restored {
             actor.desired.services = services;
@@ -221,32 +228,6 @@ impl Actor {
         Ok(Clock { ticks, ticks_per_second })
     }
 
-    fn look_at_interfaces(&mut self) -> Result<(), DatapathError> {
-        let links = datapath::interfaces().map_err(DatapathError::Netlink)?;
-        let Some(datapath) = &mut self.datapath else { return Ok(()) };
-        let before: Vec<_> = datapath.served().cloned().collect();
-        for error in datapath.serve(&links, &self.patterns, self.settings.xdp.into())? {
-            tracing::warn!("{error}");
-        }
-        for served in datapath.served().filter(|served| !before.contains(served)) {
-            let programs: Vec<_> = served.hooks.iter().map(|hook| hook.name()).collect();
-            tracing::info!(interface = served.name, ifindex = served.ifindex, programs = programs.join(" "), "attached");
-        }
-        for gone in before.iter().filter(|old| datapath.served().all(|served| served.ifindex != old.ifindex)) {
-            tracing::info!(interface = gone.name, ifindex = gone.ifindex, "gone");
-        }
-        Ok(())
-    }
-
-    /// Clients of http services are told segments that every path carries.
-    fn follow_mtu(&mut self) {
-        let Some(mtu) = self.datapath.as_ref().and_then(Datapath::mtu) else { return };
-        // What was never applied, or failed, is applied with it anyway.
-        if self.reconciler.set_mtu(mtu) && !self.reconciler.is_unsure() {
-            self.apply(false);
-        }
-    }
-
     // ---- policy
 
     fn load(&mut self, loaded: Loaded) {
@@ -270,7 +251,7 @@ impl Actor {
     }
 
     /// Brings the kernel to the desired services with their overrides. `save`: keep them as the last good ones.
-    fn apply(&mut self, save: bool) {
+    pub(super) fn apply(&mut self, save: bool) {
         let begin = Instant::now();
         let result = self.try_apply();
         self.applied.apply_ms = begin.elapsed().as_secs_f64() * 1e3;
@@ -406,11 +387,11 @@ impl Actor {
     /// Notes the counters, and does with the flows what the policy says; returns how many end, now or later.
     fn weights_changed(&mut self, name: &str) -> u64 {
         let Some(planned) = self.reconciler.service(name) else { return 0 };
-        let (id, policy) = (planned.image.id, planned.model.on_weight_change);
+        let (id, policy, mode) = (planned.image.id, planned.model.on_weight_change, planned.model.mode);
         let numbers: Vec<(String, u32)> =
             planned.model.versions.iter().map(|version| version.name.clone()).zip(status::versions(planned)).collect();
         let Some(datapath) = &mut self.datapath else { return 0 };
-        let count = |number: u32| counters::of_version(&datapath.tables, number).map_or(0, |counters| counters.connections);
+        let count = |number: u32| counters::of_version(&datapath.tables, number).map_or(0, |c| status::decisions(mode, &c));
         let baseline = numbers.into_iter().map(|(version, number)| (version, count(number))).collect();
         self.runtime.baselines.insert(name.into(), baseline);
         let (then, delay) = match policy {
@@ -467,6 +448,7 @@ impl Actor {
             tracing::error!(%error, "interfaces");
         }
         self.follow_mtu();
+        self.note_rates();
         if !self.janitor.is_sweeping() {
             self.reconciler.sweep_begins();
             self.janitor.begin();

@@ -25,6 +25,9 @@ fn add(total: &mut VersionCounters, one: &VersionCounters) {
     total.resets_backend += one.resets_backend;
     total.refused += one.refused;
     total.timeouts += one.timeouts;
+    total.requests += one.requests;
+    total.status.iter_mut().zip(one.status).for_each(|(total, one)| *total += one);
+    total.switches += one.switches;
 }
 
 fn sum<'a>(values: impl IntoIterator<Item = &'a VersionCounters>) -> VersionCounters {
@@ -171,7 +174,7 @@ mod tests {
     #[test]
     fn counters_are_summed_by_scan_and_by_key() {
         let mut memory = Memory::new();
-        let one = VersionCounters { connections: 3, bytes_in: 5, ..VersionCounters::default() };
+        let one = VersionCounters { connections: 3, bytes_in: 5, requests: 7, status: [0, 1, 2, 3, 4, 5], ..VersionCounters::default() };
         for version in 1..=600u32 {
             memory.put(Table::Counters, bytes_of(&[version]), bytes_of(&[one, one])).unwrap();
         }
@@ -179,6 +182,7 @@ mod tests {
         for wanted in [&all[..], &all[..2]] {
             let found = of_versions(&memory, wanted).unwrap();
             assert!(wanted.iter().all(|version| found[version].connections == 6 && found[version].bytes_in == 10));
+            assert!(wanted.iter().all(|version| found[version].requests == 14 && found[version].status == [0, 2, 4, 6, 8, 10]));
         }
     }
 }

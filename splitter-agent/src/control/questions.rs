@@ -55,7 +55,7 @@ impl Actor {
         status.interfaces = status::interfaces(datapath.served());
         status.tables = status::tables(tables, findings);
         status.reasons = status::reasons(tables).map_err(|e| text(&e))?;
-        status.services = status::services(tables, &self.reconciler, &self.runtime, findings, clock).map_err(|e| text(&e))?;
+        status.services = status::services(tables, &self.reconciler, &self.runtime, findings, clock, &self.rates).map_err(|e| text(&e))?;
         Ok(())
     }
 

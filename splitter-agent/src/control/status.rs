@@ -4,12 +4,13 @@ use super::{
     counters,
     decision::protocol_label,
     live::endpoint,
+    rates::Rates,
     store::Runtime,
     sweep::{Clock, Findings},
 };
 use crate::{
     datapath::{Served, Table, TableError, Tables},
-    model::{OnWeightChange, SplitBy},
+    model::{Mode, OnWeightChange, SplitBy},
     observed,
     plan::mode_name,
     reconcile::{Planned, Reconciler},
@@ -97,6 +98,7 @@ pub fn services(
     runtime: &Runtime,
     findings: &Findings,
     clock: Clock,
+    rates: &Rates,
 ) -> Result<Vec<observed::Service>, TableError> {
     let mut planned: Vec<&Planned> = reconciler.services().collect();
     planned.sort_unstable_by(|a, b| a.model.name.cmp(&b.model.name));
@@ -106,15 +108,17 @@ pub fn services(
         histograms: counters::histograms(tables)?,
         flows: flows_by_version(reconciler, findings),
         suspects: suspects(tables, clock)?,
+        rates,
     };
     Ok(planned.into_iter().map(|planned| service(planned, runtime, &facts)).collect())
 }
 
-struct Facts {
+struct Facts<'a> {
     counters: HashMap<u32, VersionCounters>,
     histograms: HashMap<(u32, u32), counters::Histogram>,
     flows: HashMap<u32, u64>,
     suspects: HashMap<u32, bool>,
+    rates: &'a Rates,
 }
 
 /// Numbers of a service's versions.
@@ -138,7 +142,7 @@ fn suspects(tables: &impl Tables, clock: Clock) -> Result<HashMap<u32, bool>, Ta
     Ok(suspects)
 }
 
-fn service(planned: &Planned, runtime: &Runtime, facts: &Facts) -> observed::Service {
+fn service(planned: &Planned, runtime: &Runtime, facts: &Facts<'_>) -> observed::Service {
     let model = &planned.model;
     let baseline = runtime.baselines.get(&model.name);
     let since: Vec<u64> = model
@@ -147,7 +151,7 @@ fn service(planned: &Planned, runtime: &Runtime, facts: &Facts) -> observed::Ser
         .zip(versions(planned))
         .map(|(version, number)| {
             let before = baseline.and_then(|baseline| baseline.get(&version.name)).copied().unwrap_or(0);
-            facts.counters.get(&number).map_or(0, |c| c.connections).saturating_sub(before)
+            facts.counters.get(&number).map_or(0, |c| decisions(model.mode, c)).saturating_sub(before)
         })
         .collect();
     let total: u64 = since.iter().sum();
@@ -165,6 +169,11 @@ fn service(planned: &Planned, runtime: &Runtime, facts: &Facts) -> observed::Ser
         weights_from: if runtime.overrides.contains_key(&model.name) { "cli" } else { "policy" }.into(),
         versions: (0..model.versions.len()).map(one).collect(),
     }
+}
+
+/// What a service has decided: requests where it reads them, else connections.
+pub fn decisions(mode: Mode, counters: &VersionCounters) -> u64 {
+    if mode == Mode::Http { counters.requests } else { counters.connections }
 }
 
 fn split_by(key: &SplitBy) -> String {
@@ -189,7 +198,7 @@ fn seconds(time: Duration) -> String {
     if time.subsec_millis() == 0 { format!("{}s", time.as_secs()) } else { format!("{}ms", time.as_millis()) }
 }
 
-fn version(planned: &Planned, index: usize, weight_ratio: f64, observed_ratio: Option<f64>, facts: &Facts) -> observed::Version {
+fn version(planned: &Planned, index: usize, weight_ratio: f64, observed_ratio: Option<f64>, facts: &Facts<'_>) -> observed::Version {
     let model = &planned.model.versions[index];
     let number = planned.image.record.versions.get(index).map_or(0, |slot| slot.version);
     let c = facts.counters.get(&number).copied().unwrap_or_default();
@@ -216,10 +225,21 @@ fn version(planned: &Planned, index: usize, weight_ratio: f64, observed_ratio: O
         resets_backend: c.resets_backend,
         refused: c.refused,
         timeouts: c.timeouts,
+        requests: c.requests,
+        request_rate: facts.rates.of(number),
+        codes: if planned.model.mode == Mode::Http { codes(&c) } else { BTreeMap::new() },
+        switches: c.switches,
         connect: latency(Measure::Connect),
         first_byte: latency(Measure::FirstByte),
         backends: planned.image.backends.iter().filter(|(_, row)| row.version == number).map(backend).collect(),
     }
+}
+
+/// Names of the status classes, by index of the counters.
+const CODES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+fn codes(counters: &VersionCounters) -> BTreeMap<String, u64> {
+    CODES.iter().zip(counters.status).map(|(name, count)| ((*name).into(), count)).collect()
 }
 
 fn state_name(state: u8) -> &'static str {

@@ -5,6 +5,7 @@ use super::{
     decision::{self, Facts},
     explain::explain,
     live::{self, Then},
+    rates::Rates,
     status,
     store::Runtime,
     sweep::{Clock, Janitor},
@@ -196,15 +197,39 @@ fn status_tells_shares_since_the_weights_changed() {
     janitor.begin();
     while !janitor.step(&mut memory, CLOCK).unwrap() {}
     let mut runtime = Runtime::default();
-    let first = status::services(&memory, &reconciler, &runtime, janitor.findings(), CLOCK).unwrap();
+    let first = status::services(&memory, &reconciler, &runtime, janitor.findings(), CLOCK, &Rates::default()).unwrap();
     let ratio = |services: &[crate::observed::Service]| services[0].versions.iter().map(|v| v.observed_ratio.unwrap()).collect::<Vec<_>>();
     assert_eq!(ratio(&first), [0.625, 0.375]);
     assert_eq!((first[0].versions[0].flows, first[0].versions[1].flows), (0, 1));
     assert_eq!(first[0].frontends, ["10.9.9.9:80/TCP"]);
     assert_eq!(first[0].on_weight_change, "reset");
     runtime.baselines.insert("checkout".into(), BTreeMap::from([("v1".into(), 90), ("v2".into(), 50)]));
-    let second = status::services(&memory, &reconciler, &runtime, janitor.findings(), CLOCK).unwrap();
+    let second = status::services(&memory, &reconciler, &runtime, janitor.findings(), CLOCK, &Rates::default()).unwrap();
     assert_eq!(ratio(&second), [0.5, 0.5]);
     assert_eq!(status::tables(&memory, janitor.findings())[0].entries, 2);
     assert!(status::reasons(&memory).unwrap().is_empty());
+}
+
+#[test]
+fn http_services_tell_requests() {
+    let mut model = service(SplitBy::Request, [1, 1]);
+    (model.mode, model.rules, model.http) = (Mode::Http, Vec::new(), Some(Http::default()));
+    let (reconciler, mut memory) = applied(model);
+    let planned = reconciler.service("checkout").unwrap();
+    let numbers: Vec<u32> = status::versions(planned).collect();
+    for (version, requests) in numbers.iter().zip([300u64, 100]) {
+        let one = VersionCounters { connections: 1, requests, status: [1, 2, 3, 4, 5, 6], switches: 9, ..VersionCounters::default() };
+        memory.put(Table::Counters, bytes_of(&[*version]), bytes_of(&[one, VersionCounters::default()])).unwrap();
+    }
+    let mut rates = Rates::default();
+    rates.note(0.0, numbers.iter().map(|number| (*number, 0)).collect());
+    rates.note(5.0, numbers.iter().map(|number| (*number, 10)).collect());
+    let janitor = Janitor::default();
+    let services = status::services(&memory, &reconciler, &Runtime::default(), janitor.findings(), CLOCK, &rates).unwrap();
+    let [v1, v2] = &services[0].versions[..] else { panic!("{services:?}") };
+    assert_eq!((v1.observed_ratio, v2.observed_ratio), (Some(0.75), Some(0.25)), "by requests, not by connections");
+    assert_eq!((v1.requests, v1.switches, v1.request_rate), (300, 9, Some(2.0)));
+    let codes: Vec<(&str, u64)> = v1.codes.iter().map(|(code, count)| (code.as_str(), *count)).collect();
+    assert_eq!(codes, [("1xx", 2), ("2xx", 3), ("3xx", 4), ("4xx", 5), ("5xx", 6), ("other", 1)]);
+    assert_eq!((services[0].mode.as_str(), services[0].split_by.as_str()), ("http", "request"));
 }

@@ -5,6 +5,7 @@
 //! frontends; then removals in the opposite order of reading. What a packet on its way may still read goes later, by [`Reconciler::prune`].
 //! Numbers are free again only when a sweep of the flow tables that began afterwards has ended ([`Reconciler::swept`]).
 
+mod bits;
 mod contents;
 pub mod flows;
 
@@ -13,10 +14,11 @@ use crate::{
     model,
     plan::{self, Generations, Ids, Key, MaglevTable, OutOfIds, Previous, ServiceImage},
 };
+use bits::set_bits;
 use contents::{Changes, Contents, Garbage, diff, observe};
 use splitter_common::{
     abi::*,
-    filter::{self, Role},
+    filter,
     histogram::{MAX_OCTAVE, MIN_OCTAVE},
 };
 use std::{
@@ -278,41 +280,15 @@ impl Reconciler {
         dead.extend(changes.backends_late.iter().filter(|(_, row)| row.state == backend_state::DOWN).map(|(id, _)| *id));
         let removed = if dead.is_empty() { 0 } else { flows::purge(tables, &|id| dead.contains(&id))? };
         // The bits of what is gone stay until the tables are pruned: late answers of removed backends still become resets.
-        self.wide |= !changes.backends_gone.is_empty() || !changes.frontends_gone.is_empty();
+        // So do those that mark packets of http.
+        let other_mode =
+            |new: &Planned| self.services.get(&new.model.name).is_some_and(|old| old.image.record.mode != new.image.record.mode);
+        self.wide |= !changes.backends_gone.is_empty() || !changes.frontends_gone.is_empty() || step.planned.iter().any(other_mode);
         if step.exact {
             let exact = self.exact_filter(step);
             self.put_filter(tables, exact)?;
         }
         Ok(removed)
-    }
-
-    /// The filter with the bits of new endpoints set.
-    fn widened(&self, planned: &[Planned]) -> Vec<u64> {
-        let mut words = self.filter.clone();
-        planned.iter().for_each(|planned| set_bits(&mut words, &planned.image));
-        words
-    }
-
-    /// The filter with nothing but the bits of what there will be.
-    fn exact_filter(&self, step: &Step) -> Vec<u64> {
-        let mut words = vec![0; filter::WORDS as usize];
-        step.planned.iter().for_each(|planned| set_bits(&mut words, &planned.image));
-        let names = step.new_names();
-        let gone: HashSet<&str> = step.gone.iter().map(String::as_str).collect();
-        for (name, planned) in &self.services {
-            if !names.contains(name.as_str()) && !gone.contains(name.as_str()) {
-                set_bits(&mut words, &planned.image);
-            }
-        }
-        words
-    }
-
-    fn put_filter(&mut self, tables: &mut impl Tables, words: Vec<u64>) -> Result<(), TableError> {
-        if words != self.filter {
-            tables.put(Table::Filter, bytes_of(&[0u32]), bytes_of(&words))?;
-            self.filter = words;
-        }
-        Ok(())
     }
 
     /// The kernel has accepted everything.
@@ -490,19 +466,6 @@ fn unchanged(a: &model::Service, b: &model::Service) -> bool {
         && *http == b.http
         && *on_weight_change == b.on_weight_change
         && *snat == b.snat
-}
-
-fn set_bits(words: &mut [u64], image: &ServiceImage) {
-    let splice = image.record.mode == service_mode::HTTP;
-    let mut set = |(word, bits): (u32, u64)| words[word as usize] |= if splice { bits | filter::http(bits) } else { bits };
-    for frontend in &image.frontends {
-        set(filter::bits_of(Role::Frontend, &frontend.addr, frontend.port, frontend.proto));
-    }
-    for proto in image.protocols() {
-        for (_, backend) in &image.backends {
-            set(filter::bits_of(Role::Backend, &backend.addr, backend.port, proto));
-        }
-    }
 }
 
 fn clear(tables: &mut impl Tables, garbage: &Garbage) -> Result<(), TableError> {

@@ -4,13 +4,13 @@ use super::*;
 use crate::{
     datapath::{Cursor, Memory},
     model::{
-        Backend as ModelBackend, BackendState, Cidr, Frontend, Mode, OnWeightChange, Protocol, Rule, Service as Model, Snat as ModelSnat,
-        SplitBy, Version,
+        Backend as ModelBackend, BackendState, Cidr, Condition, Frontend, Http, HttpRule as Ruling, Mode, OnWeightChange, Protocol, Rule,
+        Service as Model, Snat as ModelSnat, SplitBy, Text, Version,
     },
     plan,
 };
 use proptest::prelude::*;
-use splitter_common::{decide, maglev};
+use splitter_common::{decide, filter::Role, http, maglev};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Splits batches into single operations, fails where told, and shows the tables after every one.
@@ -76,7 +76,8 @@ enum Answer {
     Backend(Addr, [u8; 2]),
 }
 
-fn answer(memory: &Memory, frontend: &FrontendKey, client: Ipv4Addr) -> Answer {
+/// `header`: the value of the header that rules of http look at.
+fn answer(memory: &Memory, frontend: &FrontendKey, client: Ipv4Addr, header: u8) -> Answer {
     let mut words = vec![0u64; filter::WORDS as usize];
     memory.get(Table::Filter, bytes_of(&[0u32]), bytes_of_mut(&mut words)).unwrap();
     let filtered = |(word, bits): (u32, u64)| words[word as usize] & bits != bits;
@@ -87,8 +88,22 @@ fn answer(memory: &Memory, frontend: &FrontendKey, client: Ipv4Addr) -> Answer {
     let Some(record) = SERVICES.get(memory, id).unwrap() else { return Answer::Torn("a frontend names no record") };
     let client = mapped(client.octets());
     let key = decide::client_key(&client);
-    let ruled = (record.has_rules != 0).then(|| longest(memory, id, &client)).flatten();
-    let index = ruled.map(|index| index as usize).or_else(|| decide::pick(&record, decide::bucket(record.salt, key)));
+    let splice = record.mode == service_mode::HTTP;
+    if splice {
+        let (word, bits) = filter::bits_of(Role::Frontend, &frontend.addr, frontend.port, frontend.proto);
+        if filtered((word, filter::http(bits))) {
+            return Answer::Torn("an http frontend without its bits in the filter");
+        }
+    }
+    let ruled = match record.has_rules {
+        0 => None,
+        _ if splice => {
+            let Some(rules) = HTTP_RULES.get(memory, id).unwrap() else { return Answer::Torn("a record names missing rules") };
+            http::rule(&rules, holds(&rules, header)).and_then(|version| record.versions.iter().position(|slot| slot.version == version))
+        }
+        _ => longest(memory, id, &client).map(|index| index as usize),
+    };
+    let index = ruled.or_else(|| decide::pick(&record, decide::bucket(record.salt, key)));
     let Some(index) = index else { return Answer::Nobody };
     let slot = record.versions[index];
     let backend = match slot.size {
@@ -109,6 +124,13 @@ fn answer(memory: &Memory, frontend: &FrontendKey, client: Ipv4Addr) -> Answer {
         return Answer::Torn("replies would not pass the filter");
     }
     Answer::Backend(row.addr, row.port)
+}
+
+/// The predicates that a request with this header's value fulfils.
+fn holds(rules: &HttpRules, header: u8) -> u64 {
+    let value = |predicate: &HttpPredicate| rules.pool[usize::from(predicate.at)];
+    let predicates = rules.predicates.iter().take(usize::from(rules.predicate_count)).enumerate();
+    predicates.fold(0, |bits, (bit, predicate)| bits | u64::from(value(predicate) == header) << bit)
 }
 
 fn longest(memory: &Memory, service: u32, client: &Addr) -> Option<u32> {
@@ -134,7 +156,8 @@ fn frontend(port: u16) -> Frontend {
 
 fn answers(memory: &Memory) -> Vec<Answer> {
     let clients = (0..12u8).map(|i| Ipv4Addr::new(10, 1, i % 3, i));
-    clients.flat_map(|client| PORTS.map(|port| answer(memory, &plan::frontend_key(&frontend(port)), client))).collect()
+    let ask = |client: Ipv4Addr, port| answer(memory, &plan::frontend_key(&frontend(port)), client, b'a' + client.octets()[3] % 4);
+    clients.flat_map(|client| PORTS.map(|port| ask(client, port))).collect()
 }
 
 /// Policies of up to three services over a few frontends, versions, backends and rules, so that everything moves around.
@@ -144,11 +167,14 @@ fn policy() -> impl Strategy<Value = Vec<Arc<Model>>> {
     let version = (0..4usize, 0..3u32, backends);
     let versions = proptest::collection::vec(version, 1..4);
     let rules = proptest::collection::vec((0..4u8, 0..4usize), 0..4);
-    let services = proptest::collection::vec((versions, rules), 3);
+    let services = proptest::collection::vec((versions, rules, any::<bool>()), 3);
     // Services come and go whole: a frontend that leaves one would see its new record too, which is neither old nor new, and right.
     (services, proptest::array::uniform3(proptest::bool::weighted(0.8))).prop_map(|(services, present)| {
         let owner_of_port = std::array::from_fn(|port| if present[port % 3] { port % 3 } else { usize::MAX });
-        let build = |(i, (versions, rules)): (usize, (Vec<_>, Vec<_>))| service(i, versions, rules, &owner_of_port);
+        let build = |(i, (versions, rules, http)): (usize, (Vec<_>, Vec<_>, bool))| {
+            let service = service(i, versions, rules, &owner_of_port)?;
+            Some(if http { as_http(service) } else { service })
+        };
         services.into_iter().enumerate().filter_map(build).collect()
     })
 }
@@ -195,6 +221,39 @@ fn service(number: usize, parts: Parts, rules: Vec<(u8, usize)>, owner_of_port: 
     })
 }
 
+/// The same with rules on a header in the place of networks.
+fn as_http(service: Arc<Model>) -> Arc<Model> {
+    let mut model = Arc::unwrap_or_clone(service);
+    let rule = |rule: &Rule| {
+        let IpAddr::V4(network) = rule.source.address else { unreachable!("networks are IPv4") };
+        let value = char::from(b'a' + network.octets()[2] % 4).to_string();
+        let conditions = vec![Condition::Header("x".into(), Text::Exact(value))];
+        Ruling { conditions, version: rule.version, line: 0, from_canary: false }
+    };
+    let rules = std::mem::take(&mut model.rules).iter().map(rule).collect();
+    (model.mode, model.http) = (Mode::Http, Some(Http { rules, ..Http::default() }));
+    Arc::new(model)
+}
+
+/// A service with the rules of http that it will have, as far as it has their versions: what a request meets while it changes.
+fn between(old: &Arc<Model>, desired: &[Arc<Model>]) -> Arc<Model> {
+    let new = desired.iter().find(|new| new.name == old.name);
+    let (Some(new), Some(rules)) = (new, old.http.as_ref().filter(|http| !http.rules.is_empty())) else { return old.clone() };
+    let Some(wanted) = new.http.as_ref().filter(|http| !http.rules.is_empty()) else { return old.clone() };
+    let (mut model, mut seen, mut found) = (Model::clone(old), Vec::new(), Vec::new());
+    for rule in &wanted.rules {
+        // The first rule that holds decides, by weight when its version is not there.
+        if !seen.contains(&rule.conditions) {
+            let name = &new.versions[rule.version].name;
+            let version = old.versions.iter().position(|version| version.name == *name);
+            found.extend(version.map(|version| Ruling { version, ..rule.clone() }));
+            seen.push(rule.conditions.clone());
+        }
+    }
+    model.http = Some(Http { rules: found, ..rules.clone() });
+    Arc::new(model)
+}
+
 /// The sweeps after which nothing of the past may be left.
 fn settle(reconciler: &mut Reconciler, tables: &mut impl Tables) {
     for _ in 0..2 {
@@ -211,6 +270,8 @@ fn assert_nothing_left(memory: &Memory, desired: &[Arc<Model>]) {
     assert_eq!(observed.contents.backends.len(), backends);
     let keys: usize = desired.iter().map(|service| plan::keys(service).len()).sum();
     assert_eq!(memory.entries(Table::Ids).count(), keys);
+    let ruled = desired.iter().filter(|service| service.http.as_ref().is_some_and(|http| !http.rules.is_empty()));
+    assert_eq!(memory.entries(Table::HttpRules).count(), ruled.count());
 }
 
 proptest! {
@@ -222,6 +283,7 @@ proptest! {
     fn converges_and_never_mixes(policies in proptest::collection::vec(policy(), 2..4), step in 1..9usize, restart in any::<bool>()) {
         let mut reconciler = Reconciler::new();
         let mut memory = Memory::new();
+        let mut last: &[Arc<Model>] = &[];
         for desired in &policies {
             let target = {
                 let mut fresh = Memory::new();
@@ -229,9 +291,16 @@ proptest! {
                 answers(&fresh)
             };
             let before = answers(&memory);
+            // Between two writes a request of http may meet new rules with old weights.
+            let between = {
+                let mut fresh = Memory::new();
+                Reconciler::new().apply(&mut fresh, &last.iter().map(|old| between(old, desired)).collect::<Vec<_>>()).unwrap();
+                answers(&fresh)
+            };
+            last = desired;
             let mut check = |memory: &Memory| {
-                for ((seen, old), new) in answers(memory).iter().zip(&before).zip(&target) {
-                    assert!(seen == old || seen == new, "{seen:?} is neither {old:?} nor {new:?}");
+                for (((seen, old), new), between) in answers(memory).iter().zip(&before).zip(&target).zip(&between) {
+                    assert!([old, new, between].contains(&seen), "{seen:?} is neither {old:?} nor {new:?} nor {between:?}");
                 }
             };
             let mut fail_at = step;
@@ -333,4 +402,52 @@ fn flows_go_with_their_backend() {
     assert!(report.flows_removed >= 1);
     assert_eq!(memory.entries(Table::Udp4).count(), 2);
     assert_eq!(memory.entries(Table::Snat4).count(), 2);
+}
+
+#[test]
+fn rules_of_http_change_by_one_write() {
+    let http = |rules: Vec<(u8, usize)>| {
+        let parts = vec![(0, 1, vec![(1, BackendState::Ready)]), (1, 1, vec![(2, BackendState::Ready)])];
+        as_http(service(0, parts, rules, &[0, 1, 2, 3]).unwrap())
+    };
+    let mut reconciler = Reconciler::new();
+    let mut nothing = |_: &Memory| {};
+    let mut tables = Faulty { inner: Memory::new(), operations: 0, fail_at: None, after: &mut nothing };
+    reconciler.apply(&mut tables, &[http(vec![(0, 1), (1, 0)])]).unwrap();
+    tables.operations = 0;
+    let report = reconciler.apply(&mut tables, &[http(vec![(0, 0), (2, 1), (1, 0)])]).unwrap();
+    assert_eq!((tables.operations, report.changed), (1, 1));
+    // None any more: the record first, the rules when nobody reads them.
+    tables.operations = 0;
+    reconciler.apply(&mut tables, &[http(vec![])]).unwrap();
+    assert_eq!((tables.operations, tables.inner.entries(Table::HttpRules).count()), (1, 1));
+    reconciler.prune(&mut tables).unwrap();
+    assert_eq!(tables.inner.entries(Table::HttpRules).count(), 0);
+    // Another segment size is another record, and nothing else.
+    tables.operations = 0;
+    assert!(reconciler.set_mtu(1400) && !reconciler.set_mtu(1400));
+    reconciler.apply(&mut tables, &[http(vec![])]).unwrap();
+    assert_eq!(tables.operations, 1);
+    assert_eq!(SERVICES.get(&tables.inner, 1).unwrap().map(|record| record.mss), Some(1360));
+}
+
+#[test]
+fn a_service_becomes_http_and_back() {
+    let rules = vec![(0, 1), (1, 0)];
+    let parts = || vec![(0, 1, vec![(1, BackendState::Ready), (2, BackendState::Ready)]), (1, 1, vec![(3, BackendState::Ready)])];
+    let tcp = service(0, parts(), rules, &[0, 1, 2, 3]).unwrap();
+    let (mut reconciler, mut memory) = (Reconciler::new(), Memory::new());
+    for desired in [tcp.clone(), as_http(tcp.clone()), tcp.clone(), as_http(tcp)] {
+        reconciler.apply(&mut memory, std::slice::from_ref(&desired)).unwrap();
+        settle(&mut reconciler, &mut memory);
+        assert_nothing_left(&memory, std::slice::from_ref(&desired));
+        assert_eq!(reconciler.service("s0").unwrap().image.id, 1);
+        assert_eq!(memory.entries(Table::Rules).count(), desired.rules.len());
+        let words = |address: [u8; 4], port: u16| filter::bits_of(Role::Backend, &mapped(address), port.to_be_bytes(), TCP);
+        let (word, bits) = words([10, 2, 0, 1], 8080 + u16::from(b'0'));
+        let mut filter = vec![0u64; filter::WORDS as usize];
+        memory.get(Table::Filter, bytes_of(&[0u32]), bytes_of_mut(&mut filter)).unwrap();
+        let marked = filter[word as usize] & filter::http(bits) == filter::http(bits);
+        assert_eq!(marked, desired.mode == Mode::Http);
+    }
 }

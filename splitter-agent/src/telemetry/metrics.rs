@@ -85,7 +85,10 @@ impl Exposition {
         };
         let drops = "Packets dropped, or answered by the node instead of a backend, by reason";
         counters(encoder, "splitter_drops", drops, None, kinds(&["drop", "answer"]))?;
-        counters(encoder, "splitter_events", "Other notable events in the datapath, by reason", None, kinds(&["event", "pass"]))
+        let events = kinds(&["event", "pass"]).filter(|([(_, reason)], _)| !is_handover(reason));
+        counters(encoder, "splitter_events", "Other notable events in the datapath, by reason", None, events)?;
+        let handover = kinds(&["event", "pass"]).filter(|([(_, reason)], _)| is_handover(reason));
+        counters(encoder, "splitter_handover", "Connections whose requests are no longer decided one by one, by reason", None, handover)
     }
 
     fn tables(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -103,7 +106,12 @@ impl Exposition {
         gauges(encoder, "splitter_flows", "Flows now", all().map(|(labels, v)| (labels, v.flows as f64)))?;
         gauges(encoder, "splitter_weight_ratio", "Asked share of new connections", all().map(|(labels, v)| (labels, v.weight_ratio)))?;
         let observed = all().filter_map(|(labels, v)| Some((labels, v.observed_ratio?)));
-        gauges(encoder, "splitter_observed_ratio", "Achieved share of connections since the weights last changed", observed)?;
+        gauges(
+            encoder,
+            "splitter_observed_ratio",
+            "Achieved share of connections (HTTP: of requests) since the weights last changed",
+            observed,
+        )?;
         let bytes = all().flat_map(|(l, v)| with(l, "direction", [("in", v.bytes_in), ("out", v.bytes_out)]));
         counters(encoder, "splitter", "Bytes forwarded: in from clients, out to them", Some(&Unit::Bytes), bytes)?;
         let packets = all().flat_map(|(l, v)| with(l, "direction", [("in", v.packets_in), ("out", v.packets_out)]));
@@ -113,23 +121,34 @@ impl Exposition {
         let failures = all().flat_map(|(l, v)| with(l, "reason", [("refused", v.refused), ("timeout", v.timeouts)]));
         counters(encoder, "splitter_connect_failures", "Connections that a backend refused or did not answer", None, failures)?;
         let connect = "From the client's SYN to the backend's SYN-ACK, at the node";
-        self.latency(encoder, "splitter_connect_duration", connect, |v| &v.connect)?;
+        self.latency(encoder, "splitter_connect_duration", connect, |v| Some(&v.connect))?;
         let first_byte = "From the first byte of a request to the first byte of its response, at the node";
-        self.latency(encoder, "splitter_first_byte_duration", first_byte, |v| &v.first_byte)
+        self.latency(encoder, "splitter_first_byte_duration", first_byte, |v| (!is_http(v)).then_some(&v.first_byte))?;
+        self.requests(encoder)
+    }
+
+    /// Of services whose requests are read.
+    fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let all = || self.each().filter(|(_, version)| is_http(version));
+        let codes = all().flat_map(|([service, version], v)| {
+            CODES.map(move |code| ([service, version, ("code", code)], v.codes.get(code).copied().unwrap_or(0)))
+        });
+        counters(encoder, "splitter_requests", "HTTP requests answered, by class of their status", None, codes)?;
+        let switches = all().map(|(labels, v)| (labels, v.switches));
+        counters(encoder, "splitter_switches", "HTTP requests whose connection came from another version", None, switches)?;
+        let duration = "From the first byte of an HTTP request to the first byte of its response, at the node";
+        self.latency(encoder, "splitter_request_duration", duration, |v| is_http(v).then_some(&v.first_byte))
     }
 
     fn each(&self) -> impl Iterator<Item = ([(&'static str, &str); 2], &Version)> {
         self.0.services.iter().flat_map(|s| s.versions.iter().map(|v| ([("service", s.name.as_str()), ("version", v.name.as_str())], v)))
     }
 
-    fn latency(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, of: fn(&Version) -> &Latency) -> fmt::Result {
+    fn latency(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, of: fn(&Version) -> Option<&Latency>) -> fmt::Result {
         let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
         for (labels, version) in self.each() {
-            let latency = of(version);
             // Most versions of a large policy are idle; a histogram has 23 lines.
-            if latency.buckets.is_empty() {
-                continue;
-            }
+            let Some(latency) = of(version).filter(|latency| !latency.buckets.is_empty()) else { continue };
             let buckets = fold(&latency.buckets);
             // The count is that of the buckets, so that the exposition agrees with itself.
             let count = buckets.iter().map(|(_, n)| n).sum();
@@ -137,6 +156,18 @@ impl Exposition {
         }
         Ok(())
     }
+}
+
+/// Values of the label `code`.
+const CODES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
+
+fn is_http(version: &Version) -> bool {
+    !version.codes.is_empty()
+}
+
+/// Reasons for which the kernel stops to decide a connection's requests one by one.
+fn is_handover(reason: &str) -> bool {
+    reason == "head_too_long" || reason.starts_with("pinned_")
 }
 
 /// Fine buckets (upper bound, samples) in the coarse ones: each goes where its upper bound fits, so no sample is counted below a
@@ -209,9 +240,23 @@ mod tests {
         };
         let mut status = Status::default();
         status.agent.version = "0.1.0".into();
-        status.services = vec![Service { name: "shop/checkout".into(), versions: vec![v1], ..Service::default() }];
+        let web = Version {
+            name: "v2".into(),
+            requests: 9,
+            codes: [("2xx".to_owned(), 8), ("5xx".to_owned(), 1)].into(),
+            switches: 4,
+            first_byte: Latency { count: 1, buckets: vec![(0.002, 1)], sum: 0.002, ..Latency::default() },
+            ..Version::default()
+        };
+        let service = |name: &str, version| Service { name: name.into(), versions: vec![version], ..Service::default() };
+        status.services = vec![service("shop/checkout", v1), service("web", web)];
         let reason = |reason: &str, kind: &str| ReasonCount { reason: reason.into(), kind: kind.into(), count: 5 };
-        status.reasons = vec![reason("no_version", "answer"), reason("service_unknown", "drop"), reason("no_next_hop", "event")];
+        status.reasons = vec![
+            reason("no_version", "answer"),
+            reason("service_unknown", "drop"),
+            reason("no_next_hop", "event"),
+            reason("pinned_request", "event"),
+        ];
         status.tables = vec![Table { name: "tcp4".into(), entries: 2, max_entries: 100, memory: 0 }];
         status
     }
@@ -225,6 +270,12 @@ mod tests {
             "splitter_drops_total{reason=\"no_version\"} 5",
             "splitter_drops_total{reason=\"service_unknown\"} 5",
             "splitter_events_total{reason=\"no_next_hop\"} 5",
+            "splitter_handover_total{reason=\"pinned_request\"} 5",
+            "splitter_requests_total{service=\"web\",version=\"v2\",code=\"2xx\"} 8",
+            "splitter_requests_total{service=\"web\",version=\"v2\",code=\"4xx\"} 0",
+            "splitter_requests_total{service=\"web\",version=\"v2\",code=\"5xx\"} 1",
+            "splitter_switches_total{service=\"web\",version=\"v2\"} 4",
+            "splitter_request_duration_seconds_count{service=\"web\",version=\"v2\"} 1",
             "splitter_table_entries{table=\"tcp4\"} 2.0",
             "splitter_table_max_entries{table=\"tcp4\"} 100.0",
             "splitter_connections_total{service=\"shop/checkout\",version=\"v1\"} 7",
@@ -240,6 +291,13 @@ mod tests {
             "splitter_connect_duration_seconds_bucket{le=\"+Inf\",service=\"shop/checkout\",version=\"v1\"} 6",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n in\n{text}");
+        }
+        for absent in [
+            "splitter_requests_total{service=\"shop",
+            "splitter_first_byte_duration_seconds_count{service=\"web",
+            "splitter_events_total{reason=\"pinned",
+        ] {
+            assert!(!text.contains(absent), "{absent} in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
     }
