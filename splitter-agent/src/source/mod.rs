@@ -131,4 +131,6 @@ fn not_utf8(path: &str, content: &[u8], valid: usize) -> Diagnostic {
 }
 
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod tests;

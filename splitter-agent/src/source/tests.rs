@@ -20,7 +20,7 @@ spec:
     - {match: {sourceCidr: 10.1.7.0/24}, version: v2}
 ";
 
-fn read(files: &[(&str, &str)]) -> Outcome {
+pub(super) fn read(files: &[(&str, &str)]) -> Outcome {
     let files = files.iter().map(|(name, text)| File { name: (*name).to_owned(), content: text.as_bytes().to_vec() });
     outcome(Path::new("policies"), &Snapshot { files: files.collect(), errors: Vec::new() })
 }
