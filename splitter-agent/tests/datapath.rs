@@ -3,11 +3,14 @@
 use splitter_agent::{
     control::{self, Control, Loaded, Settings, Xdp},
     datapath::{
-        self, BACKENDS, CONFIG, Cursor, Datapath, FRONTENDS, MAGLEV, Memory, Patterns, RULES, SERVICES, Sizes, Table, Tables, XdpMode,
-        bytes_of,
+        self, BACKENDS, CONFIG, Cursor, Datapath, FRONTENDS, HTTP_RULES, MAGLEV, Memory, Patterns, RULES, SERVICES, Sizes, Table, Tables,
+        XdpMode, bytes_of,
     },
-    model::{Backend, BackendState, Frontend, Mode, OnWeightChange, Policy, Protocol, Service, Snat, SplitBy, Version},
-    observed::WeightRequest,
+    model::{
+        Backend, BackendState, Condition, Frontend, Http, HttpRule, Mode, OnWeightChange, Policy, Protocol, Service, Snat, SplitBy, Text,
+        Version,
+    },
+    observed::{ExplainRequest, WeightRequest},
     plan::{Generations, Ids, plan},
     reconcile::Reconciler,
 };
@@ -419,5 +422,62 @@ fn the_kernel_holds_the_image() {
         let mut bytes = vec![0u8; Table::Filter.entry_size()];
         assert!(tables.get(Table::Filter, bytes_of(&[0u32]), &mut bytes).unwrap());
         assert!(bytes.iter().any(|byte| *byte != 0));
+    });
+}
+
+fn http_service(number: u32) -> Service {
+    let value = |text: String| Condition::Header("X-Canary".into(), Text::Exact(text));
+    let rule = |version| HttpRule { conditions: vec![value(format!("{number}-{version}"))], version, line: 1, from_canary: false };
+    let mut service = service(number, [1, 0]);
+    (service.mode, service.split_by) = (Mode::Http, SplitBy::Request);
+    service.http = Some(Http { rules: vec![rule(0), rule(1)], ..Http::default() });
+    service
+}
+
+#[test]
+fn rules_of_http_are_kept_by_the_kernel() {
+    let node = Node::new("http");
+    inside(&node.lab.node, || {
+        let mut datapath = node.open();
+        let mut desired: Vec<_> = (1..=600).map(|number| Arc::new(http_service(number))).collect();
+        let mut first = Reconciler::new();
+        first.apply(&mut datapath.tables, &desired).unwrap();
+        let count = |datapath: &Datapath| {
+            let mut count = 0;
+            HTTP_RULES.each(&datapath.tables, |_, rules| count += usize::from(rules.rule_count == 2)).unwrap();
+            count
+        };
+        assert_eq!(count(&datapath), 600);
+        for planned in first.services().take(20) {
+            let held = HTTP_RULES.get(&datapath.tables, planned.image.id).unwrap();
+            assert_eq!(held.as_ref(), planned.image.http.as_deref());
+        }
+        let mut second = Reconciler::new();
+        assert_eq!(second.apply(&mut datapath.tables, &desired).unwrap().changed, 0, "a restart changes nothing");
+        for service in &mut desired[..200] {
+            Arc::make_mut(service).http = Some(Http::default());
+        }
+        assert_eq!(second.apply(&mut datapath.tables, &desired).unwrap().changed, 200);
+        second.prune(&mut datapath.tables).unwrap();
+        assert_eq!(count(&datapath), 400);
+    });
+}
+
+#[test]
+fn the_agent_answers_for_http_services() {
+    let node = Node::new("explain");
+    inside(&node.lab.node, || {
+        runtime().block_on(async {
+            let (control, task) = Control::start(node.settings()).await.unwrap();
+            control.load(loaded(vec![http_service(7)])).await;
+            let status = control.status().await;
+            assert_eq!((status.services[0].mode.as_str(), status.services[0].split_by.as_str()), ("http", "request"));
+            let headers = vec![("x-canary".to_owned(), "7-1".to_owned())];
+            let request = ExplainRequest { service: "service-7".into(), headers, ..ExplainRequest::default() };
+            let answer = control.explain(request).await.unwrap();
+            assert_eq!((answer.decided_by.as_str(), answer.version.as_deref()), ("rule", Some("v2")), "{answer:?}");
+            control.shutdown().await;
+            task.await.unwrap();
+        });
     });
 }
