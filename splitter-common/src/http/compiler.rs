@@ -3,9 +3,7 @@
 //! Pure and deterministic: equal rules in equal order give equal bytes on every node. Userspace only.
 
 use super::name_bit;
-use crate::abi::{
-    HTTP_POOL, HttpName, HttpPredicate, HttpRule, HttpRules, MAX_HTTP_NAMES, MAX_HTTP_RULES, MAX_PREDICATES, NO_NAME, http_subject,
-};
+use crate::abi::{HTTP_POOL, HttpName, HttpPredicate, HttpRule, HttpRules, MAX_HTTP_NAMES, MAX_HTTP_RULES, MAX_PREDICATES, http_subject};
 use std::{borrow::Cow, fmt};
 
 /// One condition before it has a bit.
@@ -136,18 +134,9 @@ impl Compiler {
         if self.rules.is_empty() && self.key.is_none() {
             return None;
         }
-        let mut out = Box::new(HttpRules {
-            name_filter: 0,
-            rule_count: self.rules.len() as u8,
-            name_count: self.names.len() as u8,
-            predicate_count: self.predicates.len() as u8,
-            key_name: NO_NAME,
-            pool_len: self.text_bytes as u32,
-            rules: [HttpRule::default(); MAX_HTTP_RULES],
-            names: [HttpName::default(); MAX_HTTP_NAMES],
-            predicates: [HttpPredicate::default(); MAX_PREDICATES],
-            pool: [0; HTTP_POOL + 8],
-        });
+        let mut out = Box::new(HttpRules::empty());
+        (out.rule_count, out.name_count) = (self.rules.len() as u8, self.names.len() as u8);
+        (out.predicate_count, out.pool_len) = (self.predicates.len() as u8, self.text_bytes as u32);
         let mut at = 0;
         for text in &self.texts {
             out.pool[at..at + text.len()].copy_from_slice(text);
