@@ -7,6 +7,7 @@ pub mod control;
 pub mod datapath;
 pub mod model;
 pub mod observed;
+pub mod outside;
 pub mod plan;
 pub mod reconcile;
 pub mod rollout;

@@ -13,8 +13,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("aya_obj", &["datapath"]),
     ("kube", &["source/kube"]),
     ("rustls", &["proxy"]),
-    ("hyper", &["proxy", "admin", "telemetry", "cli"]),
-    ("hyper_util", &["proxy", "admin", "telemetry", "cli"]),
+    ("hyper", &["proxy", "admin", "telemetry", "cli", "outside"]),
+    ("hyper_util", &["proxy", "admin", "telemetry", "cli", "outside"]),
 ];
 
 /// Modules that may import only these of the agent's others.
@@ -26,6 +26,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("datapath", &["plan", "model", "observed"]),
     ("reconcile", &["plan", "datapath", "model", "observed"]),
     ("rollout", &["model", "observed"]),
+    ("outside", &["model", "observed"]),
     ("telemetry", &["observed", "model", "control"]),
 ];
 

@@ -6,7 +6,7 @@ use crate::{
 };
 use splitter_common::{
     abi::*,
-    histogram::{SUBBUCKETS, midpoint, upper},
+    histogram::{MAX_OCTAVE, MIN_OCTAVE, SUBBUCKETS, midpoint, upper},
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -71,6 +71,22 @@ pub fn histograms(tables: &impl Tables) -> Result<HashMap<(u32, u32), Histogram>
     Ok(found)
 }
 
+/// One histogram, octave by octave: for a few versions cheaper than the whole table.
+pub fn histogram(tables: &impl Tables, version: u32, measure: Measure) -> Result<Histogram, TableError> {
+    let mut found = Histogram::default();
+    for octave in MIN_OCTAVE..=MAX_OCTAVE {
+        let values = per_cpu::<HistogramKey, HistogramOctave>(tables, Table::Histograms, HistogramKey::new(version, measure, octave))?;
+        let mut counts = [0; SUBBUCKETS as usize];
+        for value in values {
+            counts.iter_mut().zip(value.counts).for_each(|(total, count)| *total += u64::from(count));
+        }
+        if counts.iter().any(|count| *count > 0) {
+            found.0.insert(octave, counts);
+        }
+    }
+    Ok(found)
+}
+
 /// Counts by reason.
 pub fn reasons(tables: &impl Tables) -> Result<Vec<(Reason, u64)>, TableError> {
     let count = |reason: &Reason| Ok((*reason, per_cpu::<u32, u64>(tables, Table::Reasons, *reason as u32)?.iter().sum()));
@@ -96,13 +112,14 @@ fn each<K: crate::datapath::Plain>(tables: &impl Tables, table: Table, mut visit
 const NANO: f64 = 1e-9;
 
 impl Histogram {
+    /// Octave, sub-bucket and count of every bucket that has samples, in rising order.
+    pub fn samples(&self) -> impl Iterator<Item = (u32, u32, u64)> + '_ {
+        let all = self.0.iter().flat_map(|(octave, counts)| counts.iter().enumerate().map(|(sub, count)| (*octave, sub as u32, *count)));
+        all.filter(|(_, _, count)| *count > 0)
+    }
+
     pub fn latency(&self) -> Latency {
-        let buckets: Vec<(u32, u32, u64)> = self
-            .0
-            .iter()
-            .flat_map(|(octave, counts)| counts.iter().enumerate().map(|(sub, count)| (*octave, sub as u32, *count)))
-            .filter(|(_, _, count)| *count > 0)
-            .collect();
+        let buckets: Vec<(u32, u32, u64)> = self.samples().collect();
         let count = buckets.iter().map(|(_, _, count)| count).sum();
         Latency {
             count,

@@ -47,6 +47,12 @@ pub struct StoreError {
     source: io::Error,
 }
 
+impl StoreError {
+    pub fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self { action, path: path.into(), source }
+    }
+}
+
 #[derive(Serialize)]
 struct PolicyOut<'a> {
     services: Vec<&'a Service>,
@@ -123,7 +129,8 @@ impl Drop for Store {
     }
 }
 
-fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, StoreError> {
+/// `None` when there is no such file.
+pub fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, StoreError> {
     let failed = |source| StoreError { action: "read", path: path.into(), source };
     match File::open(path) {
         Ok(file) => serde_json::from_reader(BufReader::new(file)).map(Some).map_err(|e| failed(e.into())),
@@ -132,7 +139,8 @@ fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, StoreError
     }
 }
 
-fn write(directory: &Path, name: &str, value: &impl Serialize) -> Result<(), StoreError> {
+/// Whole or not at all.
+pub fn write(directory: &Path, name: &str, value: &impl Serialize) -> Result<(), StoreError> {
     let (path, beside) = (directory.join(name), directory.join(format!(".{name}.new")));
     let all = || -> io::Result<()> {
         let mut out = BufWriter::new(File::create(&beside)?);

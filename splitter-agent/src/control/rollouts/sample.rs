@@ -1,0 +1,160 @@
+//! Counters and histograms of watched versions, as differences between two looks.
+
+use super::super::counters::{self, Histogram};
+use crate::{
+    datapath::{TableError, Tables},
+    model::Measure,
+    rollout::{Side, stats::{Counts, bucket_of}},
+};
+use splitter_common::abi::{self, VersionCounters};
+use std::collections::HashMap;
+
+/// More versions than this, and histograms are read by walking their whole table, less often.
+pub const FEW: usize = 128;
+
+/// Remembers the last look. Counters only grow; where one did not, its version is new under an old number, and counts from zero.
+#[derive(Default)]
+pub struct Sampler {
+    counters: HashMap<u32, VersionCounters>,
+    histograms: HashMap<(u32, Measure), Vec<(u16, u64)>>,
+}
+
+/// One version since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Delta {
+    pub side: Side,
+}
+
+fn kernel_measure(measure: Measure) -> abi::Measure {
+    match measure {
+        Measure::FirstByte => abi::Measure::FirstByte,
+        Measure::Connect => abi::Measure::Connect,
+    }
+}
+
+impl Sampler {
+    /// Counts of each version since the last look; versions seen for the first time have none.
+    pub fn counters(&mut self, tables: &impl Tables, versions: &[u32]) -> Result<HashMap<u32, Delta>, TableError> {
+        let now = counters::of_versions(tables, versions)?;
+        let mut deltas = HashMap::with_capacity(versions.len());
+        for version in versions {
+            let current = now.get(version).copied().unwrap_or_default();
+            if let Some(last) = self.counters.insert(*version, current) {
+                deltas.insert(*version, delta(&last, &current));
+            }
+        }
+        if self.counters.len() > 2 * versions.len() + FEW {
+            self.counters.retain(|version, _| now.contains_key(version));
+        }
+        Ok(deltas)
+    }
+
+    /// New samples of each watched version and measure; those seen for the first time have none.
+    pub fn histograms(&mut self, tables: &impl Tables, wanted: &[(u32, Measure)]) -> Result<HashMap<(u32, Measure), Counts>, TableError> {
+        let all = if wanted.len() > FEW { Some(counters::histograms(tables)?) } else { None };
+        let mut found = HashMap::with_capacity(wanted.len());
+        for key @ (version, measure) in wanted {
+            let kernel = kernel_measure(*measure);
+            let current = match &all {
+                Some(all) => all.get(&(*version, kernel as u32)).map(buckets).unwrap_or_default(),
+                None => buckets(&counters::histogram(tables, *version, kernel)?),
+            };
+            if let Some(last) = self.histograms.get(key) {
+                found.insert(*key, newer(last, &current));
+            }
+            self.histograms.insert(*key, current);
+        }
+        if self.histograms.len() > 2 * wanted.len() + FEW {
+            self.histograms.retain(|key, _| wanted.contains(key));
+        }
+        Ok(found)
+    }
+}
+
+fn delta(last: &VersionCounters, now: &VersionCounters) -> Delta {
+    let grown = |of: fn(&VersionCounters) -> u64| {
+        let (last, now) = (of(last), of(now));
+        if now >= last { now - last } else { now } as f64
+    };
+    let connections = grown(|c| c.connections);
+    let broken = grown(|c| c.resets_backend) + grown(|c| c.refused) + grown(|c| c.timeouts);
+    let requests = grown(|c| c.requests);
+    // The kernel counts requests for `mode: http` only.
+    let side = if now.requests > 0 {
+        Side { trials: requests, errors: broken + grown(|c| c.status[5]), connections }
+    } else {
+        Side { trials: connections, errors: broken, connections }
+    };
+    Delta { side }
+}
+
+fn buckets(histogram: &Histogram) -> Vec<(u16, u64)> {
+    histogram.samples().map(|(octave, sub, count)| (bucket_of(octave, sub), count)).collect()
+}
+
+/// Both in rising order.
+fn newer(last: &[(u16, u64)], now: &[(u16, u64)]) -> Counts {
+    let mut old = last.iter().peekable();
+    let mut new = Vec::new();
+    for (bucket, count) in now {
+        while old.next_if(|(other, _)| other < bucket).is_some() {}
+        let before = old.next_if(|(other, _)| other == bucket).map_or(0, |(_, count)| *count);
+        let grown = if *count >= before { count - before } else { *count };
+        if grown > 0 {
+            new.push((*bucket, grown as f64));
+        }
+    }
+    Counts::new(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::{Memory, Table, bytes_of};
+    use splitter_common::abi::{HistogramKey, HistogramOctave};
+
+    #[test]
+    fn looks_see_what_is_new() {
+        let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
+        let put = |memory: &mut Memory, counters: VersionCounters| {
+            memory.put(Table::Counters, bytes_of(&[7u32]), bytes_of(&[counters, VersionCounters::default()])).unwrap();
+        };
+        let mut counters = VersionCounters { connections: 100, resets_backend: 3, ..VersionCounters::default() };
+        put(&mut memory, counters);
+        assert!(sampler.counters(&memory, &[7]).unwrap().is_empty(), "the first look has no last one");
+        (counters.connections, counters.resets_backend, counters.refused, counters.timeouts) = (110, 4, 1, 1);
+        put(&mut memory, counters);
+        let side = sampler.counters(&memory, &[7]).unwrap()[&7].side;
+        assert_eq!(side, Side { trials: 10.0, errors: 3.0, connections: 10.0 });
+        // Where requests are counted, they are the trials, and answers of class 5 are errors.
+        (counters.connections, counters.requests, counters.status[5], counters.status[2]) = (111, 50, 2, 48);
+        put(&mut memory, counters);
+        let side = sampler.counters(&memory, &[7]).unwrap()[&7].side;
+        assert_eq!(side, Side { trials: 50.0, errors: 2.0, connections: 1.0 });
+        // A number that was given anew starts from zero.
+        put(&mut memory, VersionCounters { connections: 5, ..VersionCounters::default() });
+        assert_eq!(sampler.counters(&memory, &[7]).unwrap()[&7].side.trials, 5.0);
+    }
+
+    #[test]
+    fn histograms_by_key_and_by_walk_agree() {
+        let mut memory = Memory::new();
+        let key = HistogramKey::new(7, abi::Measure::FirstByte, 20);
+        let put = |memory: &mut Memory, counts: &[(usize, u32)]| {
+            let mut value = HistogramOctave { counts: [0; 32] };
+            counts.iter().for_each(|(sub, count)| value.counts[*sub] = *count);
+            memory.put(Table::Histograms, bytes_of(&[key]), bytes_of(&[value, value])).unwrap();
+        };
+        let few = [(7, Measure::FirstByte)];
+        let many: Vec<_> = (1..=FEW as u32 + 1).map(|version| (version, Measure::FirstByte)).collect();
+        for wanted in [&few[..], &many] {
+            let mut sampler = Sampler::default();
+            put(&mut memory, &[(3, 5)]);
+            assert!(sampler.histograms(&memory, wanted).unwrap().is_empty());
+            put(&mut memory, &[(1, 2), (3, 6), (9, 1)]);
+            let new = &sampler.histograms(&memory, wanted).unwrap()[&few[0]];
+            let first = bucket_of(20, 0);
+            assert_eq!(*new, Counts::new(vec![(first + 1, 4.0), (first + 3, 2.0), (first + 9, 2.0)]));
+        }
+    }
+}
