@@ -24,6 +24,12 @@ pub struct Status {
     pub reasons: Vec<ReasonCount>,
     /// Entries and limits of the flow tables.
     pub tables: Vec<Table>,
+    /// Rollouts of the policy, started or not, sorted by service.
+    #[serde(default)]
+    pub rollouts: Vec<RolloutStatus>,
+    /// Transitions of rollouts since the agent's start: service, event, count.
+    #[serde(default)]
+    pub rollout_events: Vec<(String, String, u64)>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -83,7 +89,7 @@ pub struct Service {
     pub on_weight_change: String,
     /// `ADDRESS:PORT/PROTOCOL`.
     pub frontends: Vec<String>,
-    /// `policy`, or `cli` when `splitter weight` set the weights after the policy was read.
+    /// `policy`, `rollout`, or `cli` when `splitter weight` set the weights after the policy was read.
     pub weights_from: String,
     pub versions: Vec<Version>,
 }

@@ -3,7 +3,7 @@
 use super::{
     Api, Listener,
     http::{Answer, answer, connection, failure, json, places},
-    percent_decode,
+    percent_decode, rollouts,
 };
 use crate::control::ControlError;
 use http_body_util::{BodyExt, Limited};
@@ -42,7 +42,7 @@ pub async fn serve(listener: Listener, api: impl Api) {
     }
 }
 
-async fn route(request: Request<Incoming>, writer: &Result<(), String>, api: &impl Api) -> Answer {
+async fn route(request: Request<Incoming>, writer: &Result<u32, String>, api: &impl Api) -> Answer {
     let path = request.uri().path().to_owned();
     let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
     let (method, expected) =
@@ -74,9 +74,10 @@ async fn route(request: Request<Incoming>, writer: &Result<(), String>, api: &im
             }
         }
         ["v1", "services", _, "weights"] => expected("PUT"),
+        ["v1", "rollouts", ..] => rollouts::route(request, &parts[2..], writer, api).await,
         _ => failure(
             StatusCode::NOT_FOUND,
-            format!("nothing at {path}; this agent serves /v1/status, /v1/flows, /v1/explain and /v1/services/NAME/weights"),
+            format!("nothing at {path}; this agent serves /v1/status, /v1/flows, /v1/explain, /v1/services/NAME/weights and /v1/rollouts"),
         ),
     }
 }
@@ -95,7 +96,7 @@ fn service_of(query: Option<&str>) -> Result<Option<String>, String> {
     Ok(service)
 }
 
-async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Answer> {
+pub(super) async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Answer> {
     let collected = match timeout(BODY_TIME, Limited::new(request.into_body(), BODY).collect()).await {
         Ok(Ok(collected)) => collected.to_bytes(),
         Ok(Err(error)) => {
@@ -109,7 +110,7 @@ async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Answ
         .map_err(|error| failure(StatusCode::BAD_REQUEST, format!("the body is not what is expected here: {error}")))
 }
 
-fn finish<T: serde::Serialize>(result: Result<T, ControlError>) -> Answer {
+pub(super) fn finish<T: serde::Serialize>(result: Result<T, ControlError>) -> Answer {
     match result {
         Ok(value) => json(StatusCode::OK, &value),
         Err(error) => {

@@ -1,7 +1,9 @@
 //! The CLI's side of the admin API: one request, one connection.
 
 use super::percent_encode;
-use crate::observed::{ApiError, ExplainRequest, Explanation, FlowRow, Status, WeightChange, WeightRequest};
+use crate::observed::{
+    ApiError, ExplainRequest, Explanation, FlowRow, RolloutEvent, RolloutRequest, RolloutStatus, Status, WeightChange, WeightRequest,
+};
 use anyhow::{Context, Result, anyhow, bail};
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -46,6 +48,24 @@ impl Client {
 
     pub async fn set_weights(&self, service: &str, request: &WeightRequest) -> Result<WeightChange> {
         self.call(Method::PUT, &format!("/v1/services/{}/weights", percent_encode(service)), Some(request)).await
+    }
+
+    pub async fn rollouts(&self) -> Result<Vec<RolloutStatus>> {
+        self.call(Method::GET, "/v1/rollouts", None::<&()>).await
+    }
+
+    pub async fn rollout(&self, service: &str) -> Result<RolloutStatus> {
+        self.call(Method::GET, &format!("/v1/rollouts/{}", percent_encode(service)), None::<&()>).await
+    }
+
+    pub async fn rollout_history(&self, service: &str) -> Result<Vec<RolloutEvent>> {
+        self.call(Method::GET, &format!("/v1/rollouts/{}/history", percent_encode(service)), None::<&()>).await
+    }
+
+    /// `action`: start, pause, resume, promote or abort.
+    pub async fn rollout_word(&self, service: &str, action: &str, reason: &str) -> Result<RolloutStatus> {
+        let request = RolloutRequest { reason: reason.to_owned() };
+        self.call(Method::POST, &format!("/v1/rollouts/{}/{action}", percent_encode(service)), Some(&request)).await
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T> {

@@ -7,6 +7,7 @@ mod api;
 pub mod client;
 mod http;
 mod metrics;
+mod rollouts;
 mod socket;
 
 pub use api::serve as serve_admin;
@@ -15,7 +16,8 @@ pub use socket::Listener;
 
 use crate::{
     control::{Control, ControlError},
-    observed::{ExplainRequest, Explanation, FlowRow, Status, WeightChange, WeightRequest},
+    observed::{ExplainRequest, Explanation, FlowRow, RolloutEvent, RolloutStatus, Status, WeightChange, WeightRequest},
+    rollout::Word,
 };
 use std::future::Future;
 
@@ -25,6 +27,10 @@ pub trait Api: Clone + Send + Sync + 'static {
     fn flows(&self, service: Option<String>) -> impl Future<Output = Result<Vec<FlowRow>, ControlError>> + Send;
     fn explain(&self, request: ExplainRequest) -> impl Future<Output = Result<Explanation, ControlError>> + Send;
     fn set_weights(&self, service: &str, request: WeightRequest) -> impl Future<Output = Result<WeightChange, ControlError>> + Send;
+    fn rollouts(&self) -> impl Future<Output = Vec<RolloutStatus>> + Send;
+    fn rollout(&self, service: &str) -> impl Future<Output = Result<RolloutStatus, ControlError>> + Send;
+    fn rollout_history(&self, service: &str) -> impl Future<Output = Result<Vec<RolloutEvent>, ControlError>> + Send;
+    fn rollout_word(&self, service: &str, word: Word) -> impl Future<Output = Result<RolloutStatus, ControlError>> + Send;
 }
 
 impl Api for Control {
@@ -39,6 +45,18 @@ impl Api for Control {
     }
     async fn set_weights(&self, service: &str, request: WeightRequest) -> Result<WeightChange, ControlError> {
         Control::set_weights(self, service, request).await
+    }
+    async fn rollouts(&self) -> Vec<RolloutStatus> {
+        Control::rollouts(self).await
+    }
+    async fn rollout(&self, service: &str) -> Result<RolloutStatus, ControlError> {
+        Control::rollout(self, service).await
+    }
+    async fn rollout_history(&self, service: &str) -> Result<Vec<RolloutEvent>, ControlError> {
+        Control::rollout_history(self, service).await
+    }
+    async fn rollout_word(&self, service: &str, word: Word) -> Result<RolloutStatus, ControlError> {
+        Control::rollout_word(self, service, word).await
     }
 }
 

@@ -68,11 +68,13 @@ pub struct Writers {
 }
 
 impl Writers {
+    /// The user who asks.
+    ///
     /// # Errors
     /// The reason, for the user.
-    pub fn check(self, peer: io::Result<UCred>) -> Result<(), String> {
+    pub fn check(self, peer: io::Result<UCred>) -> Result<u32, String> {
         let peer = peer.map_err(|error| format!("the kernel does not say who asks ({error}): writes are refused"))?;
-        self.allows(peer.uid(), peer.gid())
+        self.allows(peer.uid(), peer.gid()).map(|()| peer.uid())
     }
 
     fn allows(self, uid: u32, gid: u32) -> Result<(), String> {

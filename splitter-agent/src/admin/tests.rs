@@ -30,6 +30,19 @@ impl Api for Node {
     async fn set_weights(&self, service: &str, request: WeightRequest) -> Result<WeightChange, ControlError> {
         Ok(WeightChange { service: service.to_owned(), after: request.weights, applied: !request.dry_run, ..WeightChange::default() })
     }
+    async fn rollouts(&self) -> Vec<RolloutStatus> {
+        vec![RolloutStatus { phase: "idle".into(), ..RolloutStatus::default() }]
+    }
+    async fn rollout(&self, service: &str) -> Result<RolloutStatus, ControlError> {
+        Err(ControlError::NotFound(format!("no service {service}")))
+    }
+    async fn rollout_history(&self, service: &str) -> Result<Vec<RolloutEvent>, ControlError> {
+        Ok(vec![RolloutEvent { service: service.into(), ..RolloutEvent::default() }])
+    }
+    async fn rollout_word(&self, service: &str, word: Word) -> Result<RolloutStatus, ControlError> {
+        let (service, reason) = (service.into(), format!("{:?} by {}: {}", word.kind, word.by, word.reason));
+        Ok(RolloutStatus { service, reason, ..RolloutStatus::default() })
+    }
 }
 
 async fn agent(folder: &Path) -> Client {
@@ -50,6 +63,23 @@ async fn every_call_arrives_and_errors_are_told() {
     let request = WeightRequest { weights: BTreeMap::from([("v1".into(), 3)]), dry_run: true };
     let change = client.set_weights("shop/checkout", &request).await.unwrap();
     assert_eq!((change.service.as_str(), change.applied, change.after["v1"]), ("shop/checkout", false, 3));
+}
+
+#[tokio::test]
+async fn rollouts_are_told_and_spoken_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let client = agent(folder.path()).await;
+    assert_eq!(client.rollouts().await.unwrap()[0].phase, "idle");
+    assert_eq!(client.rollout("x").await.unwrap_err().to_string(), "no service x");
+    assert_eq!(client.rollout_history("shop/ü").await.unwrap()[0].service, "shop/ü");
+    // SAFETY: no preconditions.
+    let uid = unsafe { libc::geteuid() };
+    for action in ["start", "pause", "resume", "promote", "abort"] {
+        let told = client.rollout_word("shop/web", action, "why").await.unwrap();
+        let reason = told.reason.to_lowercase();
+        assert_eq!((told.service.as_str(), reason), ("shop/web", format!("{action} by operator (uid {uid}): why")));
+    }
+    assert!(client.rollout_word("web", "jump", "").await.unwrap_err().to_string().contains("not jump"));
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use std::{net::SocketAddr, path::PathBuf};
   splitter status                            asked and achieved shares
   splitter weight checkout v1=95 v2=5        send 5% to v2, now
   splitter weight checkout v2=0              take it back
+  splitter rollout start checkout            let the gates decide
   splitter explain checkout --client 10.1.7.3
   splitter doctor                            is this host fit? what to do?
 
@@ -70,6 +71,14 @@ pub enum Command {
         #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
         output: Output,
     },
+    /// Promote a canary step by step, or take it back
+    #[command(
+        after_help = "Examples:\n  splitter rollout start checkout\n  splitter rollout status checkout\n  splitter rollout abort checkout --reason 'wrong image'\n  splitter rollout history checkout -o json\n\nThe policy's `rollout` says which version, which steps and which gates."
+    )]
+    Rollout {
+        #[command(subcommand)]
+        command: RolloutCommand,
+    },
     /// Say which version a client gets, and why
     #[command(
         after_help = "Examples:\n  splitter explain checkout --client 10.1.7.3\n  splitter explain checkout --client 10.1.7.3:40000 -o json\n  splitter explain shop -H 'X-Canary: always' --path /beta?debug=1 --cookie uid=7"
@@ -120,6 +129,73 @@ pub enum Command {
         after_help = "Examples:\n  splitter completions bash > /etc/bash_completion.d/splitter\n  splitter completions fish > ~/.config/fish/completions/splitter.fish"
     )]
     Completions { shell: Shell },
+}
+
+#[derive(Subcommand)]
+pub enum RolloutCommand {
+    /// Begin at the first step, by the policy as it is now
+    #[command(after_help = "Examples:\n  splitter rollout start checkout")]
+    Start(RolloutWord),
+    /// Show gates, canary beside baseline, and what is missing to decide
+    #[command(after_help = "Examples:\n  splitter rollout status\n  splitter rollout status checkout -o json")]
+    Status {
+        /// Only this service, in full
+        service: Option<String>,
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+        output: Output,
+    },
+    /// Keep the share; gates still take the canary back
+    #[command(after_help = "Examples:\n  splitter rollout pause checkout --reason 'lunch'")]
+    Pause(RolloutWord),
+    /// Go on after a pause, or after weights were set by hand
+    #[command(after_help = "Examples:\n  splitter rollout resume checkout")]
+    Resume(RolloutWord),
+    /// Give the canary everything now; gates still watch
+    #[command(after_help = "Examples:\n  splitter rollout promote checkout")]
+    Promote(RolloutWord),
+    /// Take the canary back now
+    #[command(after_help = "Examples:\n  splitter rollout abort checkout --reason 'wrong image'")]
+    Abort(RolloutWord),
+    /// Show who or what changed which weight, when, and on which evidence
+    #[command(
+        after_help = "Examples:\n  splitter rollout history checkout\n  splitter rollout history checkout -o json | jq '.[-1].evidence'"
+    )]
+    History {
+        /// Name of the service
+        service: String,
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+        output: Output,
+    },
+    /// Break the canary on purpose, and measure how soon it is taken back
+    #[command(
+        after_help = "Examples:\n  splitter rollout drill checkout --inject 'ssh canary systemctl stop checkout' --restore 'ssh canary systemctl start checkout'\n\nThe commands run here, by /bin/sh, with your rights. Exit code 1 when the canary is not taken back in time."
+    )]
+    Drill {
+        /// Name of the service; its rollout must run
+        service: String,
+        /// Makes the canary fail or slow
+        #[arg(long, value_name = "COMMAND")]
+        inject: String,
+        /// Takes that away again
+        #[arg(long, value_name = "COMMAND")]
+        restore: Option<String>,
+        /// Longest wait for the rollback
+        #[arg(long, default_value = "60s", value_parser = parse::interval, value_name = "TIME")]
+        patience: parse::Interval,
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+        output: Output,
+    },
+}
+
+#[derive(Args)]
+pub struct RolloutWord {
+    /// Name of the service (namespace/name when it has a namespace)
+    pub service: String,
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Output,
 }
 
 /// `-o` of commands that print text lines instead of tables.

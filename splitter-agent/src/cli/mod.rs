@@ -9,6 +9,7 @@ mod explain;
 mod flows;
 mod out;
 mod parse;
+mod rollout;
 mod status;
 mod table;
 mod top;
@@ -45,6 +46,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Weight { service, weights, dry_run, output } => {
             block_on(weight::run(&client, &service, weights, dry_run, output)).map(done)
         }
+        Command::Rollout { command } => block_on(rollout::run(&client, command)).map(done),
         Command::Explain(explain) => block_on(explain::run(&client, explain)).map(done),
         Command::Flows { service, output } => block_on(flows::run(&client, service.as_deref(), output)).map(done),
         Command::Top { service, interval, iterations } => {

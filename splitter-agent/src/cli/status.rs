@@ -146,7 +146,11 @@ fn details(service: &Service, colour: bool) -> String {
         service.mode,
         service.split_by,
         service.on_weight_change,
-        if service.weights_from == "cli" { "`splitter weight`" } else { "the policy" },
+        match service.weights_from.as_str() {
+            "cli" => "`splitter weight`",
+            "rollout" => "its rollout",
+            _ => "the policy",
+        },
         Style::Dim.paint("frontends", colour),
         service.frontends.join(", ")
     );

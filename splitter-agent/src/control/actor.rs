@@ -3,6 +3,7 @@
 use super::{
     ControlError, Loaded, Settings, counters, live,
     rates::Rates,
+    rollouts::Rollouts,
     status,
     store::{Override, Runtime, Store},
     sweep::{Bits, Clock, Janitor},
@@ -11,8 +12,9 @@ use super::{
 use crate::{
     datapath::{self, Datapath, DatapathError, Events, Patterns, Sizes, Table, Tables},
     model::{OnWeightChange, Service},
-    observed::{self, ExplainRequest, Explanation, FlowRow, Status, WeightChange, WeightRequest},
+    observed::{self, ExplainRequest, Explanation, FlowRow, RolloutEvent, RolloutStatus, Status, WeightChange, WeightRequest},
     reconcile::{Planned, ReconcileError, Reconciler},
+    rollout::Word,
 };
 use splitter_common::abi::backend_state;
 use std::{
@@ -30,6 +32,10 @@ pub enum Message {
     Flows(Option<String>, oneshot::Sender<Result<Vec<FlowRow>, ControlError>>),
     Explain(ExplainRequest, oneshot::Sender<Result<Explanation, ControlError>>),
     SetWeights(String, WeightRequest, oneshot::Sender<Result<WeightChange, ControlError>>),
+    Rollouts(oneshot::Sender<Vec<RolloutStatus>>),
+    Rollout(String, oneshot::Sender<Result<RolloutStatus, ControlError>>),
+    RolloutHistory(String, oneshot::Sender<Result<Vec<RolloutEvent>, ControlError>>),
+    RolloutWord(String, Word, oneshot::Sender<Result<RolloutStatus, ControlError>>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -45,7 +51,14 @@ pub(super) const NO_MAPS: &str = "the kernel's maps could not be made: see `spli
 const AGAIN: f64 = 1.0;
 
 /// The thread: starts, says so, and serves until the end.
-pub fn run(settings: Settings, receiver: mpsc::Receiver<Message>, ready: oneshot::Sender<anyhow::Result<()>>) {
+///
+/// `outside`: where what asks others runs.
+pub fn run(
+    settings: Settings,
+    receiver: mpsc::Receiver<Message>,
+    ready: oneshot::Sender<anyhow::Result<()>>,
+    outside: tokio::runtime::Handle,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -55,7 +68,7 @@ pub fn run(settings: Settings, receiver: mpsc::Receiver<Message>, ready: oneshot
         }
     };
     runtime.block_on(async {
-        match Actor::start(settings) {
+        match Actor::start(settings, outside) {
             Ok((actor, events)) => {
                 // Nobody waits any more when the program is ending.
                 let _ = ready.send(Ok(()));
@@ -97,16 +110,18 @@ pub struct Actor {
     /// The clock of the rates.
     pub(super) begin: Instant,
     pub(super) rates: Rates,
+    pub(super) rollouts: Rollouts,
 }
 
-fn unix_now() -> f64 {
+pub(super) fn unix_now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
 impl Actor {
-    fn start(settings: Settings) -> anyhow::Result<(Self, Events)> {
+    fn start(settings: Settings, outside: tokio::runtime::Handle) -> anyhow::Result<(Self, Events)> {
         let patterns = Patterns::parse(&settings.interfaces)?;
         let store = Store::open(&settings.state)?;
+        let rollouts = Rollouts::open(&settings.state, outside)?;
         let restored = store.policy().unwrap_or_else(|error| {
             tracing::error!(%error, "the last good policy cannot be restored; what the kernel runs stays");
             None
@@ -137,6 +152,7 @@ impl Actor {
             swept: Instant::now(),
             begin: Instant::now(),
             rates: Rates::default(),
+            rollouts,
         };
         if let Some(services) = restored {
             actor.desired.services = services;
@@ -153,6 +169,13 @@ impl Actor {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut ticks, mut look_at) = (0u32, None);
         loop {
+            let judge = self.rollouts.due();
+            let judged = async {
+                match judge {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             let look = async {
                 match look_at {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -170,6 +193,7 @@ impl Actor {
                     }
                     Some(message) => self.handle(message),
                 },
+                _ = judged => self.look_at_rollouts(),
                 changed = events.changed(), if look_at.is_none() => match changed {
                     Ok(()) => look_at = Some(tokio::time::Instant::now() + SETTLE),
                     Err(error) => {
@@ -199,6 +223,7 @@ impl Actor {
     }
 
     fn end(&mut self) {
+        self.keep_rollouts();
         self.save_runtime();
         self.store.close();
     }
@@ -213,7 +238,11 @@ impl Actor {
             Message::Status(reply) => drop(reply.send(self.status())),
             Message::Flows(service, reply) => drop(reply.send(self.flows(service))),
             Message::Explain(request, reply) => drop(reply.send(self.explain(&request))),
-            Message::SetWeights(service, request, reply) => drop(reply.send(self.set_weights(&service, &request))),
+            Message::SetWeights(service, request, reply) => drop(reply.send(self.set_weights_by_hand(&service, &request))),
+            Message::Rollouts(reply) => drop(reply.send(self.all_rollouts())),
+            Message::Rollout(service, reply) => drop(reply.send(self.rollout(&service))),
+            Message::RolloutHistory(service, reply) => drop(reply.send(self.rollout_history(&service))),
+            Message::RolloutWord(service, word, reply) => drop(reply.send(self.rollout_word(&service, word))),
             Message::Shutdown(reply) => drop(reply.send(())),
         }
     }
@@ -242,10 +271,12 @@ impl Actor {
                 self.desired.state = "ok";
                 self.desired.errors = Vec::new();
                 self.desired.services = policy.services.into_iter().map(Arc::new).collect();
-                for name in weights::expire(&mut self.runtime.overrides, &self.desired.services) {
-                    tracing::info!(service = name, "the policy's weights have changed: those of the command line are dropped");
+                let reweighted = weights::expire(&mut self.runtime.overrides, &self.desired.services);
+                for name in &reweighted {
+                    tracing::info!(service = name, "the policy's weights have changed: those set since are dropped");
                 }
                 self.apply(true);
+                self.rollouts_meet_policy(&reweighted);
             }
         }
     }
@@ -319,7 +350,8 @@ impl Actor {
         })
     }
 
-    fn set_weights(&mut self, name: &str, request: &WeightRequest) -> Result<WeightChange, ControlError> {
+    /// One map write, then the bookkeeping.
+    pub(super) fn change_weights(&mut self, name: &str, request: &WeightRequest) -> Result<WeightChange, ControlError> {
         let planned = self.planned(name)?;
         let after = weights::merge(&planned.model, request)?;
         let before = weights::of(&planned.model);

@@ -12,6 +12,7 @@ mod look;
 mod questions;
 mod rates;
 mod request;
+mod rollouts;
 mod status;
 mod store;
 mod sweep;
@@ -20,7 +21,8 @@ mod weights;
 use crate::{
     datapath,
     model::Policy,
-    observed::{ExplainRequest, Explanation, FlowRow, Status, WeightChange, WeightRequest},
+    observed::{ExplainRequest, Explanation, FlowRow, RolloutEvent, RolloutStatus, Status, WeightChange, WeightRequest},
+    rollout::Word,
 };
 use actor::Message;
 use std::path::{Path, PathBuf};
@@ -94,7 +96,8 @@ impl Control {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (ready, started) = oneshot::channel();
         // A thread of its own: map walks block, and they must not hold up the listeners.
-        let task = tokio::task::spawn_blocking(move || actor::run(settings, receiver, ready));
+        let outside = tokio::runtime::Handle::current();
+        let task = tokio::task::spawn_blocking(move || actor::run(settings, receiver, ready, outside));
         match started.await {
             Ok(Ok(())) => Ok((Control { sender }, task)),
             Ok(Err(error)) => Err(error),
@@ -133,6 +136,28 @@ impl Control {
     pub async fn set_weights(&self, service: &str, request: WeightRequest) -> Result<WeightChange, ControlError> {
         let service = service.to_string();
         self.ask(|reply| Message::SetWeights(service, request, reply)).await.unwrap_or_else(ended)
+    }
+
+    /// Every rollout that the policy has, started or not.
+    pub async fn rollouts(&self) -> Vec<RolloutStatus> {
+        self.ask(Message::Rollouts).await.unwrap_or_default()
+    }
+
+    pub async fn rollout(&self, service: &str) -> Result<RolloutStatus, ControlError> {
+        let service = service.to_string();
+        self.ask(|reply| Message::Rollout(service, reply)).await.unwrap_or_else(ended)
+    }
+
+    /// The audit log of one service, oldest first.
+    pub async fn rollout_history(&self, service: &str) -> Result<Vec<RolloutEvent>, ControlError> {
+        let service = service.to_string();
+        self.ask(|reply| Message::RolloutHistory(service, reply)).await.unwrap_or_else(ended)
+    }
+
+    /// Start, pause, resume, promote or abort.
+    pub async fn rollout_word(&self, service: &str, word: Word) -> Result<RolloutStatus, ControlError> {
+        let service = service.to_string();
+        self.ask(|reply| Message::RolloutWord(service, word, reply)).await.unwrap_or_else(ended)
     }
 
     /// Stops timers and persists; the kernel goes on as last decided.

@@ -53,9 +53,18 @@ impl Actor {
         let (tables, findings) = (&datapath.tables, self.janitor.findings());
         let clock = self.clock().map_err(|e| text(&e))?;
         status.interfaces = status::interfaces(datapath.served());
+        status.rollouts = self.all_rollouts();
+        status.rollout_events =
+            self.rollouts.told.iter().map(|((service, event), count)| (service.clone(), event.clone(), *count)).collect();
         status.tables = status::tables(tables, findings);
         status.reasons = status::reasons(tables).map_err(|e| text(&e))?;
         status.services = status::services(tables, &self.reconciler, &self.runtime, findings, clock, &self.rates).map_err(|e| text(&e))?;
+        for service in status.services.iter_mut().filter(|service| service.weights_from == "cli") {
+            let entry = self.rollouts.entries.get(&service.name);
+            if entry.is_some_and(|entry| !entry.state.yielded && entry.state.is_owner()) {
+                service.weights_from = "rollout".into();
+            }
+        }
         Ok(())
     }
 

@@ -27,7 +27,7 @@ mod tests;
 pub use evidence::{Evidence, Tally};
 pub use observation::*;
 pub use state::{Phase, State};
-pub use step::{Action, allowed, step};
+pub use step::{Action, allowed, step, step_in_place};
 
 use crate::{
     model::Pace,

@@ -149,6 +149,11 @@ impl State {
         self.policy.steps.get(self.step + 1).copied()
     }
 
+    /// Whether the weights that the node runs come from this rollout.
+    pub fn is_owner(&self) -> bool {
+        self.phase.is_live() || matches!(self.phase, Phase::Promoted | Phase::RolledBack | Phase::Aborted)
+    }
+
     pub fn is_last(&self) -> bool {
         self.step + 1 >= self.policy.steps.len()
     }

@@ -57,6 +57,12 @@ pub fn allowed(state: &State, word: WordKind) -> Result<(), String> {
 
 /// One look. Words that are not [`allowed`] are ignored.
 pub fn step(mut state: State, observation: &Observation, now: f64) -> (State, Vec<Action>) {
+    let actions = step_in_place(&mut state, observation, now);
+    (state, actions)
+}
+
+/// The same where the state stands.
+pub fn step_in_place(state: &mut State, observation: &Observation, now: f64) -> Vec<Action> {
     let mut actions = Vec::new();
     let before = state.backends.replace(observation.backends);
     if before.is_some_and(|before| before != observation.backends) {
@@ -71,19 +77,19 @@ pub fn step(mut state: State, observation: &Observation, now: f64) -> (State, Ve
         if let Some(samples) = &observation.latency {
             state.evidence.samples(&state.policy, samples, warm);
         }
-        observation.readings.iter().for_each(|reading| note(&mut state, reading));
+        observation.readings.iter().for_each(|reading| note(state, reading));
     }
     if let Some(word) = &observation.word
         && allowed(&state, word.kind).is_ok()
     {
-        follow(&mut state, word, observation.weights.as_ref(), now, &mut actions);
-    } else if state.phase.is_live() && gates::any_fails(&state) {
-        take_back(&mut state, now, &mut actions);
+        follow(state, word, observation.weights.as_ref(), now, &mut actions);
+    } else if state.phase.is_live() && gates::any_fails(state) {
+        take_back(state, now, &mut actions);
     } else {
-        by_time(&mut state, warm, now, &mut actions);
+        by_time(state, warm, now, &mut actions);
     }
-    converge(&mut state, observation.weights.as_ref(), &mut actions);
-    (state, actions)
+    converge(state, observation.weights.as_ref(), &mut actions);
+    actions
 }
 
 fn note(state: &mut State, reading: &Reading) {

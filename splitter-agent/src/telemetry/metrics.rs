@@ -3,6 +3,7 @@
 //! Owns metric names, labels and buckets: a stable surface. Labels are closed sets: services, versions, reasons. Reads a status;
 //! keeps none.
 
+use super::rollouts;
 use crate::observed::{Latency, Status, Version};
 use prometheus_client::{
     collector::Collector,
@@ -61,7 +62,8 @@ impl Collector for Exposition {
         self.agent(&mut encoder)?;
         self.reasons(&mut encoder)?;
         self.tables(&mut encoder)?;
-        self.versions(&mut encoder)
+        self.versions(&mut encoder)?;
+        rollouts::encode(&self.0, &mut encoder)
     }
 }
 
@@ -190,7 +192,7 @@ fn with<'a>(
 }
 
 /// A counter family; the encoder adds `_total`.
-fn counters<'a, const N: usize>(
+pub(super) fn counters<'a, const N: usize>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
@@ -201,7 +203,7 @@ fn counters<'a, const N: usize>(
     values.into_iter().try_for_each(|(labels, value)| write(&mut family, &labels, &ConstCounter::new(value)))
 }
 
-fn gauges<'a, const N: usize>(
+pub(super) fn gauges<'a, const N: usize>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

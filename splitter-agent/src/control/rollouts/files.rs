@@ -1,7 +1,11 @@
 //! Rollouts on disk: one file each, kept before anything is acted on, and the audit log.
 
 use super::super::store::{self, StoreError};
-use crate::{admin::{percent_decode, percent_encode}, observed::RolloutEvent, rollout::State};
+use crate::{
+    admin::{percent_decode, percent_encode},
+    observed::RolloutEvent,
+    rollout::State,
+};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Seek, SeekFrom, Write},

@@ -4,7 +4,10 @@ use super::super::counters::{self, Histogram};
 use crate::{
     datapath::{TableError, Tables},
     model::Measure,
-    rollout::{Side, stats::{Counts, bucket_of}},
+    rollout::{
+        Side,
+        stats::{Counts, bucket_of},
+    },
 };
 use splitter_common::abi::{self, VersionCounters};
 use std::collections::HashMap;
@@ -74,7 +77,7 @@ impl Sampler {
 fn delta(last: &VersionCounters, now: &VersionCounters) -> Delta {
     let grown = |of: fn(&VersionCounters) -> u64| {
         let (last, now) = (of(last), of(now));
-        if now >= last { now - last } else { now } as f64
+        now.checked_sub(last).unwrap_or(now) as f64
     };
     let connections = grown(|c| c.connections);
     let broken = grown(|c| c.resets_backend) + grown(|c| c.refused) + grown(|c| c.timeouts);

@@ -2,10 +2,8 @@
 //!
 //! Gates that ask others are in `gates`. Knows nothing of how a rollout runs.
 
-#[path = "rollout_gates.rs"]
 mod gates;
 #[cfg(test)]
-#[path = "rollout_tests.rs"]
 mod tests;
 
 use super::{

@@ -1,0 +1,334 @@
+//! `splitter rollout`: words to a rollout, and what it shows of itself: canary beside baseline, and what is missing to decide.
+
+use super::{
+    args::RolloutCommand,
+    out::{self, Output, Style},
+    show,
+    table::{Table, age, count, plain, seconds, share},
+};
+use crate::{
+    admin::client::Client,
+    observed::{Answer, Finding, RolloutEvent, RolloutPoint, RolloutStatus},
+};
+use anyhow::{Context, Result, bail};
+use std::{
+    process::Command,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+pub async fn run(client: &Client, command: RolloutCommand) -> Result<()> {
+    match command {
+        RolloutCommand::Status { service: None, output } => show(output, &client.rollouts().await?, |all| list(all, out::colour())),
+        RolloutCommand::Status { service: Some(service), output } => {
+            show(output, &client.rollout(&service).await?, |rollout| one(rollout, now(), out::colour()))
+        }
+        RolloutCommand::History { service, output } => {
+            show(output, &client.rollout_history(&service).await?, |events| history(events, out::colour()))
+        }
+        RolloutCommand::Start(word) => say(client, "start", word.service, word.reason, word.output).await,
+        RolloutCommand::Pause(word) => say(client, "pause", word.service, word.reason, word.output).await,
+        RolloutCommand::Resume(word) => say(client, "resume", word.service, word.reason, word.output).await,
+        RolloutCommand::Promote(word) => say(client, "promote", word.service, word.reason, word.output).await,
+        RolloutCommand::Abort(word) => say(client, "abort", word.service, word.reason, word.output).await,
+        RolloutCommand::Drill { service, inject, restore, patience, output } => {
+            let drill = drill(client, &service, &inject, restore.as_deref(), patience.into()).await?;
+            show(output, &drill, |drill| drill.text())
+        }
+    }
+}
+
+async fn say(client: &Client, action: &str, service: String, reason: Option<String>, output: Output) -> Result<()> {
+    let rollout = client.rollout_word(&service, action, &reason.unwrap_or_default()).await?;
+    show(output, &rollout, |rollout| {
+        let RolloutStatus { service, canary, phase, .. } = rollout;
+        format!("{service}: {phase}, {canary} at {}{}\n", share(Some(rollout.share)), because(&rollout.reason))
+    })
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
+
+fn style(phase: &str) -> Style {
+    match phase {
+        "promoted" => Style::Green,
+        "rolled-back" | "aborted" => Style::Red,
+        "paused" | "waiting" => Style::Yellow,
+        "running" => Style::Bold,
+        _ => Style::Dim,
+    }
+}
+
+fn list(all: &[RolloutStatus], colour: bool) -> String {
+    if all.is_empty() {
+        return "no service of the policy has a `rollout`\n".into();
+    }
+    let mut table = Table::new(&["<SERVICE", "<CANARY", "<PHASE", ">STEP", ">SHARE", "<REASON"]);
+    for rollout in all {
+        table.row([
+            plain(&rollout.service),
+            plain(&rollout.canary),
+            (rollout.phase.clone(), style(&rollout.phase)),
+            plain(format!("{}/{}", rollout.step + 1, rollout.steps.len())),
+            plain(share(Some(rollout.share))),
+            plain(&rollout.reason),
+        ]);
+    }
+    table.render(colour)
+}
+
+fn one(rollout: &RolloutStatus, now: f64, colour: bool) -> String {
+    let RolloutStatus { service, canary, baseline, phase, pace, .. } = rollout;
+    let phase = style(phase).paint(phase, colour);
+    let mut text = format!("{}: {phase}, {canary} beside {baseline}{}\n", Style::Bold.paint(service, colour), because(&rollout.reason));
+    let steps: Vec<String> = rollout
+        .steps
+        .iter()
+        .enumerate()
+        .map(|(index, step)| {
+            let step = share(Some(*step));
+            if index == rollout.step && rollout.share > 0.0 { Style::Bold.paint(&format!("[{step}]"), colour) } else { step }
+        })
+        .collect();
+    text += &format!("steps  {} ({pace})\n", steps.join(" "));
+    if rollout.since > 0.0 {
+        text +=
+            &format!("share  {} for {}, begun {} ago\n", share(Some(rollout.share)), age(now - rollout.since), age(now - rollout.began));
+    }
+    if !rollout.findings.is_empty() {
+        text += &format!("\n{}", findings(&rollout.findings, colour));
+    }
+    text += &sparklines(&rollout.points, canary, baseline);
+    match &rollout.missing[..] {
+        [] => {}
+        missing => {
+            text += &format!("\nmissing before the next step:\n{}", missing.iter().map(|line| format!("  {line}\n")).collect::<String>())
+        }
+    }
+    text
+}
+
+fn findings(findings: &[Finding], colour: bool) -> String {
+    let mut table = Table::new(&["<GATE", "<ANSWER", ">CANARY", ">BASELINE", ">REQUESTS", ">p", "<WHY"]);
+    for finding in findings {
+        let (answer, style) = match finding.answer {
+            Answer::Pass => ("pass", Style::Green),
+            Answer::Fail => ("FAIL", Style::Red),
+            Answer::Unknown => ("unknown", Style::Yellow),
+        };
+        let is_time = finding.gate.starts_with("latency p") || finding.gate.starts_with("connect p");
+        let value = |value: Option<f64>| if is_time { seconds(value) } else { share(value) };
+        table.row([
+            plain(&finding.gate),
+            (answer.to_owned(), style),
+            plain(value(finding.canary)),
+            plain(value(finding.baseline)),
+            plain(finding.counts.map_or("-".into(), |counts| count(counts[0][0] as u64))),
+            plain(finding.p_value.map_or("-".into(), |p| format!("{p:.2}"))),
+            plain(&finding.text),
+        ]);
+    }
+    table.render(colour)
+}
+
+/// Two lines a signal, on one scale: canary above baseline.
+fn sparklines(points: &[RolloutPoint], canary: &str, baseline: &str) -> String {
+    let mut text = String::new();
+    let width = canary.len().max(baseline.len());
+    for (name, of) in [("errors ", (|point| point.errors) as fn(&RolloutPoint) -> [Option<f64>; 2]), ("latency", |point| point.latency)] {
+        let top = points.iter().flat_map(of).flatten().fold(0.0, f64::max);
+        if !points.iter().any(|point| of(point)[0].is_some()) {
+            continue;
+        }
+        for (side, version) in [canary, baseline].into_iter().enumerate() {
+            let line: String = points.iter().map(|point| bar(of(point)[side], top)).collect();
+            let last = points.last().and_then(|point| of(point)[side]);
+            let last = if name == "latency" { seconds(last) } else { share(last) };
+            text += &format!("{} {version:width$}  {line} {last}\n", if side == 0 { name } else { "       " });
+        }
+    }
+    if text.is_empty() { text } else { format!("\n{text}") }
+}
+
+fn bar(value: Option<f64>, top: f64) -> char {
+    match value {
+        None => ' ',
+        Some(value) if top > 0.0 => BARS[((value / top * 7.0).round() as usize).min(7)],
+        Some(_) => BARS[0],
+    }
+}
+
+fn history(events: &[RolloutEvent], colour: bool) -> String {
+    if events.is_empty() {
+        return "nothing happened yet: `splitter rollout start` begins\n".into();
+    }
+    let mut table = Table::new(&["<TIME", "<EVENT", "<BY", ">FROM", "<", ">TO", "<REASON"]);
+    for event in events {
+        let (from, to) = if event.event == "weights" {
+            let weights = |weights: &std::collections::BTreeMap<String, u32>| {
+                weights.iter().map(|(name, weight)| format!("{name}={weight}")).collect::<Vec<_>>().join(" ")
+            };
+            (weights(&event.weights_from), weights(&event.weights_to))
+        } else {
+            (share(Some(event.from)), share(Some(event.to)))
+        };
+        table.row([
+            plain(clock(event.at)),
+            (event.event.clone(), style(&event.event)),
+            plain(&event.by),
+            plain(from),
+            plain("->"),
+            plain(to),
+            plain(&event.reason),
+        ]);
+    }
+    table.render(colour)
+}
+
+/// `2026-11-21 11:07:38.4` in UTC (Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days).
+fn clock(at: f64) -> String {
+    let (whole, tenth) = (at.max(0.0) as u64, (at.max(0.0).fract() * 10.0) as u64);
+    let (days, rest) = (whole / 86_400 + 719_468, whole % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let (day, month) = (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{tenth}", rest / 3_600, rest / 60 % 60, rest % 60)
+}
+
+/// What a drill found.
+#[derive(Debug, serde::Serialize)]
+struct Drill {
+    service: String,
+    /// Whether the canary was taken back in time.
+    taken_back: bool,
+    /// From the injection's end to the rollback, seconds.
+    seconds: Option<f64>,
+    reason: String,
+}
+
+impl Drill {
+    fn text(&self) -> String {
+        match self.seconds {
+            Some(seconds) => format!("{}: taken back {seconds:.2} s after the fault was there: {}\n", self.service, self.reason),
+            None => format!("{}: NOT taken back: {}\n", self.service, self.reason),
+        }
+    }
+}
+
+/// Breaks the canary by the operator's own command, and waits for the judge.
+async fn drill(client: &Client, service: &str, inject: &str, restore: Option<&str>, patience: Duration) -> Result<Drill> {
+    let before = client.rollout(service).await?;
+    if before.phase != "running" {
+        bail!("the rollout of {service} is {}: a drill needs one that runs (`splitter rollout start {service}`)", before.phase);
+    }
+    let shell = |script: &str| -> Result<()> {
+        let status = Command::new("/bin/sh").args(["-c", script]).status().with_context(|| format!("cannot run `{script}`"))?;
+        if status.success() { Ok(()) } else { bail!("`{script}` ended with {status}") }
+    };
+    shell(inject)?;
+    let (injected, began) = (now(), Instant::now());
+    let result = loop {
+        match client.rollout(service).await {
+            Ok(status) if status.phase == "rolled-back" => {
+                break Ok(Drill {
+                    service: service.into(),
+                    taken_back: true,
+                    seconds: Some((status.since - injected).max(0.0)),
+                    reason: status.reason,
+                });
+            }
+            Ok(_) if began.elapsed() > patience => {
+                break Ok(Drill { service: service.into(), taken_back: false, seconds: None, reason: format!("within {patience:?}") });
+            }
+            Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(error) => break Err(error),
+        }
+    };
+    // The fault is taken away whatever came of it.
+    restore.map_or(Ok(()), shell)?;
+    let drill = result?;
+    if drill.taken_back { Ok(drill) } else { bail!("{}", drill.text().trim_end()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rollout() -> RolloutStatus {
+        RolloutStatus {
+            service: "web".into(),
+            canary: "v2".into(),
+            baseline: "v1".into(),
+            phase: "running".into(),
+            steps: vec![0.01, 0.5, 1.0],
+            step: 1,
+            share: 0.5,
+            began: 100.0,
+            since: 160.0,
+            pace: "fixed".into(),
+            findings: vec![
+                Finding {
+                    gate: "errorRate".into(),
+                    answer: Answer::Unknown,
+                    canary: Some(0.004),
+                    baseline: Some(0.001),
+                    counts: Some([[1234.0, 5.0], [9000.0, 9.0]]),
+                    p_value: Some(0.3),
+                    text: "more requests".into(),
+                    ..Finding::default()
+                },
+                Finding { gate: "latency p99".into(), answer: Answer::Pass, canary: Some(0.0123), ..Finding::default() },
+            ],
+            missing: vec!["30 s of this step".into()],
+            points: vec![
+                RolloutPoint { errors: [None, Some(0.0)], latency: [None, None] },
+                RolloutPoint { errors: [Some(0.02), Some(0.0)], latency: [Some(0.01), Some(0.005)] },
+            ],
+            ..RolloutStatus::default()
+        }
+    }
+
+    #[test]
+    fn canary_stands_beside_baseline() {
+        assert_eq!(
+            one(&rollout(), 190.0, false),
+            "web: running, v2 beside v1\n\
+             steps  1% [50%] 100% (fixed)\n\
+             share  50% for 30s, begun 1m30s ago\n\n\
+             GATE         ANSWER     CANARY  BASELINE  REQUESTS     p  WHY\n\
+             errorRate    unknown      0.4%      0.1%     1,234  0.30  more requests\n\
+             latency p99  pass     12.30 ms         -         -     -\n\n\
+             errors  v2   █ 2%\n\
+             \x20       v1  ▁▁ 0%\n\
+             latency v2   █ 10.00 ms\n\
+             \x20       v1   ▅ 5.00 ms\n\n\
+             missing before the next step:\n  30 s of this step\n"
+        );
+        let text = list(&[rollout()], false);
+        assert!(text.contains("web      v2      running   2/3    50%"), "{text}");
+    }
+
+    #[test]
+    fn the_history_is_a_timeline() {
+        let event = RolloutEvent {
+            at: 1_795_259_258.42,
+            event: "advanced".into(),
+            by: "gates".into(),
+            from: 0.01,
+            to: 0.05,
+            ..RolloutEvent::default()
+        };
+        let text = history(&[event], false);
+        assert!(text.contains("2026-11-21 11:07:38.4  advanced  gates    1%  ->  5%"), "{text}");
+        assert!(history(&[], false).contains("rollout start"));
+    }
+}
