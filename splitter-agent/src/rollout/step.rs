@@ -80,7 +80,7 @@ pub fn step_in_place(state: &mut State, observation: &Observation, now: f64) -> 
         observation.readings.iter().for_each(|reading| note(state, reading));
     }
     if let Some(word) = &observation.word
-        && allowed(&state, word.kind).is_ok()
+        && allowed(state, word.kind).is_ok()
     {
         follow(state, word, observation.weights.as_ref(), now, &mut actions);
     } else if state.phase.is_live() && gates::any_fails(state) {

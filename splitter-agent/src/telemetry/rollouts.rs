@@ -1,7 +1,7 @@
 //! `splitter_rollout_*`: where each rollout stands, what its gates say, what happened.
 
 use super::metrics::{counters, gauges};
-use crate::observed::{Answer, Finding, RolloutStatus, Status};
+use crate::observed::{Answer, Finding, Status};
 use prometheus_client::encoding::DescriptorEncoder;
 use std::fmt;
 

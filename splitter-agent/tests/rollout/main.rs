@@ -1,0 +1,5 @@
+//! Rollouts on a real node, with real servers that turn bad. Needs root.
+
+mod judged;
+#[path = "../support/mod.rs"]
+mod support;
