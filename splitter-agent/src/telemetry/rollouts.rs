@@ -47,7 +47,7 @@ fn findings(status: &Status) -> impl Iterator<Item = ([(&'static str, &str); 2],
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::render;
+    use crate::{observed::RolloutStatus, telemetry::render};
 
     #[test]
     fn names_labels_and_values() {
