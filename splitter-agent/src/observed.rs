@@ -201,7 +201,9 @@ pub struct ExplainRequest {
     pub service: String,
     /// `IP` or `IP:PORT`.
     pub client: Option<String>,
+    #[serde(default)]
     pub headers: Vec<(String, String)>,
+    #[serde(default)]
     pub cookies: Vec<(String, String)>,
     pub path: Option<String>,
     pub method: Option<String>,

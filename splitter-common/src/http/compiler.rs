@@ -63,15 +63,10 @@ impl Compiler {
     /// # Errors
     /// The limit that the service would exceed; then nothing is added.
     pub fn rule<'a>(&mut self, conditions: impl IntoIterator<Item = Predicate<'a>>, version: u32) -> Result<(), Limit> {
-        let mut next = self.clone();
-        let mut indices = Vec::new();
-        for condition in conditions {
-            indices.push(next.predicate(condition));
-        }
-        next.rules.push((indices, version));
-        next.within()?;
-        *self = next;
-        Ok(())
+        self.or_nothing(|compiler| {
+            let indices = conditions.into_iter().map(|condition| compiler.predicate(condition)).collect();
+            compiler.rules.push((indices, version));
+        })
     }
 
     /// Says whose value is the key of `splitBy`; `subject` is `HEADER` or `COOKIE`.
@@ -79,11 +74,21 @@ impl Compiler {
     /// # Errors
     /// As [`Compiler::rule`].
     pub fn key(&mut self, subject: u8, name: &[u8]) -> Result<(), Limit> {
-        let mut next = self.clone();
-        next.key = Some(next.name(subject, name));
-        next.within()?;
-        *self = next;
-        Ok(())
+        self.or_nothing(|compiler| compiler.key = Some(compiler.name(subject, name)))
+    }
+
+    /// Takes back what was added when it does not fit.
+    fn or_nothing(&mut self, add: impl FnOnce(&mut Self)) -> Result<(), Limit> {
+        let before = (self.names.len(), self.predicates.len(), self.rules.len(), self.key, self.texts.len(), self.text_bytes);
+        add(self);
+        self.within().inspect_err(|_| {
+            self.names.truncate(before.0);
+            self.predicates.truncate(before.1);
+            self.rules.truncate(before.2);
+            self.key = before.3;
+            self.texts.truncate(before.4);
+            self.text_bytes = before.5;
+        })
     }
 
     fn within(&self) -> Result<(), Limit> {
@@ -242,11 +247,15 @@ mod tests {
         for i in 0..MAX_HTTP_NAMES {
             compiler.rule([header(&format!("x-{i}"), "1")], 1).unwrap();
         }
+        let before = compiler.finish();
         assert_eq!(compiler.key(http_subject::COOKIE, b"uid"), Err(Limit::Names));
+        assert_eq!(compiler.finish(), before);
         let mut compiler = Compiler::default();
         let long = |i: usize| format!("{i:0255}");
         (0..16).for_each(|i| compiler.rule([header("x", &long(i))], 1).unwrap());
-        assert_eq!(compiler.rule([header("x", &long(16))], 1), Err(Limit::Pool));
+        let before = compiler.finish();
+        assert_eq!(compiler.rule([header("x", &long(16)), header("y", "1")], 1), Err(Limit::Pool));
+        assert_eq!(compiler.finish(), before);
         compiler.rule([header("x", &long(0))], 1).unwrap();
     }
 }

@@ -95,6 +95,16 @@ fn weights_decide_by_the_key() {
     assert_eq!(explained(&service(SplitBy::Request, [0, 0], Vec::new()), ExplainRequest::default()).decided_by, "none");
 }
 
+/// What a script sends needs no more than it says.
+#[test]
+fn requests_may_leave_out_what_they_do_not_need() {
+    let service = service(SplitBy::Request, [1, 0], vec![(vec![Condition::Path("/a".into())], 1)]);
+    for body in [r#"{"service": "checkout", "path": "/a"}"#, r#"{"service": "checkout", "head": "GET /a HTTP/1.0\r\n\r\n"}"#] {
+        let answer = explained(&service, serde_json::from_str(body).unwrap());
+        assert_eq!(answer.version.as_deref(), Some("v2"), "{body}");
+    }
+}
+
 #[test]
 fn odd_heads() {
     let service = service(SplitBy::Request, [1, 0], vec![(vec![Condition::Header("X-A".into(), Text::Present)], 1)]);
