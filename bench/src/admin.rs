@@ -28,6 +28,11 @@ impl Admin {
         self.call("GET", "/v1/status", "")
     }
 
+    /// `POST /v1/explain`.
+    pub fn explain(&self, request: &Value) -> Result<Value> {
+        self.call("POST", "/v1/explain", &request.to_string())
+    }
+
     /// Sets weights; returns what the agent says of the change. `dry_run` also answers the generation, whatever the size of the policy.
     pub fn weights(&self, service: &str, weights: &[(&str, u32)], dry_run: bool) -> Result<Value> {
         let weights: serde_json::Map<String, Value> = weights.iter().map(|(name, weight)| ((*name).into(), (*weight).into())).collect();

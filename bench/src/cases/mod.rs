@@ -6,6 +6,8 @@
 #[cfg(feature = "kernel")]
 mod head;
 #[cfg(feature = "kernel")]
+mod http;
+#[cfg(feature = "kernel")]
 mod l4;
 #[cfg(feature = "kernel")]
 mod policy;
@@ -26,12 +28,13 @@ pub use rows::{Row, Rows, Samples, table};
 use std::{fmt, path::PathBuf};
 
 /// Names and what they tell.
-pub const CASES: [(&str, &str); 6] = [
+pub const CASES: [(&str, &str); 7] = [
     ("program-cost", "nanoseconds a packet inside the kernel programs, by PROG_TEST_RUN, beside a minimal reference program"),
     ("service-scale", "the same at 1, 1,000 and 40,000 services"),
     ("head-scan", "nanoseconds a byte of the HTTP head scanner in the kernel"),
     ("weight-latency", "from `splitter weight` to the first connection with the new weight, at 1 and 40,000 services"),
     ("policy-scale", "loading and re-applying a policy of 40,000 services, memory of the agent and of a flow"),
+    ("http", "requests split one by one: plain routing, splitter, HAProxy and nginx with the same split"),
     ("l4", "requests a second, CPU and latency through the node: plain routing, splitter, nft and iptables DNAT"),
 ];
 
@@ -115,6 +118,7 @@ pub fn run(choice: &Choice, place: &Place) -> anyhow::Result<()> {
             "head-scan" => head::run(place, choice.quick, &mut rows),
             "weight-latency" => weight::run(place, choice.quick, &mut rows),
             "policy-scale" => policy::run(place, choice.quick, &mut rows),
+            "http" => http::run(place, choice.quick, &mut rows),
             _ => l4::run(place, choice.quick, &mut rows),
         };
         result.with_context(|| format!("the case {name} failed"))?;
