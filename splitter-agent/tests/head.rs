@@ -9,6 +9,7 @@ use splitter_common::{
     abi::{Addr, HttpRules, http_match, http_subject, mapped},
     http::{
         Plain, RequestHead, ResponseHead, Scan,
+        chunks::{Chunks, WINDOW},
         compiler::{Compiler, Predicate},
         request, response, verdict,
     },
@@ -19,7 +20,7 @@ const CASES: u32 = 4_000;
 const CLIENT: Addr = mapped([10, 1, 7, 9]);
 
 /// The scanner alone must leave most of the verifier's million to the program that calls it.
-const VERIFIED: u32 = 120_000;
+const VERIFIED: u32 = 70_000;
 
 fn scanner() -> Scanner {
     assert!(splitter_bench::lab::is_root(), "this test needs root: it loads BPF programs");
@@ -114,8 +115,38 @@ fn responses_are_read_as_on_the_host() {
 }
 
 #[test]
+fn chunks_are_followed_as_on_the_host() {
+    let mut scanner = scanner();
+    let mut random = Random::new(0xc4);
+    let pieces: [&[u8]; 10] = [b"5\r\n", b"hello\r\n", b"1f;a=b\r\n", b"\r\n", b"0\r\n", b"X: y\r\n", b"\n", b"\r", b"7fffffff\r\n", b" "];
+    let (mut ends, mut odd) = (0, 0);
+    for case in 0..300 {
+        let (mut kernel, mut host) = (Chunks::default(), Chunks::default());
+        let script = [4, 3, 5, 3];
+        for step in 0..8 {
+            let text: Vec<u8> = (0..1 + random.below(3))
+                .flat_map(|i| pieces[if case % 3 == 0 { script[(step + i) % 4] } else { random.below(10) }])
+                .copied()
+                .collect();
+            let mut window = [b'\n'; WINDOW as usize];
+            let len = text.len().min(window.len());
+            window[..len].copy_from_slice(&text[..len]);
+            scanner.set(&text, None, CLIENT, false).expect("maps");
+            let used = scanner.chunks(&mut kernel).expect("a run");
+            assert_eq!((used, kernel), (host.feed::<Plain>(&window, text.len() as u32), host), "case {case}: {text:?}");
+            let skip = host.skip().min(1 + random.below(6) as u32);
+            kernel.pass(skip);
+            host.pass(skip);
+        }
+        ends += u32::from(host.is_end());
+        odd += u32::from(host.is_odd());
+    }
+    assert!(ends > 20 && odd > 20, "{ends} ended, {odd} were odd");
+}
+
+#[test]
 fn the_verifier_walks_few_instructions() {
     let scanner = scanner();
-    let walked = [Part::Request, Part::Response].map(|part| scanner.verified(part).expect("the kernel tells"));
+    let walked = [Part::Request, Part::Response, Part::Chunks].map(|part| scanner.verified(part).expect("the kernel tells"));
     assert!(walked.iter().all(|walked| *walked > 0 && *walked < VERIFIED), "{walked:?}");
 }

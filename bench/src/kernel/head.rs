@@ -8,7 +8,7 @@ use aya::{
 };
 use splitter_common::{
     abi::{Addr, HttpRules},
-    http::{HEAD_LIMIT, HEAD_SLACK, HeadText, RequestHead, ResponseHead},
+    http::{HEAD_LIMIT, HEAD_SLACK, HeadText, RequestHead, ResponseHead, chunks::Chunks},
 };
 use std::{fs, path::Path};
 
@@ -24,10 +24,12 @@ pub enum Part {
     Reference,
     Request,
     Response,
+    /// A step through a chunked body.
+    Chunks,
 }
 
 impl Part {
-    const ALL: [Part; 4] = [Part::Nothing, Part::Reference, Part::Request, Part::Response];
+    const ALL: [Part; 5] = [Part::Nothing, Part::Reference, Part::Request, Part::Response, Part::Chunks];
 
     fn name(self) -> &'static str {
         match self {
@@ -35,6 +37,7 @@ impl Part {
             Part::Reference => "head_reference",
             Part::Request => "head_request",
             Part::Response => "head_response",
+            Part::Chunks => "head_chunks",
         }
     }
 }
@@ -57,6 +60,8 @@ unsafe impl Pod for Task {}
 unsafe impl Pod for Value<RequestHead> {}
 // SAFETY: as above.
 unsafe impl Pod for Value<ResponseHead> {}
+// SAFETY: as above.
+unsafe impl Pod for Value<Chunks> {}
 
 /// The text as the scanner takes it, filled up with `filler`; `None` when it is longer.
 pub fn padded(text: &[u8], filler: u8) -> Option<Box<HeadText>> {
@@ -107,13 +112,25 @@ impl Scanner {
         Ok(self.map::<Value<ResponseHead>>("RESPONSE")?.get(&0, 0)?.0)
     }
 
+    /// Lets the chunks go on through the text that was set, and answers how many bytes they read.
+    pub fn chunks(&mut self, chunks: &mut Chunks) -> Result<u32> {
+        self.map::<Value<Chunks>>("CHUNKS")?.set(0, Value(*chunks), 0)?;
+        let (used, _) = self.test(Part::Chunks, 1)?;
+        *chunks = self.map::<Value<Chunks>>("CHUNKS")?.get(&0, 0)?.0;
+        Ok(used)
+    }
+
     /// Nanoseconds a run, whole ones.
     pub fn run(&mut self, part: Part, repeat: u32) -> Result<f64> {
+        Ok(self.test(part, repeat)?.1)
+    }
+
+    fn test(&mut self, part: Part, repeat: u32) -> Result<(u32, f64)> {
         let packet = [0; 64];
         let program: &mut SchedClassifier = self.0.program_mut(part.name()).context(part.name())?.try_into()?;
         let result = program.test_run(TestRunOptions { data_in: Some(&packet), repeat, ..Default::default() })?;
         ensure!(result.return_value as i32 >= 0, "{} did not run", part.name());
-        Ok(result.duration.as_nanos() as f64)
+        Ok((result.return_value, result.duration.as_nanos() as f64))
     }
 
     fn map<T: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, T>> {

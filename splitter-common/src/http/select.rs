@@ -6,13 +6,15 @@ use super::{
     words,
 };
 use crate::{
-    abi::{HttpName, HttpPredicate, HttpRules, MAX_HTTP_NAMES, http_match, http_subject},
+    abi::{HttpName, HttpPredicate, HttpRules, http_match, http_subject},
     barrier::forget,
     decide,
 };
 
 /// Bytes of a key that are hashed in one round.
 const HASHED: u32 = 16;
+/// Names that are looked at in one round.
+const TRIED: u32 = 8;
 /// Bytes that are compared in one round.
 const COMPARED: u32 = 32;
 
@@ -48,7 +50,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         let wanted = self.scan.wanted;
         let mut i = self.scan.line_index;
         let mut rounds = 0;
-        while rounds < MAX_HTTP_NAMES {
+        while rounds < TRIED {
             if i >= rules.name_count as u32 || name(rules, i).subject as u32 >= wanted {
                 break;
             }
@@ -56,12 +58,15 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
             rounds += 1;
         }
         let i = forget(&mut self.scan.line_index, i);
-        if i >= rules.name_count as u32 || i >= MAX_HTTP_NAMES as u32 {
+        if i >= rules.name_count as u32 {
             return self.next_line();
         }
-        self.scan.line_index = i + 1;
         let found = name(rules, i);
         let subject = found.subject;
+        if (subject as u32) < wanted {
+            return phase::SUBJECTS;
+        }
+        self.scan.line_index = i + 1;
         if subject == http_subject::QUERY {
             self.scan.wanted = http_subject::PATH as u32;
             self.scan.subject = http_subject::QUERY as u32;
@@ -110,7 +115,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         let mut i = self.scan.index;
         let mut rounds = 0;
         let mut found = false;
-        while rounds < MAX_HTTP_NAMES {
+        while rounds < TRIED {
             if i >= rules.name_count as u32 {
                 break;
             }
@@ -125,10 +130,13 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
             i += 1;
             rounds += 1;
         }
-        forget(&mut self.scan.index, i);
+        let i = forget(&mut self.scan.index, i);
         if found {
             self.scan.offset = 8;
             return phase::NAME_REST;
+        }
+        if i < rules.name_count as u32 {
+            return phase::NAMES;
         }
         let after = self.scan.after;
         self.follow(after)

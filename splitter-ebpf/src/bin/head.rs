@@ -11,7 +11,11 @@ mod programs {
     use splitter_common::{
         abi::{Addr, HttpRules},
         barrier::{load, opaque},
-        http::{HEAD_LIMIT, HeadText, Loop, RequestHead, ResponseHead, Scan, request, response},
+        http::{
+            HEAD_LIMIT, HeadText, Loop, RequestHead, ResponseHead, Scan,
+            chunks::{Chunks, WINDOW},
+            request, response,
+        },
     };
     use splitter_ebpf::packet::http::BpfLoop;
 
@@ -35,6 +39,8 @@ mod programs {
     static RULES: Array<HttpRules> = Array::with_max_entries(1, 0);
     #[map]
     static SCAN: PerCpuArray<Scan> = PerCpuArray::with_max_entries(1, 0);
+    #[map]
+    static CHUNKS: Array<Chunks> = Array::with_max_entries(1, 0);
     #[map]
     static REQUEST: Array<RequestHead> = Array::with_max_entries(1, 0);
     #[map]
@@ -83,6 +89,15 @@ mod programs {
         let (scan, out) = unsafe { (&mut *scan, &mut *out) };
         request::<BpfLoop>(text, task.len, rules, &task.client, scan, out);
         out.verdict as i32
+    }
+
+    /// Follows a chunked body through the first bytes of the text; answers how many it read.
+    #[classifier]
+    pub fn head_chunks(_ctx: TcContext) -> i32 {
+        let (Some(task), Some(text), Some(chunks)) = (TASK.get(0), TEXT.get(0), CHUNKS.get_ptr_mut(0)) else { return -1 };
+        // SAFETY: as above; the text is longer than a window.
+        let (chunks, window) = unsafe { (&mut *chunks, &*text.as_ptr().cast::<[u8; WINDOW as usize]>()) };
+        chunks.feed::<BpfLoop>(window, task.len) as i32
     }
 
     /// Answers with the verdict.

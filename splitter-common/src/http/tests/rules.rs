@@ -208,3 +208,13 @@ fn full_tables() {
         assert_eq!((out.facts.count_ones(), rule(&rules, out.facts)), (4, Some(r as u32)));
     }
 }
+
+#[test]
+fn subjects_of_the_request_line_stand_behind_many_names() {
+    let headers: Vec<_> = (0..28).map(|i| of(HEADER, &format!("x-{i}"), PRESENT, "")).collect();
+    let line = vec![of(QUERY, "v", EXACT, "2"), of(PATH, "", EXACT, "/a"), of(METHOD, "", EXACT, "GET"), Condition::source(CLIENT, 128)];
+    let rules = compile(&[(1, headers), (2, line)], None);
+    assert_eq!(rules.name_count, 32);
+    let facts = read_for(b"GET /a?v=2 HTTP/1.1\r\nHost: a\r\nX-27: 1\r\n\r\n", Some(&rules), CLIENT).facts;
+    assert_eq!((facts.count_ones(), rule(&rules, facts)), (5, Some(2)));
+}

@@ -80,7 +80,17 @@ fn starts() -> Vec<Row> {
                 line(":GET / HTTP/1.1"),
             ],
         ),
-        ("two-spaces", Refused, vec![line("GET  / HTTP/1.1"), line("GET /  HTTP/1.1"), line("GET / HTTP/1.1 "), line("GET / x HTTP/1.1")]),
+        (
+            "two-spaces",
+            Refused,
+            vec![
+                line("GET  / HTTP/1.1"),
+                line("GET /  HTTP/1.1"),
+                line("GET / HTTP/1.1 "),
+                line("GET / x HTTP/1.1"),
+                line("CONNECT  HTTP/1.1"),
+            ],
+        ),
         ("target-characters", Refused, vec![line("GET /a\tb HTTP/1.1"), line("GET /a\u{7f}b HTTP/1.1"), line("GET /a\u{b}b HTTP/1.1")]),
         (
             "target-form",
