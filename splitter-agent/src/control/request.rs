@@ -86,6 +86,16 @@ pub fn rule(planned: &Planned, facts: u64) -> Option<usize> {
     plan::http::possible(&planned.model, model).nth(compiled).map(|(position, _)| position)
 }
 
+/// Whether every client gets the version that this rule (none: the weights) gives: no rule that reads its address comes before, but for
+/// those with the same version.
+fn whoever(planned: &Planned, read: &Read, ruled: Option<usize>) -> bool {
+    let (Some(rules), Some(model)) = (planned.image.http.as_deref(), planned.model.http.as_ref()) else { return true };
+    let possible = plan::http::possible(&planned.model, model).zip(&rules.rules[..usize::from(rules.rule_count).min(rules.rules.len())]);
+    let before = possible.take_while(|((position, _), _)| Some(*position) != ruled);
+    let mut held = before.filter(|(_, rule)| (read.head.facts | read.sources) & rule.mask == rule.mask);
+    held.all(|((_, rule), _)| ruled.is_some_and(|ruled| model.rules[ruled].version == rule.version))
+}
+
 /// Fills the answer. `facts.client_port` counts when `port` is true; without `client` its address neither.
 pub fn explain(
     planned: &Planned,
@@ -144,7 +154,7 @@ fn version(
     answer: &mut Explanation,
 ) -> Option<usize> {
     let ruled = rule(planned, read.head.facts);
-    if !client && ruled != rule(planned, read.head.facts | read.sources) {
+    if !client && !whoever(planned, read, ruled) {
         answer.decided_by = "undecided".into();
         answer.reason = "A rule reads the client's address: name one with --client.".into();
         return None;

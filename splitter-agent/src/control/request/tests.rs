@@ -67,6 +67,17 @@ fn rules_decide_first() {
     let expected = "1: pathPrefix /beta, cookie canary present, sourceCidr 10.1.7.0/24";
     assert_eq!(beta(Some("10.1.7.9")).rule.as_deref(), Some(expected));
     assert_eq!(beta(Some("10.1.8.9")).decided_by, "undecided");
+    // A rule behind, for the same version: whoever the client is. For another one, or for the weights, the client counts.
+    let mut more = service.clone();
+    let rules = &mut more.http.as_mut().unwrap().rules;
+    rules.push(HttpRule { conditions: vec![Condition::Method("GET".into())], version: 1, line: 30, from_canary: false });
+    let cookies = vec![("canary".to_owned(), "1".to_owned())];
+    let ask_beta = |service: &Service| {
+        explained(service, ExplainRequest { cookies: cookies.clone(), path: Some("/beta".into()), ..ExplainRequest::default() })
+    };
+    assert_eq!(ask_beta(&more).rule.as_deref(), Some("2: method GET"));
+    more.http.as_mut().unwrap().rules[2].version = 0;
+    assert_eq!(ask_beta(&more).decided_by, "undecided");
     let unknown = beta(None);
     assert!(unknown.decided_by == "undecided" && unknown.reason.contains("reads the client's address"), "{unknown:?}");
 }
