@@ -46,6 +46,11 @@ impl Admin {
         answer["generation"].as_u64().filter(|generation| *generation > 0)
     }
 
+    /// Says a word to a rollout: `start`, `abort`, ...
+    pub fn rollout(&self, service: &str, word: &str) -> Result<Value> {
+        self.call("POST", &format!("/v1/rollouts/{service}/{word}"), "{}")
+    }
+
     fn call(&self, method: &str, path: &str, body: &str) -> Result<Value> {
         let mut stream = UnixStream::connect(&self.socket).with_context(|| format!("no agent answers on {}", self.socket.display()))?;
         stream.set_read_timeout(Some(PATIENCE))?;

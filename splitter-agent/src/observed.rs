@@ -30,6 +30,9 @@ pub struct Status {
     /// Transitions of rollouts since the agent's start: service, event, count.
     #[serde(default)]
     pub rollout_events: Vec<(String, String, u64)>,
+    /// Seconds of CPU that a look of the judge costs, and seconds between two.
+    #[serde(default)]
+    pub rollout_looks: (f64, f64),
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -82,7 +82,7 @@ fn programs(output: &str) -> Result<Programs> {
 
 /// Builds both with what measures inside the kernel, and hands over to the benchmarks. `choice` was checked already.
 pub fn bench(choice: &Choice) -> Result<()> {
-    let programs = build(&["--features", "splitter-bench/kernel"])?;
+    let programs = build(&["--features", "splitter-bench/judge"])?;
     let root = crate::root()?;
     let mut command = Command::new(&programs.bench);
     command.arg("bench").arg("--splitter").arg(&programs.splitter);

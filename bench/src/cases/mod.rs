@@ -15,6 +15,8 @@ mod policy;
 mod program;
 #[cfg(feature = "kernel")]
 mod record;
+#[cfg(feature = "judge")]
+mod rollout;
 #[cfg(feature = "kernel")]
 mod rows;
 #[cfg(feature = "kernel")]
@@ -28,7 +30,7 @@ pub use rows::{Row, Rows, Samples, table};
 use std::{fmt, path::PathBuf};
 
 /// Names and what they tell.
-pub const CASES: [(&str, &str); 7] = [
+pub const CASES: [(&str, &str); 8] = [
     ("program-cost", "nanoseconds a packet inside the kernel programs, by PROG_TEST_RUN, beside a minimal reference program"),
     ("service-scale", "the same at 1, 1,000 and 40,000 services"),
     ("head-scan", "nanoseconds a byte of the HTTP head scanner in the kernel"),
@@ -36,6 +38,7 @@ pub const CASES: [(&str, &str); 7] = [
     ("policy-scale", "loading and re-applying a policy of 40,000 services, memory of the agent and of a flow"),
     ("http", "requests split one by one: plain routing, splitter, HAProxy and nginx with the same split"),
     ("l4", "requests a second, CPU and latency through the node: plain routing, splitter, nft and iptables DNAT"),
+    ("rollout", "how soon a bad canary is taken back, how often a good one, time to 100%, cost of the judge; simulated and live"),
 ];
 
 /// What a user chooses.
@@ -119,6 +122,12 @@ pub fn run(choice: &Choice, place: &Place) -> anyhow::Result<()> {
             "weight-latency" => weight::run(place, choice.quick, &mut rows),
             "policy-scale" => policy::run(place, choice.quick, &mut rows),
             "http" => http::run(place, choice.quick, &mut rows),
+            #[cfg(feature = "judge")]
+            "rollout" => rollout::run(place, choice.quick, &mut rows),
+            #[cfg(not(feature = "judge"))]
+            "rollout" => {
+                Err(anyhow::anyhow!("this splitter-bench was built without the feature `judge`; `cargo xtask bench` builds it with"))
+            }
             _ => l4::run(place, choice.quick, &mut rows),
         };
         result.with_context(|| format!("the case {name} failed"))?;

@@ -42,16 +42,29 @@ pub fn of_version(tables: &impl Tables, version: u32) -> Result<VersionCounters,
 
 /// Counters by version number.
 pub fn of_versions(tables: &impl Tables, versions: &[u32]) -> Result<HashMap<u32, VersionCounters>, TableError> {
-    if versions.len() <= FEW {
-        return versions.iter().map(|version| Ok((*version, of_version(tables, *version)?))).collect();
-    }
-    let last = versions.iter().copied().max().unwrap_or(0);
     let mut found = HashMap::with_capacity(versions.len());
-    each(tables, Table::Counters, |version: u32, values| {
-        found.insert(version, sum(&split::<VersionCounters>(values)));
-        version < last
+    visit_versions(tables, versions, |version, counters| {
+        found.insert(version, counters);
     })?;
     Ok(found)
+}
+
+/// The same one by one; many are read by scanning the table, and then others than the wanted ones are visited too.
+pub fn visit_versions(tables: &impl Tables, versions: &[u32], mut visit: impl FnMut(u32, VersionCounters)) -> Result<(), TableError> {
+    if versions.len() <= FEW {
+        return versions.iter().try_for_each(|version| {
+            visit(*version, of_version(tables, *version)?);
+            Ok(())
+        });
+    }
+    let last = versions.iter().copied().max().unwrap_or(0);
+    let size = size_of::<VersionCounters>().next_multiple_of(8);
+    each(tables, Table::Counters, |version: u32, values| {
+        let mut total = VersionCounters::default();
+        values.chunks_exact(size).for_each(|value| add(&mut total, &read(value)));
+        visit(version, total);
+        version < last
+    })
 }
 
 /// Samples of one histogram by octave.

@@ -54,6 +54,7 @@ impl Actor {
         let clock = self.clock().map_err(|e| text(&e))?;
         status.interfaces = status::interfaces(datapath.served());
         status.rollouts = self.all_rollouts();
+        status.rollout_looks = self.rollouts.pace();
         status.rollout_events =
             self.rollouts.told.iter().map(|((service, event), count)| (service.clone(), event.clone(), *count)).collect();
         status.tables = status::tables(tables, findings);

@@ -30,7 +30,7 @@ use std::{
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 /// Looks are made rarer when they cost more than this part of one CPU.
-const BUDGET: f64 = 0.005;
+const BUDGET: f64 = 0.008;
 /// Time between two looks at histograms, with few and with many versions.
 const LATENCY: Duration = Duration::from_secs(1);
 const LATENCY_MANY: Duration = Duration::from_secs(5);
@@ -43,6 +43,8 @@ pub(super) struct Entry {
     /// The actor's generation when weights and backends were last compared; `None`: compare at the next look.
     compared: Option<u64>,
     backends: u64,
+    /// What is read of it, while the generation stays the same.
+    watched: Option<(u64, Watched)>,
     /// When each external gate is asked next, Unix seconds.
     due: HashMap<String, f64>,
     /// When it was last written to disk, Unix seconds.
@@ -64,8 +66,8 @@ pub(super) struct Rollouts {
 }
 
 /// Versions of one service that a look reads.
+#[derive(Debug)]
 struct Watched {
-    name: String,
     canary: u32,
     baseline: u32,
     /// Of the whole service, where the share is judged.
@@ -79,7 +81,9 @@ impl Rollouts {
     /// Takes up what an earlier agent left.
     pub(super) fn open(state: &Path, runtime: tokio::runtime::Handle) -> Result<Self, StoreError> {
         let files = Files::open(state)?;
-        let entry = |state: State| (state.service.clone(), Entry { state, compared: None, backends: 0, due: HashMap::new(), kept: 0.0 });
+        let entry = |state: State| {
+            (state.service.clone(), Entry { state, compared: None, backends: 0, watched: None, due: HashMap::new(), kept: 0.0 })
+        };
         let entries = files.load().into_iter().map(entry).collect();
         let now = Instant::now();
         Ok(Self {
@@ -94,9 +98,14 @@ impl Rollouts {
         })
     }
 
+    /// Seconds that a look costs, and seconds between two.
+    pub(super) fn pace(&self) -> (f64, f64) {
+        (self.cost, LOOK.as_secs_f64().max(self.cost / BUDGET))
+    }
+
     /// When the next look is due; `None` while nothing needs one.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.entries.values().any(Entry::needs_looks).then(|| self.looked + LOOK.max(Duration::from_secs_f64(self.cost / BUDGET)))
+        self.entries.values().any(Entry::needs_looks).then(|| self.looked + Duration::from_secs_f64(self.pace().1))
     }
 }
 
@@ -112,34 +121,33 @@ impl Entry {
 impl Actor {
     /// One look at every rollout that runs.
     pub(super) fn look_at_rollouts(&mut self) {
-        let begun = Instant::now();
+        let (begun, used) = (Instant::now(), cpu_time());
         let seconds = begun.duration_since(self.rollouts.looked).as_secs_f64();
         self.rollouts.looked = begun;
         let mut readings = self.new_readings();
-        let watched = self.watched();
-        let counts = self.read_counts(&watched, seconds).unwrap_or_else(|error| {
-            tracing::error!(%error, "rollouts see no counters");
-            HashMap::new()
-        });
-        let (since, samples) = self.read_samples(&watched, begun).unwrap_or_else(|error| {
+        // Taken out, so that acting can use the rest of the actor; nothing looks at them meanwhile.
+        let mut entries = std::mem::take(&mut self.rollouts.entries);
+        entries.values_mut().for_each(|entry| self.watch(entry));
+        let counted = self.read_counts(&entries).inspect_err(|error| tracing::error!(%error, "rollouts see no counters")).is_ok();
+        let (since, samples) = self.read_samples(&entries, begun).unwrap_or_else(|error| {
             tracing::error!(%error, "rollouts see no histograms");
             (0.0, None)
         });
-        let watched: HashMap<String, Watched> = watched.into_iter().map(|watched| (watched.name.clone(), watched)).collect();
-        // Taken out, so that acting can use the rest of the actor; nothing looks at them meanwhile.
-        let mut entries = std::mem::take(&mut self.rollouts.entries);
         let now = super::actor::unix_now();
         for (name, entry) in entries.iter_mut().filter(|(_, entry)| entry.needs_looks()) {
-            let mut observation = Observation { readings: readings.remove(name).unwrap_or_default(), ..Observation::default() };
-            if let Some(watched) = watched.get(name) {
-                observation.traffic = counts.get(name).copied();
-                observation.latency = samples.as_ref().map(|samples| latency(watched, samples, since));
+            let mut observation = Observation::default();
+            if !readings.is_empty() {
+                observation.readings = readings.remove(name).unwrap_or_default();
+            }
+            if let Some((_, watched)) = &entry.watched {
+                observation.traffic = watched.traffic(&self.rollouts.sampler, seconds).filter(|_| counted);
+                observation.latency = samples.as_ref().map(|samples| watched.latency(samples, since));
             }
             self.step(name, entry, observation, now);
             self.ask_external(name, entry, now);
         }
         self.rollouts.entries = entries;
-        let cost = begun.elapsed().as_secs_f64();
+        let cost = cpu_time() - used;
         self.rollouts.cost += 0.1 * (cost - self.rollouts.cost);
     }
 
@@ -240,41 +248,39 @@ impl Actor {
         readings
     }
 
-    fn watched(&self) -> Vec<Watched> {
-        let live = self.rollouts.entries.iter().filter(|(_, entry)| entry.state.phase.is_live());
-        live.filter_map(|(name, entry)| {
-            let (state, planned) = (&entry.state, self.reconciler.service(name)?);
-            let numbers: Vec<u32> = status::versions(planned).collect();
-            let number =
-                |wanted: &str| planned.model.versions.iter().position(|version| version.name == wanted).map(|index| numbers[index]);
-            let (canary, baseline) = (number(&state.canary)?, number(&state.baseline)?);
-            let mut measures: Vec<Measure> = state.policy.gates.latency.iter().map(|gate| gate.measure).collect();
-            measures.sort_unstable();
-            measures.dedup();
-            let all = if state.policy.gates.share.is_some() { numbers } else { vec![canary, baseline] };
-            Some(Watched { name: name.clone(), canary, baseline, all, measures })
-        })
-        .collect()
+    /// Finds the numbers of the versions that a rollout is about, when they may have changed.
+    fn watch(&self, entry: &mut Entry) {
+        let generation = self.applied.generation;
+        if !entry.state.phase.is_live() {
+            entry.watched = None;
+        } else if entry.watched.as_ref().is_none_or(|(known, _)| *known != generation) {
+            entry.watched = self.watched(&entry.state).map(|watched| (generation, watched));
+        }
     }
 
-    fn read_counts(&mut self, watched: &[Watched], seconds: f64) -> Result<HashMap<String, Traffic>, TableError> {
-        let Some(datapath) = &self.datapath else { return Ok(HashMap::new()) };
-        let versions: Vec<u32> = watched.iter().flat_map(|watched| watched.all.iter().copied()).collect();
-        let deltas = self.rollouts.sampler.counters(&datapath.tables, &versions)?;
-        let one = |watched: &Watched| {
-            let (canary, baseline) = (deltas.get(&watched.canary)?.side, deltas.get(&watched.baseline)?.side);
-            let all = watched.all.iter().filter_map(|version| Some(deltas.get(version)?.side.connections)).sum();
-            Some((watched.name.clone(), Traffic { seconds, canary, baseline, all }))
-        };
-        Ok(watched.iter().filter_map(one).collect())
+    fn watched(&self, state: &State) -> Option<Watched> {
+        let planned = self.reconciler.service(&state.service)?;
+        let numbers: Vec<u32> = status::versions(planned).collect();
+        let number = |wanted: &str| planned.model.versions.iter().position(|version| version.name == wanted).map(|index| numbers[index]);
+        let (canary, baseline) = (number(&state.canary)?, number(&state.baseline)?);
+        let mut measures: Vec<Measure> = state.policy.gates.latency.iter().map(|gate| gate.measure).collect();
+        measures.sort_unstable();
+        measures.dedup();
+        let all = if state.policy.gates.share.is_some() { numbers } else { vec![canary, baseline] };
+        Some(Watched { canary, baseline, all, measures })
+    }
+
+    fn read_counts(&mut self, entries: &BTreeMap<String, Entry>) -> Result<(), TableError> {
+        let Some(datapath) = &self.datapath else { return Ok(()) };
+        let versions: Vec<u32> = watched(entries).flat_map(|watched| watched.all.iter().copied()).collect();
+        self.rollouts.sampler.counters(&datapath.tables, &versions)
     }
 
     /// Histograms, when it is time for them, and for how many seconds they stand.
-    fn read_samples(&mut self, watched: &[Watched], now: Instant) -> Result<(f64, Option<Samples>), TableError> {
-        let wanted: Vec<(u32, Measure)> = watched
-            .iter()
-            .flat_map(|watched| watched.measures.iter().flat_map(|measure| [(watched.canary, *measure), (watched.baseline, *measure)]))
-            .collect();
+    fn read_samples(&mut self, entries: &BTreeMap<String, Entry>, now: Instant) -> Result<(f64, Option<Samples>), TableError> {
+        let both = |watched: &'_ Watched, measure: &Measure| [(watched.canary, *measure), (watched.baseline, *measure)];
+        let wanted: Vec<(u32, Measure)> =
+            watched(entries).flat_map(|watched| watched.measures.iter().flat_map(|measure| both(watched, measure))).collect();
         let since = now.duration_since(self.rollouts.sampled);
         let pause = if wanted.len() > FEW { LATENCY_MANY } else { LATENCY };
         let Some(datapath) = self.datapath.as_ref().filter(|_| !wanted.is_empty() && since >= pause) else { return Ok((0.0, None)) };
@@ -283,10 +289,31 @@ impl Actor {
     }
 }
 
-fn latency(watched: &Watched, samples: &Samples, seconds: f64) -> LatencySamples {
-    let of = |version: u32, measure: Measure| samples.get(&(version, measure)).cloned().unwrap_or_default();
-    let by_measure = watched.measures.iter().map(|measure| (*measure, [of(watched.canary, *measure), of(watched.baseline, *measure)]));
-    LatencySamples { seconds, by_measure: by_measure.collect() }
+fn watched(entries: &BTreeMap<String, Entry>) -> impl Iterator<Item = &Watched> {
+    entries.values().filter_map(|entry| entry.watched.as_ref()).map(|(_, watched)| watched)
+}
+
+impl Watched {
+    /// `None` until both versions were seen twice.
+    fn traffic(&self, sampler: &Sampler, seconds: f64) -> Option<Traffic> {
+        let (canary, baseline) = (sampler.side(self.canary)?, sampler.side(self.baseline)?);
+        let all = self.all.iter().filter_map(|version| Some(sampler.side(*version)?.connections)).sum();
+        Some(Traffic { seconds, canary, baseline, all })
+    }
+
+    fn latency(&self, samples: &Samples, seconds: f64) -> LatencySamples {
+        let of = |version: u32, measure: Measure| samples.get(&(version, measure)).cloned().unwrap_or_default();
+        let by_measure = self.measures.iter().map(|measure| (*measure, [of(self.canary, *measure), of(self.baseline, *measure)]));
+        LatencySamples { seconds, by_measure: by_measure.collect() }
+    }
+}
+
+/// Seconds of CPU that this thread has used: on a busy machine a look takes longer than it costs.
+fn cpu_time() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 /// Changes with the ready backends of canary and baseline.

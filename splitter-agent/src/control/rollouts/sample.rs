@@ -18,14 +18,10 @@ pub const FEW: usize = 128;
 /// Remembers the last look. Counters only grow; where one did not, its version is new under an old number, and counts from zero.
 #[derive(Default)]
 pub struct Sampler {
-    counters: HashMap<u32, VersionCounters>,
+    /// By version number: numbers are given from 1 on without large gaps.
+    counters: Vec<Option<VersionCounters>>,
+    sides: Vec<Option<Side>>,
     histograms: HashMap<(u32, Measure), Vec<(u16, u64)>>,
-}
-
-/// One version since the last look.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Delta {
-    pub side: Side,
 }
 
 fn kernel_measure(measure: Measure) -> abi::Measure {
@@ -36,20 +32,30 @@ fn kernel_measure(measure: Measure) -> abi::Measure {
 }
 
 impl Sampler {
-    /// Counts of each version since the last look; versions seen for the first time have none.
-    pub fn counters(&mut self, tables: &impl Tables, versions: &[u32]) -> Result<HashMap<u32, Delta>, TableError> {
-        let now = counters::of_versions(tables, versions)?;
-        let mut deltas = HashMap::with_capacity(versions.len());
+    /// Reads the counters of these versions; [`Sampler::side`] tells what is new.
+    pub fn counters(&mut self, tables: &impl Tables, versions: &[u32]) -> Result<(), TableError> {
+        let length = versions.iter().max().map_or(0, |last| *last as usize + 1);
+        self.sides.clear();
+        self.sides.resize(length, None);
+        // What is not watched now is seen for the first time when it is watched again.
+        let mut last = std::mem::replace(&mut self.counters, vec![None; length]);
+        last.resize(length, None);
         for version in versions {
-            let current = now.get(version).copied().unwrap_or_default();
-            if let Some(last) = self.counters.insert(*version, current) {
-                deltas.insert(*version, delta(&last, &current));
+            // Wanted: the scan may visit others too.
+            self.sides[*version as usize] = Some(Side::default());
+        }
+        counters::visit_versions(tables, versions, |version, now| {
+            let index = version as usize;
+            if let Some(side) = self.sides.get_mut(index).filter(|side| side.is_some()) {
+                *side = last[index].map(|last| delta(&last, &now));
+                self.counters[index] = Some(now);
             }
-        }
-        if self.counters.len() > 2 * versions.len() + FEW {
-            self.counters.retain(|version, _| now.contains_key(version));
-        }
-        Ok(deltas)
+        })
+    }
+
+    /// Counts of a version between the last two looks; `None` when the last one was its first.
+    pub fn side(&self, version: u32) -> Option<Side> {
+        self.sides.get(version as usize).copied().flatten()
     }
 
     /// New samples of each watched version and measure; those seen for the first time have none.
@@ -74,7 +80,7 @@ impl Sampler {
     }
 }
 
-fn delta(last: &VersionCounters, now: &VersionCounters) -> Delta {
+fn delta(last: &VersionCounters, now: &VersionCounters) -> Side {
     let grown = |of: fn(&VersionCounters) -> u64| {
         let (last, now) = (of(last), of(now));
         now.checked_sub(last).unwrap_or(now) as f64
@@ -83,12 +89,11 @@ fn delta(last: &VersionCounters, now: &VersionCounters) -> Delta {
     let broken = grown(|c| c.resets_backend) + grown(|c| c.refused) + grown(|c| c.timeouts);
     let requests = grown(|c| c.requests);
     // The kernel counts requests for `mode: http` only.
-    let side = if now.requests > 0 {
+    if now.requests > 0 {
         Side { trials: requests, errors: broken + grown(|c| c.status[5]), connections }
     } else {
         Side { trials: connections, errors: broken, connections }
-    };
-    Delta { side }
+    }
 }
 
 fn buckets(histogram: &Histogram) -> Vec<(u16, u64)> {
@@ -124,19 +129,21 @@ mod tests {
         };
         let mut counters = VersionCounters { connections: 100, resets_backend: 3, ..VersionCounters::default() };
         put(&mut memory, counters);
-        assert!(sampler.counters(&memory, &[7]).unwrap().is_empty(), "the first look has no last one");
+        let mut look = |memory: &Memory| {
+            sampler.counters(memory, &[7]).unwrap();
+            sampler.side(7)
+        };
+        assert_eq!(look(&memory), None, "the first look has no last one");
         (counters.connections, counters.resets_backend, counters.refused, counters.timeouts) = (110, 4, 1, 1);
         put(&mut memory, counters);
-        let side = sampler.counters(&memory, &[7]).unwrap()[&7].side;
-        assert_eq!(side, Side { trials: 10.0, errors: 3.0, connections: 10.0 });
+        assert_eq!(look(&memory).unwrap(), Side { trials: 10.0, errors: 3.0, connections: 10.0 });
         // Where requests are counted, they are the trials, and answers of class 5 are errors.
         (counters.connections, counters.requests, counters.status[5], counters.status[2]) = (111, 50, 2, 48);
         put(&mut memory, counters);
-        let side = sampler.counters(&memory, &[7]).unwrap()[&7].side;
-        assert_eq!(side, Side { trials: 50.0, errors: 2.0, connections: 1.0 });
+        assert_eq!(look(&memory).unwrap(), Side { trials: 50.0, errors: 2.0, connections: 1.0 });
         // A number that was given anew starts from zero.
         put(&mut memory, VersionCounters { connections: 5, ..VersionCounters::default() });
-        assert_eq!(sampler.counters(&memory, &[7]).unwrap()[&7].side.trials, 5.0);
+        assert_eq!(look(&memory).unwrap().trials, 5.0);
     }
 
     #[test]
