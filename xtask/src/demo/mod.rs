@@ -1,8 +1,9 @@
 //! `cargo xtask demo`: a canary release on this machine, with real servers, the real agent and real traffic, and a verdict.
 //!
-//! Owns the story; [`traffic`] what is sent, [`screen`] what is shown, [`report`] what is judged.
+//! Owns the story; [`rollouts`] its last act, [`traffic`] what is sent, [`screen`] what is shown, [`report`] what is judged.
 
 mod report;
+mod rollouts;
 mod screen;
 mod traffic;
 
@@ -192,6 +193,7 @@ impl Show<'_> {
         }
         self.report.judge_counters(&before, &after, &seen);
         self.report.judge_totals(&[&fresh4, &fresh6, &kept]);
+        self.rollouts()?;
         self.screen.close();
         Ok(())
     }

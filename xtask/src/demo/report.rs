@@ -18,6 +18,7 @@ pub struct Report {
     commands: Vec<Value>,
     totals: Value,
     counters: Vec<Value>,
+    rollouts: Vec<Value>,
     /// What was removed.
     pub cleaned: Option<String>,
     /// How to play with the lab that goes on.
@@ -146,6 +147,20 @@ impl Report {
         }
     }
 
+    /// A rollout must end as it should, at 100% or at 0. `history`: its events, the first at `began`.
+    pub fn judge_rollout(&mut self, canary: &str, wanted: &str, status: &Value, history: &[&Value], began: f64) {
+        let share = if wanted == "promoted" { 1.0 } else { 0.0 };
+        if status["phase"] != wanted || status["share"] != share {
+            let why = status["missing"].to_string();
+            self.problems
+                .push(format!("the rollout of {canary} is {} at {} instead of {wanted}; missing: {why}", status["phase"], status["share"]));
+        }
+        let end = history.last().and_then(|event| event["at"].as_f64()).unwrap_or(began);
+        let timeline: Vec<Value> =
+            history.iter().map(|event| json!([event["at"].as_f64().map(|at| rounded(at - began)), event["event"], event["to"]])).collect();
+        self.rollouts.push(json!({"canary": canary, "ended": status["phase"], "seconds": rounded(end - began), "timeline": timeline}));
+    }
+
     pub fn json(&self) -> Value {
         json!({
             "ok": self.problems.is_empty(),
@@ -155,6 +170,7 @@ impl Report {
             "commands": self.commands,
             "totals": self.totals,
             "counters": self.counters,
+            "rollouts": self.rollouts,
             "cleaned": self.cleaned,
             "kept": self.kept,
         })
@@ -173,6 +189,15 @@ impl Report {
             let _ =
                 writeln!(text, "  {requests} requests over {} connections, {} failed", self.totals["connections"], self.totals["failed"]);
         }
+        for rollout in &self.rollouts {
+            let _ = writeln!(
+                text,
+                "  rollout of {}: {} after {:.1} s",
+                text_of(rollout, "canary"),
+                text_of(rollout, "ended"),
+                rollout["seconds"].as_f64().unwrap_or_default()
+            );
+        }
         if let Some(cleaned) = &self.cleaned {
             let _ = writeln!(text, "  removed: {cleaned}");
         }
@@ -185,6 +210,10 @@ impl Report {
         let _ = write!(text, "\n{} in {:.0} s", if self.problems.is_empty() { "PASSED" } else { "FAILED" }, self.seconds);
         text
     }
+}
+
+fn text_of<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap_or_default()
 }
 
 fn shares(name: &str, row: &Value) -> String {
@@ -240,6 +269,21 @@ mod tests {
         report.judge_totals(&[&failed]);
         assert_eq!(report.problems.len(), 2, "one failed, one unanswered: {:?}", report.problems);
         assert_eq!(report.json()["ok"], false);
+    }
+
+    #[test]
+    fn rollouts_must_end_as_they_should() {
+        let event = json!({"at": 5.0, "event": "started", "to": 0.1});
+        for (phase, share, wanted, problems) in [
+            ("promoted", 1.0, "promoted", 0),
+            ("running", 0.5, "promoted", 1),
+            ("rolled-back", 0.0, "rolled-back", 0),
+            ("promoted", 1.0, "rolled-back", 1),
+        ] {
+            let mut report = Report::default();
+            report.judge_rollout("v2", wanted, &json!({"phase": phase, "share": share}), &[&event], 5.0);
+            assert_eq!(report.problems.len(), problems, "{phase} {wanted}: {:?}", report.problems);
+        }
     }
 
     #[test]
