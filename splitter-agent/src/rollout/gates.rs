@@ -94,7 +94,10 @@ fn errors(state: &State, gate: &ErrorRate) -> Finding {
     (finding.bound, finding.limit) = (Some(bound), wanted);
     (finding.answer, finding.text) = match wanted {
         None => (Answer::Pass, "no limit is set, and at 100% there is no baseline beside it".into()),
-        Some(wanted) if bound <= wanted => (Answer::Pass, format!("below {}, as {} asks", percent(bound), percent(wanted))),
+        // Without a single request nothing is shown, however wide the margin.
+        Some(wanted) if bound <= wanted && canary.trials > 0.0 => {
+            (Answer::Pass, format!("below {}, as {} asks", percent(bound), percent(wanted)))
+        }
         Some(wanted) => {
             let text = format!("shown to be below {}; below {} is needed: more requests to the canary", percent(bound), percent(wanted));
             (Answer::Unknown, text)
@@ -140,13 +143,13 @@ fn latency(state: &State, gate: &Latency, evidence: &LatencyEvidence) -> Finding
         return finding;
     }
     // To pass: at most this part of the canary's samples lies above. Against the baseline's quantile, where equal versions have as many
-    // as the tail, twice as many are the margin.
+    // as the tail, twice as many are the margin (for quantiles in the middle: half of the way to all).
     let mut parts = Vec::new();
     if gate.max.is_some() {
         parts.push((evidence.above_max, tail));
     }
     if gate.max_increase.is_some() && state.share < ALL {
-        parts.push((evidence.above_cut, 2.0 * tail));
+        parts.push((evidence.above_cut, tail + tail.min((1.0 - tail) / 2.0)));
     }
     finding.answer = Answer::Pass;
     finding.text = "no limit is set, and at 100% there is no baseline beside it".into();
@@ -155,7 +158,7 @@ fn latency(state: &State, gate: &Latency, evidence: &LatencyEvidence) -> Finding
         (finding.bound, finding.limit) = (Some(bound), Some(wanted));
         finding.counts = Some([[tally.trials, tally.events], [0.0, 0.0]]);
         finding.text = format!("at most {} of the canary's are slower than allowed", percent(bound));
-        if bound > wanted {
+        if bound > wanted || tally.trials <= 0.0 {
             finding.answer = Answer::Unknown;
             finding.text += &format!("; at most {} must be shown: more requests to the canary", percent(wanted));
             break;

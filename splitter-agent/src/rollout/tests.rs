@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    model::{ALL, Check, ErrorRate, External, Freeze, Gates, Pace, Ppm, Rollout},
+    model::{ALL, Check, ErrorRate, External, Freeze, Gates, Latency, Measure, Pace, Ppm, Rollout},
     observed::{Answer, RolloutEvent},
 };
 use proptest::prelude::*;
@@ -165,6 +165,20 @@ fn without_data_nothing_advances() {
     assert_eq!((world.state.step, world.state.phase), (0, Phase::Running));
     let status = status(&world.state, world.now);
     assert!(status.missing.iter().any(|line| line.contains("50 more requests")), "{:?}", status.missing);
+}
+
+/// However wide the margins are: nothing seen is nothing shown.
+#[test]
+fn gates_without_data_are_unknown() {
+    let latency = |quantile| Latency { measure: Measure::FirstByte, quantile, max: None, max_increase: Some(0) };
+    let errors = ErrorRate { max: None, max_increase: 0, margin: 999_999, ignore_below: 0 };
+    let gates = Gates { error_rate: Some(errors), latency: vec![latency(500_000), latency(100_000), latency(990_000)], ..Gates::default() };
+    let mut world = World::new(Rollout { gates, min_samples: 0, warm_up: Duration::ZERO, ..policy() });
+    world.say(WordKind::Start);
+    world.state.evidence.step[1].add(1e6, 1e6);
+    world.look(Observation::default(), 100.0, false);
+    assert_eq!(world.state.step, 0);
+    assert!(findings(&world.state).iter().all(|finding| finding.answer == Answer::Unknown), "{:?}", findings(&world.state));
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use crate::support::{Bed, Split, eventually, no_failures, run_on, vip};
 use serde_json::Value;
-use splitter_bench::load::{Load, Plan};
+use splitter_bench::{
+    load::{Load, Plan},
+    serve::{self, Background},
+};
 use std::{
     fs,
     time::{Duration, Instant},
@@ -159,6 +162,25 @@ fn words_and_hand_set_weights() {
     eventually("the rollout ends with its policy", || (weights(&bed) == [1.0, 0.0]).then_some(()));
     let refused = bed.site.cli(&["rollout", "start", "web"]).unwrap_err().to_string();
     assert!(refused.contains("has no `rollout`"), "{refused}");
+}
+
+/// No request fails; they are only slow.
+#[test]
+fn a_slow_canary_is_taken_back() {
+    let gates = "gates: {latency: {quantile: 0.9, maxIncrease: 50%}, ";
+    let mut bed = bed("slow", &FAST.replace("gates: {", gates));
+    bed.stop_server(3);
+    let words = ["--listen", "[::]:8080", "--name", "b3", "--delay-ms", "50"].map(String::from);
+    let _slow = Background::start(bed.lab.backend(3), &serve::Options::parse(words).unwrap()).unwrap();
+    let load = load(&bed);
+    bed.cli(&["rollout", "start", "web"]);
+    phase(&bed, "rolled-back");
+    assert_eq!(weights(&bed), [1.0, 0.0]);
+    let last = history(&bed).pop().unwrap();
+    assert_eq!(last["by"], "gate latency p90", "{last:#}");
+    let [canary, baseline] = ["canary", "baseline"].map(|side| last["evidence"][1][side].as_f64().unwrap());
+    assert!((0.05..0.5).contains(&canary) && baseline < canary, "{last:#}");
+    load.stop().unwrap().iter().for_each(|phase| no_failures("slow is not failed", phase));
 }
 
 #[test]
