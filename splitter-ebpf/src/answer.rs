@@ -65,7 +65,7 @@ pub fn reset<F: Answer, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F
     let pseudo = pseudo_header::<F>(&p.key, TCP, TCP_HEADER);
     let sum = if pending { checksum::fold(pseudo) } else { !checksum::fold(pseudo + checksum::sum(&new)) };
     [new[16], new[17]] = (sum as u16).to_ne_bytes();
-    let written = packet.truncate(l4 as u32 + TCP_HEADER) && F::turn_round(packet, &p.key, TCP, TCP_HEADER) && packet.write(l4, &new);
+    let written = packet.resize(l4 as u32 + TCP_HEADER) && F::turn_round(packet, &p.key, TCP, TCP_HEADER) && packet.write(l4, &new);
     if !written {
         env.count(Reason::WriteFailed);
         return Verdict::DROP;
@@ -90,7 +90,7 @@ pub fn become_reset<F: Answer, P: Packet>(packet: &mut P, p: &Parsed<F>) -> u32 
     let pseudo = pseudo_header::<F>(&p.key, TCP, TCP_HEADER);
     let sum = if pending { checksum::fold(pseudo) } else { !checksum::fold(pseudo + checksum::sum(&header)) };
     [header[16], header[17]] = (sum as u16).to_ne_bytes();
-    let written = packet.truncate(l4 as u32 + TCP_HEADER) && F::set_payload_length(packet, TCP_HEADER) && packet.write(l4, &header);
+    let written = packet.resize(l4 as u32 + TCP_HEADER) && F::set_payload_length(packet, TCP_HEADER) && packet.write(l4, &header);
     written as u32
 }
 
@@ -102,7 +102,7 @@ pub fn too_big<F: Answer, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed
         return Verdict::DROP;
     }
     let quoted = F::HEADER as u32 + if p.is_tcp() { QUOTED_TCP } else { QUOTED_UDP };
-    let written = packet.truncate(ETHERNET as u32 + quoted)
+    let written = packet.resize(ETHERNET as u32 + quoted)
         && packet.insert_after_link(F::ERROR)
         && F::turn_round(packet, &p.key, F::ICMP, F::ERROR - F::HEADER as u32 + quoted)
         && F::error_header(packet, &p.key, mtu, quoted);

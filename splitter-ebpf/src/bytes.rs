@@ -4,6 +4,10 @@
 //! outlives a call which may move the frame (resize, checksum helpers): the verifier would refuse it too, less clearly.
 
 use core::marker::PhantomData;
+use splitter_common::http::HeadText;
+
+/// Most bytes that are copied at once between a frame and a text.
+pub const COPY: u32 = splitter_common::http::HEAD_SLACK;
 
 /// Plain integers that a frame can be read as, in the order in which they lie in memory (network order is not undone).
 pub trait Wire: Copy {}
@@ -102,8 +106,16 @@ pub trait Packet {
     fn write<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) -> bool;
     /// Reads bytes that may lie outside the linear part.
     fn read<const N: usize>(&mut self, at: usize) -> Option<[u8; N]>;
-    /// Cuts the frame; TC only.
-    fn truncate(&mut self, len: u32) -> bool;
+    /// Cuts or lengthens the frame; a packet with segmentation offload becomes a plain one. TC only.
+    fn resize(&mut self, len: u32) -> bool;
+    /// Copies `len` bytes of the frame, 1 to [`COPY`], to `offset` (below `HEAD_LIMIT`) in a text; TC only.
+    fn copy_in(&mut self, at: u32, text: &mut HeadText, offset: u32, len: u32) -> bool;
+    /// The other way round, through the stack's bookkeeping.
+    fn copy_out(&mut self, at: u32, text: &HeadText, offset: u32, len: u32) -> bool;
+    /// One's complement sum of the 16-bit words of a part of a text, as [`Packet::copy_in`] limits it.
+    fn sum(text: &HeadText, offset: u32, len: u32) -> u64;
+    /// Sends a copy out of an interface; TC only.
+    fn clone_to(&mut self, ifindex: u32) -> bool;
     /// Makes room of `N` bytes between link and network header; TC only.
     fn insert_after_link(&mut self, bytes: u32) -> bool;
     /// Whether the transport checksum at `at` is still to be completed by the sender's device (CHECKSUM_PARTIAL).

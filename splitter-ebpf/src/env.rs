@@ -4,8 +4,13 @@ use crate::{
     bytes::Ref,
     lb::{Choice, Facts, Translation},
     packet::Parsed,
+    splice::Out,
+    verdict::Verdict,
 };
-use splitter_common::abi::*;
+use splitter_common::{
+    abi::*,
+    http::{HeadText, RequestHead, ResponseHead, Scan},
+};
 
 /// Which flow table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,10 +45,17 @@ pub trait Env: Tables<V4> + Tables<V6> {
     /// Tick until which a backend is avoided.
     fn suspect(&self, backend: u32) -> Option<u32>;
     fn set_suspect(&self, backend: u32, until: u32);
+    /// Tick at which a segment of an unknown connection was first seen.
+    fn stray(&self, connection: u32) -> Option<u32>;
+    fn set_stray(&self, connection: u32, since: u32);
     fn counters(&self, version: u32) -> Option<Ref<VersionCounters>>;
     /// The octave of a histogram, made when it is not there; `None` without memory.
     fn octave(&self, key: &HistogramKey) -> Option<Ref<HistogramOctave>>;
     fn count(&self, reason: Reason);
+    fn http_rules(&self, service: u32) -> Option<Ref<HttpRules>>;
+    fn stash(&self, slot: u32) -> Option<Ref<Stash>>;
+    /// Copies the first `len` bytes of a stash's text.
+    fn copy_text(&self, to: &mut HeadText, from: &HeadText, len: u32);
 }
 
 /// Working memory of the unusual path, one per CPU: BPF allows 512 bytes of stack for all frames together, and IPv6 keys are large.
@@ -60,6 +72,17 @@ pub struct Scratch<F: Family> {
     pub partner: FlowKey<F>,
     pub quoted: FlowKey<F>,
     pub snat: Snat<F>,
+    pub spliced: Spliced<F>,
+    pub leg: Leg<F>,
+    pub out: Out<F>,
+    pub client: FlowKey<F>,
+    pub step: Verdict,
+    /// Bytes of `text` in use.
+    pub read: u32,
+    pub scan: Scan,
+    pub request: RequestHead,
+    pub response: ResponseHead,
+    pub text: HeadText,
 }
 
 /// `place!(scratch.field)`: a field of a [`Ref`] to write to.
@@ -84,6 +107,12 @@ pub trait Tables<F: Family> {
     /// `new`: only when there is none.
     fn put_snat(&self, key: &FlowKey<F>, snat: &Snat<F>, new: bool) -> bool;
     fn drop_snat(&self, key: &FlowKey<F>);
+    fn spliced(&self, key: &FlowKey<F>) -> Option<Ref<Spliced<F>>>;
+    fn put_spliced(&self, key: &FlowKey<F>, spliced: &Spliced<F>) -> bool;
+    fn drop_spliced(&self, key: &FlowKey<F>);
+    fn leg(&self, key: &FlowKey<F>) -> Option<Ref<Leg<F>>>;
+    fn put_leg(&self, key: &FlowKey<F>, leg: &Leg<F>) -> bool;
+    fn drop_leg(&self, key: &FlowKey<F>);
     fn fragment(&self, key: &FragmentKey<F>) -> Option<u32>;
     fn put_fragment(&self, key: &FragmentKey<F>, ports: u32);
 }

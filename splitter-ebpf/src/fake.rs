@@ -11,6 +11,7 @@ use splitter_common::{
     abi::*,
     decide,
     filter::{self, Role},
+    http::HeadText,
 };
 use std::{
     cell::{Cell, RefCell, UnsafeCell},
@@ -53,24 +54,15 @@ pub struct Flows<F: Family> {
     half: Map<FlowKey<F>, HalfOpen<F>>,
     snat: Map<FlowKey<F>, Snat<F>>,
     fragments: Map<FragmentKey<F>, u32>,
+    spliced: Map<FlowKey<F>, Spliced<F>>,
+    legs: Map<FlowKey<F>, Leg<F>>,
     scratch: UnsafeCell<Scratch<F>>,
 }
 
 impl<F: Family> Flows<F> {
-    fn new(zero: F::Words) -> Self {
-        let flow = Flow { peer: zero, peer_port: 0, nexthop: 0, owner: 0, last: 0 };
-        let key = FlowKey { src: zero, dst: zero, ports: 0, proto: 0 };
-        let scratch = Scratch {
-            parsed: crate::packet::Parsed::empty(zero),
-            translation: lb::Translation { src: zero, dst: zero, ports: 0, version: 0, nexthop: 0, neighbour: 0, reverse: false },
-            facts: lb::Facts { client: [0; 16], vip: [0; 16], client_port: 0, vip_port: 0, proto: 0 },
-            choice: lb::Choice { backend: 0, version: 0, none: Reason::NoBackend },
-            frontend: FrontendKey { addr: [0; 16], port: [0; 2], proto: 0, pad: 0 },
-            half: HalfOpen { flow, expect: 0, attempts: 0, stamp: 0 },
-            partner: key,
-            quoted: key,
-            snat: Snat { addr: zero, port: 0, pad: 0 },
-        };
+    fn new() -> Self {
+        // SAFETY: integers, byte arrays, enums that have a zero, and an `Option` of an integer.
+        let scratch = unsafe { core::mem::zeroed() };
         Self {
             tcp: Map::new(),
             udp: Map::new(),
@@ -78,6 +70,8 @@ impl<F: Family> Flows<F> {
             half: Map::new(),
             snat: Map::new(),
             fragments: Map::new(),
+            spliced: Map::new(),
+            legs: Map::new(),
             scratch: UnsafeCell::new(scratch),
         }
     }
@@ -116,10 +110,13 @@ pub struct Maps {
     nexthops: Map<u32, NextHop>,
     owners: Map<u32, NextHop>,
     suspects: Map<u32, u32>,
+    strays: Map<u32, u32>,
     counters: Map<u32, VersionCounters>,
     histograms: Map<HistogramKey, HistogramOctave>,
     reasons: RefCell<HashMap<Reason, u64>>,
     config: Map<u32, Config>,
+    http_rules: Map<u32, HttpRules>,
+    stashes: Map<u32, Stash>,
     pub v4: Flows<V4>,
     pub v6: Flows<V6>,
 }
@@ -138,12 +135,15 @@ impl Maps {
             nexthops: Map::new(),
             owners: Map::new(),
             suspects: Map::new(),
+            strays: Map::new(),
             counters: Map::new(),
             histograms: Map::new(),
             reasons: RefCell::default(),
             config: Map::new(),
-            v4: Flows::new([0]),
-            v6: Flows::new([0; 4]),
+            http_rules: Map::new(),
+            stashes: Map::new(),
+            v4: Flows::new(),
+            v6: Flows::new(),
         };
         for slot in 0..NEXTHOP_SLOTS {
             maps.nexthops.put(&slot, NextHop::default());
@@ -311,6 +311,12 @@ impl Env for Maps {
     fn set_suspect(&self, backend: u32, until: u32) {
         self.suspects.put(&backend, until);
     }
+    fn stray(&self, connection: u32) -> Option<u32> {
+        self.strays.get(&connection).map(Ref::get)
+    }
+    fn set_stray(&self, connection: u32, since: u32) {
+        self.strays.put(&connection, since);
+    }
     fn counters(&self, version: u32) -> Option<Ref<VersionCounters>> {
         self.counters.get(&version)
     }
@@ -320,6 +326,17 @@ impl Env for Maps {
     }
     fn count(&self, reason: Reason) {
         *self.reasons.borrow_mut().entry(reason).or_default() += 1;
+    }
+    fn http_rules(&self, service: u32) -> Option<Ref<HttpRules>> {
+        self.http_rules.get(&service)
+    }
+    fn stash(&self, slot: u32) -> Option<Ref<Stash>> {
+        let empty = Stash { taken: 0, since: 0, len: 0, acknowledged: 0, pad: 0, text: [0; _] };
+        self.stashes.put_new(&slot, empty);
+        (slot < STASH_SLOTS).then(|| self.stashes.get(&slot)).flatten()
+    }
+    fn copy_text(&self, to: &mut HeadText, from: &HeadText, len: u32) {
+        to[..len as usize].copy_from_slice(&from[..len as usize]);
     }
 }
 
@@ -363,6 +380,24 @@ macro_rules! tables {
             fn put_fragment(&self, key: &FragmentKey<$family>, ports: u32) {
                 self.$field.fragments.put(key, ports);
             }
+            fn spliced(&self, key: &FlowKey<$family>) -> Option<Ref<Spliced<$family>>> {
+                self.$field.spliced.get(key)
+            }
+            fn put_spliced(&self, key: &FlowKey<$family>, spliced: &Spliced<$family>) -> bool {
+                self.$field.spliced.put(key, *spliced)
+            }
+            fn drop_spliced(&self, key: &FlowKey<$family>) {
+                self.$field.spliced.remove(key);
+            }
+            fn leg(&self, key: &FlowKey<$family>) -> Option<Ref<Leg<$family>>> {
+                self.$field.legs.get(key)
+            }
+            fn put_leg(&self, key: &FlowKey<$family>, leg: &Leg<$family>) -> bool {
+                self.$field.legs.put(key, *leg)
+            }
+            fn drop_leg(&self, key: &FlowKey<$family>) {
+                self.$field.legs.remove(key);
+            }
         }
     };
 }
@@ -376,11 +411,13 @@ pub struct Frame<const XDP: bool> {
     pub tagged: bool,
     pub segment: u32,
     pub route: Route,
+    /// Copies that were sent: interface and bytes.
+    pub clones: Vec<(u32, Vec<u8>)>,
 }
 
 impl<const XDP: bool> Frame<XDP> {
     pub fn new(bytes: &[u8], route: Route) -> Self {
-        Self { bytes: bytes.to_vec(), ifindex: 2, tagged: false, segment: 0, route }
+        Self { bytes: bytes.to_vec(), ifindex: 2, tagged: false, segment: 0, route, clones: Vec::new() }
     }
     pub fn run(&mut self, maps: &Maps) -> Action {
         match lb::carries(self, maps) {
@@ -430,8 +467,26 @@ impl<const X: bool> Packet for Frame<X> {
     fn read<const N: usize>(&mut self, at: usize) -> Option<[u8; N]> {
         self.bytes.get(at..at + N)?.try_into().ok()
     }
-    fn truncate(&mut self, len: u32) -> bool {
-        self.bytes.truncate(len as usize);
+    fn resize(&mut self, len: u32) -> bool {
+        self.bytes.resize(len as usize, 0);
+        true
+    }
+    fn copy_in(&mut self, at: u32, text: &mut HeadText, offset: u32, len: u32) -> bool {
+        let Some(from) = self.bytes.get(at as usize..(at + len) as usize) else { return false };
+        text[offset as usize..(offset + len) as usize].copy_from_slice(from);
+        true
+    }
+    fn copy_out(&mut self, at: u32, text: &HeadText, offset: u32, len: u32) -> bool {
+        let Some(to) = self.bytes.get_mut(at as usize..(at + len) as usize) else { return false };
+        to.copy_from_slice(&text[offset as usize..(offset + len) as usize]);
+        true
+    }
+    fn sum(text: &HeadText, offset: u32, len: u32) -> u64 {
+        let bytes = &text[offset as usize..(offset + len) as usize];
+        bytes.chunks(2).map(|pair| u16::from_ne_bytes([pair[0], *pair.get(1).unwrap_or(&0)]) as u64).sum()
+    }
+    fn clone_to(&mut self, ifindex: u32) -> bool {
+        self.clones.push((ifindex, self.bytes.clone()));
         true
     }
     fn insert_after_link(&mut self, bytes: u32) -> bool {

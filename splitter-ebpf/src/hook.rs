@@ -9,10 +9,18 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use core::mem::{size_of, zeroed};
+use splitter_common::{
+    abi::{V4, V6},
+    http::{HEAD_LIMIT, HeadText, Loop},
+};
 use splitter_ebpf::{
-    bytes::{Packet, Route, RouteQuery, Window, opaque},
+    bytes::{COPY, Packet, Route, RouteQuery, Window, opaque},
+    env::Tables,
+    field,
     lb::{self, Carries},
-    packet::{self, ETHERNET, checksum},
+    network::Network,
+    packet::{self, ETHERNET, checksum, http::BpfLoop},
+    place, splice,
     verdict::{Action, Verdict},
 };
 
@@ -72,6 +80,38 @@ fn route(ctx: *mut core::ffi::c_void, ifindex: u32, query: &RouteQuery) -> Route
         return Route::NoNeighbour { ifindex: fib.ifindex };
     }
     Route::Stack
+}
+
+/// See [`Packet::sum`]. `bpf_csum_diff` takes 512 bytes at a time before Linux 6.13, and whole words.
+#[inline(never)]
+fn sum(text: &HeadText, offset: u32, len: u32) -> u64 {
+    const PIECE: u32 = 512;
+    let (mut sum, mut done) = (0u64, 0u32);
+    BpfLoop::repeat(COPY / PIECE + 1, |_| {
+        let left = len.wrapping_sub(done);
+        let words = opaque(if left > PIECE { PIECE } else { left & !3 });
+        if done >= len || words == 0 || words > PIECE {
+            return true;
+        }
+        let at = opaque(offset.wrapping_add(done)) & (HEAD_LIMIT - 1);
+        // SAFETY: the offset is masked and the text has room of COPY bytes behind its limit; no `from` at all.
+        let piece = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, text.as_ptr().add(at as usize).cast_mut().cast(), words, 0) };
+        sum += piece as u32 as u64;
+        done += words;
+        false
+    });
+    let mut rest = 0;
+    while rest < 3 {
+        if done >= len {
+            break;
+        }
+        let at = opaque(offset.wrapping_add(done)) as usize & (HEAD_LIMIT as usize - 1);
+        let byte = text[at] as u64;
+        sum += if (rest & 1 == 0) == cfg!(target_endian = "little") { byte } else { byte << 8 };
+        done += 1;
+        rest += 1;
+    }
+    sum
 }
 
 impl<const EGRESS: bool> Skb<EGRESS> {
@@ -146,9 +186,40 @@ impl<const OUT: bool> Packet for Skb<OUT> {
         (result == 0).then_some(bytes)
     }
     #[inline(always)]
-    fn truncate(&mut self, len: u32) -> bool {
+    fn resize(&mut self, len: u32) -> bool {
         // SAFETY: own context.
-        unsafe { bpf_skb_change_tail(self.raw(), len, 0) == 0 }
+        len == self.len() || unsafe { bpf_skb_change_tail(self.raw(), len, 0) == 0 }
+    }
+    #[inline(always)]
+    fn copy_in(&mut self, at: u32, text: &mut HeadText, offset: u32, len: u32) -> bool {
+        let (offset, len) = (opaque(offset) & (HEAD_LIMIT - 1), opaque(len));
+        // SAFETY: the offset is masked, and the text has room of COPY bytes behind its limit.
+        len != 0
+            && len <= COPY
+            && unsafe {
+                let to = text.as_mut_ptr().add(offset as usize);
+                bpf_skb_load_bytes(self.raw().cast(), at, to.cast(), len) == 0
+            }
+    }
+    #[inline(always)]
+    fn copy_out(&mut self, at: u32, text: &HeadText, offset: u32, len: u32) -> bool {
+        let (offset, len) = (opaque(offset) & (HEAD_LIMIT - 1), opaque(len));
+        // SAFETY: as in `copy_in`.
+        len != 0
+            && len <= COPY
+            && unsafe {
+                let from = text.as_ptr().add(offset as usize);
+                bpf_skb_store_bytes(self.raw().cast(), at, from.cast(), len, BPF_F_RECOMPUTE_CSUM as u64) == 0
+            }
+    }
+    #[inline(always)]
+    fn sum(text: &HeadText, offset: u32, len: u32) -> u64 {
+        sum(text, offset, len)
+    }
+    #[inline(always)]
+    fn clone_to(&mut self, ifindex: u32) -> bool {
+        // SAFETY: own context.
+        unsafe { bpf_clone_redirect(self.raw(), ifindex, 0) == 0 }
     }
     #[inline(always)]
     fn insert_after_link(&mut self, bytes: u32) -> bool {
@@ -224,7 +295,23 @@ impl Packet for Frame {
         self.window::<N>(at).map(|w| w.load::<[u8; N], 0>())
     }
     #[inline(always)]
-    fn truncate(&mut self, _len: u32) -> bool {
+    fn resize(&mut self, _len: u32) -> bool {
+        false
+    }
+    #[inline(always)]
+    fn copy_in(&mut self, _at: u32, _text: &mut HeadText, _offset: u32, _len: u32) -> bool {
+        false
+    }
+    #[inline(always)]
+    fn copy_out(&mut self, _at: u32, _text: &HeadText, _offset: u32, _len: u32) -> bool {
+        false
+    }
+    #[inline(always)]
+    fn sum(_text: &HeadText, _offset: u32, _len: u32) -> u64 {
+        0
+    }
+    #[inline(always)]
+    fn clone_to(&mut self, _ifindex: u32) -> bool {
         false
     }
     #[inline(always)]
@@ -240,6 +327,44 @@ impl Packet for Frame {
 /// Slots of `TC_CALLS` and `XDP_CALLS` that hold the programs for IPv6.
 const IPV6_CALL: u32 = 0;
 const IPV6_EGRESS_CALL: u32 = 1;
+/// First slots of those that hold the splice's programs: eight for IPv4, eight for IPv6, at egress again; not all are in use.
+const TC_SPLICE_CALLS: u32 = 2;
+const XDP_SPLICE_CALLS: u32 = 1;
+
+/// Which of the splice's programs goes on; `None`: the verdict is an action. The step is left in the scratch memory.
+#[inline(always)]
+fn splice_call<F: Network>(verdict: Verdict, egress: bool) -> Option<u32>
+where
+    Kernel: Tables<F>,
+{
+    let program = match verdict.action() {
+        Action::SpliceClient => 0,
+        Action::SpliceServer => 1,
+        Action::Step | Action::Over(_) | Action::Reset | Action::TooBig(_) => {
+            let scratch = Tables::<F>::scratch(&Kernel)?;
+            field!(scratch.step = verdict);
+            2
+        }
+        Action::Again => 3,
+        Action::Read => 4,
+        _ => return None,
+    };
+    Some(program | (F::IPV6 as u32) << 3 | (egress as u32) << 4)
+}
+
+/// Acts on a verdict, or goes on in another program.
+#[inline(always)]
+fn go_on<F: Network, const EGRESS: bool>(packet: Skb<EGRESS>, verdict: Verdict) -> i32
+where
+    Kernel: Tables<F>,
+{
+    if let Some(call) = splice_call::<F>(verdict, EGRESS) {
+        // SAFETY: the agent fills the slots before it attaches a program; an empty one passes the packet.
+        let _ = unsafe { crate::maps::TC_CALLS.tail_call(&packet.0, TC_SPLICE_CALLS + call) };
+        return TC_NEXT;
+    }
+    act::<EGRESS>(packet.raw(), verdict)
+}
 
 /// TC ingress, the complete path: IPv4 here, IPv6 by tail call.
 #[classifier]
@@ -250,7 +375,7 @@ pub fn splitter_tc(ctx: TcContext) -> i32 {
 /// TC ingress of IPv6. Reached from `splitter_tc` only.
 #[classifier]
 pub fn splitter_tc6(ctx: TcContext) -> i32 {
-    act::<false>(ctx.skb.skb, lb::ipv6(&mut Skb::<false>(ctx), &Kernel))
+    classify6::<false>(ctx)
 }
 
 /// TC egress: connections of the node's own processes, and replies of backends that are such processes. What the ingress program has
@@ -263,7 +388,7 @@ pub fn splitter_out(ctx: TcContext) -> i32 {
 /// TC egress of IPv6. Reached from `splitter_out` only.
 #[classifier]
 pub fn splitter_out6(ctx: TcContext) -> i32 {
-    act::<true>(ctx.skb.skb, lb::ipv6(&mut Skb::<true>(ctx), &Kernel))
+    classify6::<true>(ctx)
 }
 
 /// Whether headers that the pipeline reads may lie behind the linear part. Pulling costs more than its copy: the new head is no page
@@ -304,7 +429,10 @@ fn classify<const EGRESS: bool>(ctx: TcContext) -> i32 {
     }
     let mut packet = Skb::<EGRESS>(ctx);
     match lb::carries(&mut packet, &Kernel) {
-        Carries::Ipv4 => act::<EGRESS>(packet.raw(), lb::ipv4(&mut packet, &Kernel)),
+        Carries::Ipv4 => {
+            let verdict = lb::ipv4(&mut packet, &Kernel);
+            go_on::<V4, EGRESS>(packet, verdict)
+        }
         Carries::Ipv6 => {
             let call = if EGRESS { IPV6_EGRESS_CALL } else { IPV6_CALL };
             // SAFETY: the agent fills the slot before it attaches the program; an empty one passes the packet.
@@ -313,6 +441,48 @@ fn classify<const EGRESS: bool>(ctx: TcContext) -> i32 {
         }
         Carries::Other => TC_NEXT,
     }
+}
+
+#[inline(always)]
+fn classify6<const EGRESS: bool>(ctx: TcContext) -> i32 {
+    let mut packet = Skb::<EGRESS>(ctx);
+    let verdict = lb::ipv6(&mut packet, &Kernel);
+    go_on::<V6, EGRESS>(packet, verdict)
+}
+
+macro_rules! splice_programs {
+    ($($name:ident $family:ty, $egress:literal, $run:path;)*) => { $(
+        #[doc = "A part of the splice, for a packet that another program has read: see `splice_call`."]
+        #[classifier]
+        pub fn $name(ctx: TcContext) -> i32 {
+            let Some(scratch) = Tables::<$family>::scratch(&Kernel) else { return TC_NEXT };
+            let mut packet = Skb::<$egress>(ctx);
+            let verdict = $run(&mut packet, &Kernel, place!(scratch.parsed));
+            go_on::<$family, $egress>(packet, verdict)
+        }
+    )* };
+}
+splice_programs! {
+    http_client4 V4, false, splice::client;
+    http_server4 V4, false, splice::server;
+    http_steps4 V4, false, splice::steps;
+    http_layer4_4 V4, false, lb::layer4;
+    http_read4 V4, false, splice::read;
+    http_client6 V6, false, splice::client;
+    http_server6 V6, false, splice::server;
+    http_steps6 V6, false, splice::steps;
+    http_layer4_6 V6, false, lb::layer4;
+    http_read6 V6, false, splice::read;
+    out_client4 V4, true, splice::client;
+    out_server4 V4, true, splice::server;
+    out_steps4 V4, true, splice::steps;
+    out_layer4_4 V4, true, lb::layer4;
+    out_read4 V4, true, splice::read;
+    out_client6 V6, true, splice::client;
+    out_server6 V6, true, splice::server;
+    out_steps6 V6, true, splice::steps;
+    out_layer4_6 V6, true, lb::layer4;
+    out_read6 V6, true, splice::read;
 }
 
 #[inline(always)]
@@ -338,7 +508,10 @@ fn act<const EGRESS: bool>(skb: *mut __sk_buff, verdict: Verdict) -> i32 {
 pub fn splitter_xdp(ctx: XdpContext) -> u32 {
     let mut packet = Frame(ctx);
     match lb::carries(&mut packet, &Kernel) {
-        Carries::Ipv4 => act_xdp(lb::ipv4(&mut packet, &Kernel)),
+        Carries::Ipv4 => {
+            let verdict = lb::ipv4(&mut packet, &Kernel);
+            go_on_xdp::<V4>(packet, verdict)
+        }
         Carries::Ipv6 => {
             // SAFETY: as in `splitter_tc`.
             let _ = unsafe { crate::maps::XDP_CALLS.tail_call(&packet.0, IPV6_CALL) };
@@ -351,17 +524,49 @@ pub fn splitter_xdp(ctx: XdpContext) -> u32 {
 /// XDP of IPv6. Reached from `splitter_xdp` only.
 #[xdp]
 pub fn splitter_xdp6(ctx: XdpContext) -> u32 {
-    act_xdp(lb::ipv6(&mut Frame(ctx), &Kernel))
+    let mut packet = Frame(ctx);
+    let verdict = lb::ipv6(&mut packet, &Kernel);
+    go_on_xdp::<V6>(packet, verdict)
 }
 
+/// As [`go_on`].
 #[inline(always)]
-fn act_xdp(verdict: Verdict) -> u32 {
+fn go_on_xdp<F: Network>(packet: Frame, verdict: Verdict) -> u32
+where
+    Kernel: Tables<F>,
+{
+    if let Some(call) = splice_call::<F>(verdict, false) {
+        // SAFETY: as in `go_on`. Most slots stay empty here: TC has all programs.
+        let _ = unsafe { crate::maps::XDP_CALLS.tail_call(&packet.0, XDP_SPLICE_CALLS + call) };
+        return xdp_action::XDP_PASS;
+    }
     match verdict.action() {
         Action::Drop => xdp_action::XDP_DROP,
         // SAFETY: a helper without pointers.
         Action::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
         _ => xdp_action::XDP_PASS,
     }
+}
+
+macro_rules! splice_xdp_programs {
+    ($($name:ident $family:ty, $run:path;)*) => { $(
+        #[doc = "As the TC programs, for established flows."]
+        #[xdp]
+        pub fn $name(ctx: XdpContext) -> u32 {
+            let Some(scratch) = Tables::<$family>::scratch(&Kernel) else { return xdp_action::XDP_PASS };
+            let mut packet = Frame(ctx);
+            let verdict = $run(&mut packet, &Kernel, place!(scratch.parsed));
+            go_on_xdp::<$family>(packet, verdict)
+        }
+    )* };
+}
+splice_xdp_programs! {
+    xdp_client4 V4, splice::client;
+    xdp_server4 V4, splice::server;
+    xdp_layer4_4 V4, lb::layer4;
+    xdp_client6 V6, splice::client;
+    xdp_server6 V6, splice::server;
+    xdp_layer4_6 V6, lb::layer4;
 }
 
 /// The clock of the flow tables, for the agent, which runs this by PROG_TEST_RUN: its result is `jiffies`, truncated. Never attached.

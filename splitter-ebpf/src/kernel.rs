@@ -2,12 +2,15 @@
 
 use crate::maps::{self, Kernel};
 use aya_ebpf::{
-    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_probe_read_kernel},
     maps::lpm_trie::Key,
 };
-use splitter_common::abi::*;
+use splitter_common::{
+    abi::*,
+    http::{HEAD_LIMIT, HeadText},
+};
 use splitter_ebpf::{
-    bytes::Ref,
+    bytes::{Ref, opaque},
     env::{Env, Scratch, Table, Tables},
 };
 
@@ -82,6 +85,14 @@ impl Env for Kernel {
         let _ = maps::SUSPECTS.insert(backend, until, 0);
     }
     #[inline(always)]
+    fn stray(&self, connection: u32) -> Option<u32> {
+        maps::STRAYS.get_ptr(connection).map(maps::load)
+    }
+    #[inline(always)]
+    fn set_stray(&self, connection: u32, since: u32) {
+        let _ = maps::STRAYS.insert(connection, since, 0);
+    }
+    #[inline(always)]
     fn counters(&self, version: u32) -> Option<Ref<VersionCounters>> {
         maps::reference(maps::COUNTERS.get_ptr_mut(version))
     }
@@ -97,10 +108,26 @@ impl Env for Kernel {
     fn count(&self, reason: Reason) {
         maps::count(reason);
     }
+    #[inline(always)]
+    fn http_rules(&self, service: u32) -> Option<Ref<HttpRules>> {
+        maps::reference(maps::HTTP_RULES.get_ptr_mut(service))
+    }
+    #[inline(always)]
+    fn stash(&self, slot: u32) -> Option<Ref<Stash>> {
+        maps::reference(maps::STASHES.get_ptr_mut(slot))
+    }
+    #[inline(always)]
+    fn copy_text(&self, to: &mut HeadText, from: &HeadText, len: u32) {
+        let len = opaque(len);
+        if len != 0 && len <= HEAD_LIMIT {
+            // SAFETY: both are longer than HEAD_LIMIT. The helper copies memory of maps as any other (Linux 5.5).
+            unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), len, from.as_ptr().cast()) };
+        }
+    }
 }
 
 macro_rules! tables {
-    ($family:ty, $tcp:ident $udp:ident $half:ident $closing:ident $snat:ident $fragments:ident $scratch:ident) => {
+    ($family:ty, $tcp:ident $udp:ident $half:ident $closing:ident $snat:ident $fragments:ident $spliced:ident $legs:ident $scratch:ident) => {
         impl Tables<$family> for Kernel {
             #[inline(always)]
             fn scratch(&self) -> Option<Ref<Scratch<$family>>> {
@@ -162,8 +189,32 @@ macro_rules! tables {
             fn put_fragment(&self, key: &FragmentKey<$family>, ports: u32) {
                 let _ = maps::$fragments.insert(key, ports, 0);
             }
+            #[inline(always)]
+            fn spliced(&self, key: &FlowKey<$family>) -> Option<Ref<Spliced<$family>>> {
+                maps::reference(maps::$spliced.get_ptr_mut(key))
+            }
+            #[inline(always)]
+            fn put_spliced(&self, key: &FlowKey<$family>, spliced: &Spliced<$family>) -> bool {
+                maps::$spliced.insert(key, spliced, 0).is_ok()
+            }
+            #[inline(always)]
+            fn drop_spliced(&self, key: &FlowKey<$family>) {
+                let _ = maps::$spliced.remove(key);
+            }
+            #[inline(always)]
+            fn leg(&self, key: &FlowKey<$family>) -> Option<Ref<Leg<$family>>> {
+                maps::reference(maps::$legs.get_ptr_mut(key))
+            }
+            #[inline(always)]
+            fn put_leg(&self, key: &FlowKey<$family>, leg: &Leg<$family>) -> bool {
+                maps::$legs.insert(key, leg, 0).is_ok()
+            }
+            #[inline(always)]
+            fn drop_leg(&self, key: &FlowKey<$family>) {
+                let _ = maps::$legs.remove(key);
+            }
         }
     };
 }
-tables!(V4, TCP4 UDP4 HALF4 CLOSING4 SNAT4 FRAGMENTS4 SCRATCH4);
-tables!(V6, TCP6 UDP6 HALF6 CLOSING6 SNAT6 FRAGMENTS6 SCRATCH6);
+tables!(V4, TCP4 UDP4 HALF4 CLOSING4 SNAT4 FRAGMENTS4 SPLICED4 LEGS4 SCRATCH4);
+tables!(V6, TCP6 UDP6 HALF6 CLOSING6 SNAT6 FRAGMENTS6 SPLICED6 LEGS6 SCRATCH6);

@@ -16,6 +16,7 @@ pub mod lb;
 pub mod nat;
 pub mod network;
 pub mod packet;
+pub mod splice;
 pub mod verdict;
 
 #[cfg(test)]

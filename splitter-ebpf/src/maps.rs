@@ -44,9 +44,12 @@ pub static NEXTHOP_OWNERS: HashMap<u32, NextHop> = HashMap::pinned(NEXTHOP_SLOTS
 /// Backend id to the tick until which it gets no new flow while others can.
 #[map]
 pub static SUSPECTS: LruHashMap<u32, u32> = LruHashMap::pinned(4_096, 0);
+/// Hash of a connection that the splice does not know to the tick at which it was first seen.
+#[map]
+pub static STRAYS: LruHashMap<u32, u32> = LruHashMap::pinned(4_096, 0);
 
 macro_rules! flow_maps {
-    ($($tcp:ident $udp:ident $half:ident $closing:ident $snat:ident $fragments:ident $family:ty;)*) => { $(
+    ($($tcp:ident $udp:ident $half:ident $closing:ident $snat:ident $fragments:ident $spliced:ident $legs:ident $family:ty;)*) => { $(
         #[map]
         pub static $tcp: LruHashMap<FlowKey<$family>, Flow<$family>> = LruHashMap::pinned(1_024, 0);
         #[map]
@@ -59,13 +62,19 @@ macro_rules! flow_maps {
         pub static $snat: LruHashMap<FlowKey<$family>, Snat<$family>> = LruHashMap::pinned(1_024, 0);
         #[map]
         pub static $fragments: LruHashMap<FragmentKey<$family>, u32> = LruHashMap::pinned(1_024, 0);
+        #[map]
+        pub static $spliced: LruHashMap<FlowKey<$family>, Spliced<$family>> = LruHashMap::pinned(1_024, 0);
+        #[map]
+        pub static $legs: LruHashMap<FlowKey<$family>, Leg<$family>> = LruHashMap::pinned(1_024, 0);
     )* };
 }
 flow_maps! {
-    TCP4 UDP4 HALF4 CLOSING4 SNAT4 FRAGMENTS4 V4;
-    TCP6 UDP6 HALF6 CLOSING6 SNAT6 FRAGMENTS6 V6;
+    TCP4 UDP4 HALF4 CLOSING4 SNAT4 FRAGMENTS4 SPLICED4 LEGS4 V4;
+    TCP6 UDP6 HALF6 CLOSING6 SNAT6 FRAGMENTS6 SPLICED6 LEGS6 V6;
 }
 
+#[map]
+pub static STASHES: Array<Stash> = Array::pinned(STASH_SLOTS, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<VersionCounters> = PerCpuArray::pinned(1_024, 0);
 #[map]
@@ -78,9 +87,9 @@ pub static SCRATCH4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_entries(1,
 pub static SCRATCH6: PerCpuArray<Scratch<V6>> = PerCpuArray::with_max_entries(1, 0);
 /// Programs that are reached by tail call; pinned, because the kernel empties such a map when nobody holds it.
 #[map]
-pub static TC_CALLS: ProgramArray = ProgramArray::pinned(2, 0);
+pub static TC_CALLS: ProgramArray = ProgramArray::pinned(34, 0);
 #[map]
-pub static XDP_CALLS: ProgramArray = ProgramArray::pinned(1, 0);
+pub static XDP_CALLS: ProgramArray = ProgramArray::pinned(17, 0);
 /// A histogram octave of zeros: the template of new ones, too large for the stack.
 #[map]
 pub static EMPTY_OCTAVE: Array<HistogramOctave> = Array::with_max_entries(1, 0);

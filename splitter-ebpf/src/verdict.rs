@@ -30,6 +30,15 @@ pub enum Action {
     ResetReceiver,
     /// Answer that only packets up to this size fit. Between functions only.
     TooBig(u32),
+    /// On to the splice: a client's packet, a backend's. Between programs only.
+    SpliceClient,
+    SpliceServer,
+    /// On to the program that writes packets. Between programs only.
+    Step,
+    /// On to the program that reads heads. Between programs only.
+    Read,
+    /// As `Step`: the flow is over.
+    Over(u32),
 }
 
 impl Verdict {
@@ -39,7 +48,25 @@ impl Verdict {
     pub const AGAIN: Self = Self(6 << 32);
     pub const RESET: Self = Self(8 << 32);
     pub const RESET_RECEIVER: Self = Self(11 << 32);
+    pub const SPLICE_CLIENT: Self = Self(12 << 32);
+    pub const SPLICE_SERVER: Self = Self(13 << 32);
+    /// What is left to do with a spliced flow's packet: see `splice::steps`.
+    pub const CONNECT: Self = Self(14 << 32);
+    pub const DELIVER: Self = Self(15 << 32);
+    pub const TO_CLIENT: Self = Self(16 << 32);
+    pub const SEND: Self = Self(17 << 32);
+    pub const ANSWER: Self = Self(18 << 32);
+    pub const STALE: Self = Self(19 << 32);
+    /// Translated, and nothing else; within a program.
+    pub const PLAIN: Self = Self(21 << 32);
+    /// A head is to be read: see `splice::read`.
+    pub const READ: Self = Self(22 << 32);
 
+    /// The packet goes out of an interface, and the idle legs of its flow are reset.
+    #[inline(always)]
+    pub const fn over(ifindex: u32) -> Self {
+        Self(20 << 32 | ifindex as u64)
+    }
     #[inline(always)]
     pub const fn redirect(ifindex: u32) -> Self {
         Self(2 << 32 | ifindex as u64)
@@ -79,6 +106,11 @@ impl Verdict {
             9 => Action::TooBig(detail),
             10 => Action::Return(detail),
             11 => Action::ResetReceiver,
+            12 => Action::SpliceClient,
+            13 => Action::SpliceServer,
+            14..20 => Action::Step,
+            20 => Action::Over(detail),
+            22 => Action::Read,
             _ => Action::Pass,
         }
     }

@@ -22,8 +22,37 @@ pub const TC_EGRESS: &str = "splitter_out";
 pub const XDP: &str = "splitter_xdp";
 const CLOCK: &str = "splitter_clock";
 /// Map and slot of each program that is reached by tail call.
-const CALLS: [(&str, u32, &str); 3] =
-    [("TC_CALLS", 0, "splitter_tc6"), ("TC_CALLS", 1, "splitter_out6"), ("XDP_CALLS", 0, "splitter_xdp6")];
+const CALLS: [(&str, u32, &str); 29] = [
+    ("TC_CALLS", 0, "splitter_tc6"),
+    ("TC_CALLS", 1, "splitter_out6"),
+    ("XDP_CALLS", 0, "splitter_xdp6"),
+    ("TC_CALLS", 2, "http_client4"),
+    ("TC_CALLS", 3, "http_server4"),
+    ("TC_CALLS", 4, "http_steps4"),
+    ("TC_CALLS", 5, "http_layer4_4"),
+    ("TC_CALLS", 6, "http_read4"),
+    ("TC_CALLS", 10, "http_client6"),
+    ("TC_CALLS", 11, "http_server6"),
+    ("TC_CALLS", 12, "http_steps6"),
+    ("TC_CALLS", 13, "http_layer4_6"),
+    ("TC_CALLS", 14, "http_read6"),
+    ("TC_CALLS", 18, "out_client4"),
+    ("TC_CALLS", 19, "out_server4"),
+    ("TC_CALLS", 20, "out_steps4"),
+    ("TC_CALLS", 21, "out_layer4_4"),
+    ("TC_CALLS", 22, "out_read4"),
+    ("TC_CALLS", 26, "out_client6"),
+    ("TC_CALLS", 27, "out_server6"),
+    ("TC_CALLS", 28, "out_steps6"),
+    ("TC_CALLS", 29, "out_layer4_6"),
+    ("TC_CALLS", 30, "out_read6"),
+    ("XDP_CALLS", 1, "xdp_client4"),
+    ("XDP_CALLS", 2, "xdp_server4"),
+    ("XDP_CALLS", 4, "xdp_layer4_4"),
+    ("XDP_CALLS", 9, "xdp_client6"),
+    ("XDP_CALLS", 10, "xdp_server6"),
+    ("XDP_CALLS", 12, "xdp_layer4_6"),
+];
 
 /// How large maps are made when there are none yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +82,9 @@ impl Sizes {
             Table::Tcp4 | Table::Tcp6 => flows,
             Table::Udp4 | Table::Udp6 => flows / 2,
             Table::Half4 | Table::Half6 | Table::Closing4 | Table::Closing6 => 131_072,
+            Table::Spliced4 | Table::Spliced6 => self.max_flows,
+            // A connection that has been to several versions has as many.
+            Table::Legs4 | Table::Legs6 => flows,
             Table::Snat4 | Table::Snat6 => 65_536,
             Table::Fragments4 | Table::Fragments6 => 8_192,
             Table::Backends => self.backends.saturating_mul(2).clamp(16_384, MAX_BACKENDS).next_power_of_two(),

@@ -58,6 +58,12 @@ tables! {
     Snat6 "SNAT6" FlowKey<V6> => Snat<V6>;
     Fragments4 "FRAGMENTS4" FragmentKey<V4> => u32;
     Fragments6 "FRAGMENTS6" FragmentKey<V6> => u32;
+    Spliced4 "SPLICED4" FlowKey<V4> => Spliced<V4>;
+    Spliced6 "SPLICED6" FlowKey<V6> => Spliced<V6>;
+    Legs4 "LEGS4" FlowKey<V4> => Leg<V4>;
+    Legs6 "LEGS6" FlowKey<V6> => Leg<V6>;
+    Stashes "STASHES" u32 => Stash;
+    Strays "STRAYS" u32 => u32;
     Counters "COUNTERS" u32 => VersionCounters;
     Histograms "HISTOGRAMS" HistogramKey => HistogramOctave;
     Reasons "REASONS" u32 => u64;
@@ -66,7 +72,10 @@ tables! {
 impl Table {
     /// Indexed from 0, always full: nothing can be deleted, only overwritten.
     pub const fn is_array(self) -> bool {
-        matches!(self, Table::Config | Table::Filter | Table::Backends | Table::NextHops | Table::Counters | Table::Reasons)
+        matches!(
+            self,
+            Table::Config | Table::Filter | Table::Backends | Table::NextHops | Table::Stashes | Table::Counters | Table::Reasons
+        )
     }
     /// One value a CPU.
     pub const fn is_per_cpu(self) -> bool {

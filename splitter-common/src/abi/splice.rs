@@ -162,13 +162,14 @@ pub const STASH_SLOTS: u32 = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stash {
     /// 1: taken.
-    pub taken: u32,
+    pub taken: u64,
     /// When it was taken, jiffies.
     pub since: u32,
     /// Bytes in use.
     pub len: u32,
     /// Of these, bytes that the node has acknowledged to the client.
     pub acknowledged: u32,
+    pub pad: u32,
     pub text: HeadText,
 }
 

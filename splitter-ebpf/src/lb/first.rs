@@ -22,7 +22,7 @@ use splitter_common::{abi::*, filter::Role};
 /// this client, or 0.
 #[inline(never)]
 pub fn choose<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, avoid: u32) -> Verdict {
-    if !known(env, Role::Frontend, p.key.dst.as_ref(), p.dport(), p.key.proto) {
+    if known(env, Role::Frontend, p.key.dst.as_ref(), p.dport(), p.key.proto) == super::Known::No {
         // It came this far for its source: direct traffic of a backend.
         return Verdict::PASS;
     }

@@ -228,7 +228,7 @@ fn refused<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translati
 
 /// Keeps new flows from a backend for a while.
 #[inline(always)]
-fn suspect<E: Env>(env: &E, backend: u32) {
+pub fn suspect<E: Env>(env: &E, backend: u32) {
     let Some(config) = env.config() else { return };
     let ticks = field!(config.suspect_ticks);
     env.set_suspect(backend, env.ticks().wrapping_add(ticks));

@@ -19,7 +19,7 @@ use splitter_common::abi::*;
 
 /// Whether a backend keeps its flows.
 #[inline(always)]
-fn serves(state: u8) -> bool {
+pub fn serves(state: u8) -> bool {
     state == backend_state::READY || state == backend_state::DRAINING
 }
 

@@ -6,8 +6,11 @@ mod half;
 mod hit;
 mod select;
 
-pub use flow::partner_key;
-pub use select::{Choice, Facts, select};
+pub use first::{facts_of, frontend_of};
+pub use flow::{find_nexthop, kept_nexthop, partner_key};
+pub use half::suspect;
+pub use hit::serves;
+pub use select::{Choice, Facts, backend_of, select};
 
 use crate::{
     answer,
@@ -77,7 +80,15 @@ pub fn carries<P: Packet, E: Env>(packet: &mut P, env: &E) -> Carries {
 pub fn ipv4<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
     let mut parsed = Parsed::<V4>::empty([0]);
     match parse::ipv4(packet, env, &mut parsed) {
-        Kind::Transport => finish(packet, env, &parsed),
+        Kind::Transport => {
+            let verdict = finish(packet, env, &parsed);
+            if verdict == Verdict::SPLICE_CLIENT || verdict == Verdict::SPLICE_SERVER {
+                // For the splice's programs, which are reached by tail call.
+                let Some(scratch) = Tables::<V4>::scratch(env) else { return Verdict::PASS };
+                *place!(scratch.parsed) = parsed;
+            }
+            verdict
+        }
         Kind::Icmp(at) => nat::icmp::error(packet, env, &parsed, at),
         Kind::Other => Verdict::PASS,
         Kind::Odd(reason) => odd(env, reason),
@@ -104,15 +115,46 @@ fn odd<E: Env>(env: &E, reason: Reason) -> Verdict {
     Verdict::PASS
 }
 
+/// What the filter says of an endpoint: not ours, of layer 4, of an http service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    No,
+    Yes,
+    Http,
+}
+
 #[inline(always)]
-fn known<E: Env>(env: &E, role: Role, words: &[u32], port: u16, proto: u32) -> bool {
+fn known<E: Env>(env: &E, role: Role, words: &[u32], port: u16, proto: u32) -> Known {
     let (word, bits) = filter::bits(role, words, port, proto as u8);
-    env.filter_word(word) & bits == bits
+    let word = env.filter_word(word);
+    match (word & bits == bits, word & filter::http(bits) == filter::http(bits)) {
+        (false, _) => Known::No,
+        (true, false) => Known::Yes,
+        (true, true) => Known::Http,
+    }
 }
 
 #[inline(always)]
 fn finish<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let verdict = transport(packet, env, p);
+    settle(packet, env, p, verdict)
+}
+
+/// The pipeline for a packet that the filter knows, whatever it says of http.
+#[inline(always)]
+pub fn layer4<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let verdict = of_flow_apart(packet, env, p);
+    settle(packet, env, p, verdict)
+}
+
+/// Apart, so that its registers do not lie on the stack under the rest.
+#[inline(never)]
+fn of_flow_apart<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    of_flow(packet, env, p)
+}
+
+#[inline(always)]
+fn settle<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, verdict: Verdict) -> Verdict {
     if verdict != Verdict::AGAIN {
         return verdict;
     }
@@ -131,8 +173,13 @@ fn finish<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p:
 #[inline(always)]
 fn transport<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let key = &p.key;
-    let forward = known(env, Role::Frontend, key.dst.as_ref(), p.dport(), key.proto);
-    if !forward && !known(env, Role::Backend, key.src.as_ref(), p.sport(), key.proto) {
+    let mut splice = Verdict::SPLICE_CLIENT;
+    let mut known_as = known(env, Role::Frontend, key.dst.as_ref(), p.dport(), key.proto);
+    if known_as == Known::No {
+        splice = Verdict::SPLICE_SERVER;
+        known_as = known(env, Role::Backend, key.src.as_ref(), p.sport(), key.proto);
+    }
+    if known_as == Known::No {
         return Verdict::PASS;
     }
     if packet.tagged() {
@@ -141,6 +188,16 @@ fn transport<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     if P::XDP && !env.xdp_port(packet.ifindex()) {
         return Verdict::PASS;
     }
+    if known_as == Known::Http && p.is_tcp() && !p.fragment {
+        return splice;
+    }
+    // IPv6's keys need the stack for what comes after.
+    if F::IPV6 { of_flow_apart(packet, env, p) } else { of_flow(packet, env, p) }
+}
+
+#[inline(always)]
+fn of_flow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let key = &p.key;
     if p.fragment {
         if P::XDP {
             return Verdict::PASS;
@@ -154,7 +211,7 @@ fn transport<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     if let Some(entry) = entry
         && let Some(t) = hit::usual(env, p, entry)
     {
-        let verdict = nat::forward::forward(packet, env, p, &t);
+        let verdict = nat::forward::forward(packet, env, p, &t, &());
         if P::XDP || !matches!(verdict.action(), Action::TooBig(_)) {
             return verdict;
         }
@@ -190,7 +247,7 @@ fn unusual<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
 /// Apart, so that its registers do not lie on the stack under everything else.
 #[inline(never)]
 fn forward<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, t: &Translation<F>) -> Verdict {
-    nat::forward::forward(packet, env, p, t)
+    nat::forward::forward(packet, env, p, t, &())
 }
 
 /// The flow of a packet, in the tables that can hold it.

@@ -1,7 +1,7 @@
 //! From a service and a key to a version and a backend: the decision of `splitter_common::decide` over the maps.
 
-use crate::{bytes::Ref, bytes::opaque, env::Env, field};
-use splitter_common::{abi::*, decide, maglev};
+use crate::{bytes::Ref, bytes::opaque, env::Env, field, splice::Rounds};
+use splitter_common::{abi::*, decide, http::Loop, maglev};
 
 /// Whom a key gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,15 +47,19 @@ pub fn select<E: Env>(env: &E, service_id: u32, facts: &Facts, avoid: u32, out: 
     let slot = service.with(|service| service.versions[index]);
     out.version = slot.version;
     out.none = Reason::NoBackend;
-    match slot.size {
-        0 => {}
-        1 => out.backend = slot.table,
-        _ => out.backend = from_table(env, &slot, salt, key, avoid),
-    }
-    if out.backend != 0 && !ready(env, out.backend) {
-        out.backend = 0;
-    }
+    out.backend = backend_of(env, &slot, salt, key, avoid);
     1
+}
+
+/// The backend of a version that a key gets; 0: none can serve.
+#[inline(always)]
+pub fn backend_of<E: Env>(env: &E, slot: &VersionSlot, salt: u64, key: u64, avoid: u32) -> u32 {
+    let backend = match slot.size {
+        0 => 0,
+        1 => slot.table,
+        _ => from_table(env, slot, salt, key, avoid),
+    };
+    if backend != 0 && ready(env, backend) { backend } else { 0 }
 }
 
 #[inline(always)]
@@ -70,25 +74,24 @@ fn ready<E: Env>(env: &E, id: u32) -> bool {
 #[inline(always)]
 fn from_table<E: Env>(env: &E, slot: &VersionSlot, salt: u64, key: u64, avoid: u32) -> u32 {
     let now = env.ticks();
-    let mut fallback = 0;
-    let mut attempt = 0;
-    while attempt < decide::BACKEND_TRIES {
+    let (mut found, mut fallback) = (0, 0);
+    Rounds::repeat(decide::BACKEND_TRIES, |attempt| {
         let at = maglev::slot(decide::backend_hash(salt, key, attempt), slot.size);
         let chunk = MaglevKey { version: slot.version, table: slot.table, chunk: at / MAGLEV_CHUNK as u32 };
-        if let Some(chunk) = env.maglev(&chunk) {
-            let at = opaque(at) as usize & (MAGLEV_CHUNK - 1);
-            let id = chunk.with(|chunk| chunk.backends[at]);
-            if ready(env, id) {
-                let suspect = id == avoid || env.suspect(id).is_some_and(|until| (until.wrapping_sub(now) as i32) > 0);
-                if !suspect {
-                    return id;
-                }
-                if fallback == 0 {
-                    fallback = id;
-                }
-            }
+        let Some(chunk) = env.maglev(&chunk) else { return false };
+        let at = opaque(at) as usize & (MAGLEV_CHUNK - 1);
+        let id = chunk.with(|chunk| chunk.backends[at]);
+        if !ready(env, id) {
+            return false;
         }
-        attempt += 1;
-    }
-    fallback
+        let suspect = id == avoid || env.suspect(id).is_some_and(|until| (until.wrapping_sub(now) as i32) > 0);
+        if suspect && fallback == 0 {
+            fallback = id;
+        }
+        if !suspect {
+            found = id;
+        }
+        !suspect
+    });
+    if found != 0 { found } else { fallback }
 }

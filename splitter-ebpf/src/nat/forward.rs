@@ -7,6 +7,7 @@ use crate::{
     lb::Translation,
     network::Network,
     packet::{ETHERNET, Parsed, Rewrite, checksum},
+    splice::Renumber,
     verdict::Verdict,
 };
 use splitter_common::abi::*;
@@ -17,18 +18,24 @@ const UDP_CHECKSUM: u32 = 6;
 
 /// Translates and sends a packet.
 #[inline(always)]
-pub fn forward<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F>, t: &Translation<F>) -> Verdict {
+pub fn forward<F: Network, P: Packet, E: Env, N: Renumber>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    t: &Translation<F>,
+    numbers: &N,
+) -> Verdict {
     let (macs, verdict);
     if t.nexthop != 0 {
         let Some(hop) = env.nexthop(t.nexthop) else { return Verdict::PASS };
         let hop = hop.get();
         if hop.ifindex == 0 {
             // The agent freed the slot under the flow: the stack forwards until the flow looks again.
-            return to_stack(packet, env, p, t);
+            return to_stack(packet, env, p, t, numbers);
         }
         if p.ip_len > hop.mtu as u32 && hop.mtu != 0 && longest(packet, p) > hop.mtu as u32 {
             // The sender is told, or the stack cuts it where that is allowed.
-            return if F::dont_fragment(packet) { Verdict::too_big(hop.mtu as u32) } else { to_stack(packet, env, p, t) };
+            return if F::dont_fragment(packet) { Verdict::too_big(hop.mtu as u32) } else { to_stack(packet, env, p, t, numbers) };
         }
         if P::XDP && hop.flags as u32 & iface_flag::XDP_TRANSMIT == 0 {
             return Verdict::PASS;
@@ -44,7 +51,7 @@ pub fn forward<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parse
         macs = Some([0; 3]);
         verdict = Verdict::neighbour(t.neighbour);
     } else {
-        return to_stack(packet, env, p, t);
+        return to_stack(packet, env, p, t, numbers);
     }
     if F::hop_limit(packet) <= 1 {
         if !P::XDP {
@@ -52,7 +59,7 @@ pub fn forward<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parse
         }
         return Verdict::PASS;
     }
-    if !write(packet, p, t, macs) {
+    if !write(packet, p, t, macs, numbers) {
         return Verdict::PASS;
     }
     account::packet(env, t.version, p.ip_len, t.reverse);
@@ -77,7 +84,13 @@ fn longest<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> u32 {
 
 /// Addresses, ports, checksums.
 #[inline(always)]
-fn write<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>, t: &Translation<F>, macs: Option<[u32; 3]>) -> bool {
+fn write<F: Network, P: Packet, N: Renumber>(
+    packet: &mut P,
+    p: &Parsed<F>,
+    t: &Translation<F>,
+    macs: Option<[u32; 3]>,
+    numbers: &N,
+) -> bool {
     let rewrite = Rewrite { old_src: &p.key.src, old_dst: &p.key.dst, src: &t.src, dst: &t.dst, macs };
     if !F::rewrite(packet, &rewrite) {
         return false;
@@ -91,7 +104,8 @@ fn write<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>, t: &Translation<F
         w.store::<u32, 0>(t.ports);
     }
     let addresses = checksum::fold(F::difference(&p.key.src, &t.src) + F::difference(&p.key.dst, &t.dst));
-    let ports = checksum::fold(checksum::difference(p.key.ports, t.ports));
+    let numbered = numbers.apply(packet, l4);
+    let ports = checksum::fold(checksum::difference(p.key.ports, t.ports) + numbered);
     let at = l4 + if p.is_tcp() { TCP_CHECKSUM } else { UDP_CHECKSUM };
     packet.update_transport_checksum(at as usize, addresses, ports, F::IPV6, !p.is_tcp());
     if F::IPV6 && macs.is_some() {
@@ -102,8 +116,14 @@ fn write<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>, t: &Translation<F
 
 /// No next hop that we can use: translated, and left to the stack, which forwards or delivers it.
 #[inline(never)]
-fn to_stack<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F>, t: &Translation<F>) -> Verdict {
-    if !P::XDP && write(packet, p, t, None) {
+fn to_stack<F: Network, P: Packet, E: Env, N: Renumber>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    t: &Translation<F>,
+    numbers: &N,
+) -> Verdict {
+    if !P::XDP && write(packet, p, t, None, numbers) {
         if !P::EGRESS {
             env.count(Reason::NoNextHop);
         }

@@ -1,0 +1,226 @@
+//! The client's handshake, the first segment with data, and answers that the node gives itself.
+
+use super::{
+    cookie, emit, gather,
+    segment::{Segment, options},
+    stash,
+};
+use crate::{
+    bytes::{Packet, Ref, opaque},
+    env::{Env, Tables},
+    field,
+    lb::frontend_of,
+    network::Network,
+    packet::{Parsed, tcp},
+    place,
+    verdict::Verdict,
+};
+use splitter_common::{abi::*, http::HEAD_LIMIT};
+
+/// How long a segment of an unknown connection may be one that overtook the first, jiffies: below the shortest retransmission timeout
+/// of common stacks (200 ms) at 250 Hz.
+const OVERTAKING: u32 = 40;
+/// Data and nothing else, then the end.
+const LAST: u8 = tcp::FIN | tcp::ACK | emit::PSH;
+
+const BAD_REQUEST: [u8; 66] = *b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const UNAVAILABLE: [u8; 74] = *b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// The http service that a packet is addressed to; 0: none.
+#[inline(never)]
+fn http_service<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let frontend = place!(scratch.frontend);
+    frontend_of(p, frontend);
+    let Some(id) = env.frontend(frontend) else { return 0 };
+    let Some(service) = env.service(id) else { return 0 };
+    if field!(service.mode) == service_mode::HTTP { id } else { 0 }
+}
+
+/// Answers a SYN. Nothing is kept.
+#[inline(never)]
+pub fn syn<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, segment: &Segment) -> Verdict {
+    let id = http_service(env, p);
+    let Some(service) = (if id == 0 { None } else { env.service(id) }) else { return Verdict::AGAIN };
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let found = options(packet, segment);
+    let out = place!(scratch.out);
+    let number = cookie::make(env, &p.key, segment, found);
+    emit::answer_to(p, out, number, segment.seq.wrapping_add(1), tcp::SYN | tcp::ACK, HEAD_LIMIT as u16);
+    out.mss = field!(service.mss);
+    out.options = (found >> 24) as u8;
+    out.scale = LOCAL_SCALE;
+    Verdict::ANSWER
+}
+
+/// A segment of no spliced flow.
+#[inline(never)]
+pub fn stranger<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, segment: &Segment) -> Verdict {
+    let service = http_service(env, p);
+    if service == 0 {
+        return Verdict::AGAIN;
+    }
+    if segment.is(tcp::RST) {
+        return Verdict::DROP;
+    }
+    let found = cookie::open(env, &p.key, segment);
+    if found == 0 {
+        return unknown(env, p, segment);
+    }
+    if segment.len == 0 {
+        if segment.is(tcp::FIN) {
+            return Verdict::RESET;
+        }
+        env.count(Reason::Handshake);
+        return Verdict::DROP;
+    }
+    let entry = begin(env, p, segment, service, found);
+    match entry {
+        Some(entry) => gather::more(packet, env, p, segment, entry),
+        None => Verdict::DROP,
+    }
+}
+
+/// A connection that the node does not know: reset, but for data that may have overtaken its beginning, which gets a moment.
+#[inline(always)]
+fn unknown<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment) -> Verdict {
+    if segment.len != 0 {
+        let name = flow_hash(&p.key);
+        let now = env.ticks();
+        match env.stray(name) {
+            Some(since) if now.wrapping_sub(since) > OVERTAKING => {}
+            Some(_) => {
+                env.count(Reason::OutOfOrder);
+                return Verdict::DROP;
+            }
+            None => {
+                env.set_stray(name, now);
+                env.count(Reason::OutOfOrder);
+                return Verdict::DROP;
+            }
+        }
+    }
+    env.count(Reason::UnknownConnection);
+    Verdict::RESET
+}
+
+/// A hash of a connection, for choosing slots.
+#[inline(always)]
+pub fn flow_hash<F: Family>(key: &FlowKey<F>) -> u32 {
+    let (mut hash, mut i) = (key.ports, 0);
+    let words = if F::IPV6 { 4 } else { 1 };
+    while i < words {
+        hash = (hash ^ key.src.as_ref()[i]).wrapping_mul(0x9e37_79b1) ^ key.dst.as_ref()[i];
+        hash ^= hash >> 15;
+        i += 1;
+    }
+    hash
+}
+
+/// The entry of a new spliced flow.
+#[inline(never)]
+fn begin<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, service: u32, found: u32) -> Option<Ref<Spliced<F>>> {
+    let scratch = Tables::<F>::scratch(env)?;
+    let slot = stash::take(env, flow_hash(&p.key));
+    if slot == 0 {
+        env.count(Reason::StashesExhausted);
+        return None;
+    }
+    let s = place!(scratch.spliced);
+    s.src = p.key.src;
+    s.dst = p.key.dst;
+    s.ports = p.key.ports;
+    s.nexthop = 0;
+    s.mss = found as u16;
+    s.owner = 0;
+    s.last = env.ticks();
+    (s.seq_add, s.ack_add) = (0, 0);
+    (s.next, s.body_end, s.request_at) = (segment.seq, segment.seq, segment.seq);
+    s.ack_base = segment.ack;
+    s.idle = [0; IDLE_LEGS];
+    s.service = service;
+    s.window = segment.window;
+    s.stash = slot as u16;
+    s.state = splice_state::GATHERING;
+    s.options = (found >> 24) as u8 & (tcp_option::SCALE | tcp_option::SACK);
+    s.scale = (found >> 16 & 15) as u8;
+    s.tries = 0;
+    if !env.put_spliced(&p.key, s) {
+        env.count(Reason::FlowInsertFailed);
+        stash::give_back(env, slot as u16);
+        return None;
+    }
+    env.spliced(&p.key)
+}
+
+/// Why the node answers itself.
+pub const REFUSED: u32 = 400;
+pub const NOBODY: u32 = 503;
+
+/// Prepares the node's own answer to a request, in `scratch.out`: `status` with an empty body and the end of the connection, or a reset.
+/// `scratch.client` names the connection.
+#[inline(never)]
+pub fn answer_with<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, status: u32) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    stash::give_back(env, field!(entry.stash));
+    field!(entry.stash = 0);
+    env.count(if status == REFUSED { Reason::HeadRefused } else { Reason::Unavailable });
+    let (out, client) = (place!(scratch.out), place!(scratch.client));
+    (out.src, out.dst, out.ports) = (client.dst, client.src, crate::answer::swapped(client.ports));
+    (out.seq, out.ack, out.window) = (field!(entry.ack_base), field!(entry.next), 0);
+    (out.offset, out.len) = (0, 0);
+    let reset = status == NOBODY && env.service(field!(entry.service)).is_some_and(|s| field!(s.unavailable) == unavailable::RESET);
+    if reset {
+        out.flags = tcp::RST | tcp::ACK;
+        env.drop_spliced(client);
+        return 1;
+    }
+    out.flags = LAST;
+    let text = place!(scratch.text);
+    if status == REFUSED {
+        text[..BAD_REQUEST.len()].copy_from_slice(&BAD_REQUEST);
+        out.len = BAD_REQUEST.len() as u32;
+    } else {
+        text[..UNAVAILABLE.len()].copy_from_slice(&UNAVAILABLE);
+        out.len = UNAVAILABLE.len() as u32;
+    }
+    field!(entry.state = splice_state::ANSWERED);
+    field!(entry.tries = (status == REFUSED) as u8);
+    1
+}
+
+/// A client that was answered by the node: it acknowledges, sends its request again, closes.
+#[inline(never)]
+pub fn answered<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, entry: Ref<Spliced<F>>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    if segment.is(tcp::RST) {
+        env.drop_spliced(&p.key);
+        return Verdict::DROP;
+    }
+    let len = if field!(entry.tries) != 0 { BAD_REQUEST.len() } else { UNAVAILABLE.len() } as u32;
+    let end = field!(entry.ack_base).wrapping_add(len).wrapping_add(1);
+    let out = place!(scratch.out);
+    if segment.is(tcp::FIN) {
+        emit::answer_to(p, out, end, segment.end().wrapping_add(1), tcp::ACK, 0);
+        if segment.ack == end {
+            env.drop_spliced(&p.key);
+        }
+        return Verdict::ANSWER;
+    }
+    if segment.len == 0 {
+        return Verdict::DROP;
+    }
+    // It has not heard the answer, or sends more than was asked for.
+    *place!(scratch.client) = p.key;
+    let status = if field!(entry.tries) != 0 { REFUSED } else { NOBODY };
+    field!(entry.next = segment.end());
+    answer_with(env, entry, status);
+    Verdict::ANSWER
+}
+
+/// Room that is left for a head, as the client's scale says it.
+#[inline(always)]
+pub fn window(used: u32, options: u8) -> u16 {
+    let left = HEAD_LIMIT.saturating_sub(opaque(used));
+    if options & tcp_option::SCALE != 0 { (left >> LOCAL_SCALE) as u16 } else { left as u16 }
+}

@@ -1,0 +1,142 @@
+//! The end of a spliced flow.
+
+use super::{Segment, emit, leg, stash};
+use crate::{
+    bytes::{Packet, Ref},
+    env::{Env, Tables},
+    field, flag,
+    lb::find_nexthop,
+    network::Network,
+    packet::{Parsed, tcp},
+    place,
+    verdict::{Action, Verdict},
+};
+use splitter_common::abi::*;
+
+const BOTH: u8 = splice_flag::FIN | splice_flag::PEER_FIN;
+
+/// Forgets a flow and the leg in use; nobody is told. Idle legs are reset when they speak.
+#[inline(never)]
+pub fn forget<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let key = place!(scratch.partner);
+    leg::key_in_use(entry, key);
+    release(env, entry, key);
+    env.drop_spliced(&p.key);
+    0
+}
+
+/// Drops the leg in use and what the flow holds.
+#[inline(always)]
+fn release<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, key: &FlowKey<F>) {
+    stash::give_back(env, field!(entry.stash));
+    field!(entry.stash = 0);
+    env.drop_leg(key);
+    env.drop_snat(key);
+}
+
+/// Notes a FIN or RST of the client. 1: with this packet the flow is over.
+#[inline(never)]
+pub fn noted_by_client<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, entry: Ref<Spliced<F>>) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    if segment.is(tcp::FIN) {
+        flag!(set entry.owner, splice_flag::FIN);
+        let key = place!(scratch.partner);
+        leg::key_in_use(entry, key);
+        if let Some(leg) = env.leg(key) {
+            flag!(set leg.owner, leg_flag::PEER_FIN);
+        }
+    }
+    let _ = p;
+    ends(env, segment, field!(entry.owner), false)
+}
+
+/// As [`noted_by_client`], of the backend.
+#[inline(never)]
+pub fn noted_by_server<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segment, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) -> u32 {
+    if segment.is(tcp::FIN) {
+        flag!(set leg.owner, leg_flag::FIN);
+        flag!(set flow.owner, splice_flag::PEER_FIN);
+    }
+    ends(env, segment, field!(flow.owner), true)
+}
+
+/// Whether a packet is a flow's last: a reset, or the acknowledgement after both FINs.
+#[inline(always)]
+fn ends<E: Env>(env: &E, segment: &Segment, owner: u32, by_server: bool) -> u32 {
+    let reset = segment.is(tcp::RST);
+    let last = (owner >> 24) as u8 & BOTH == BOTH && segment.len == 0 && !segment.is(tcp::FIN);
+    if !reset && !last {
+        return 0;
+    }
+    if let Some(backend) = env.backend(owner & 0xff_ffff)
+        && let Some(counters) = env.counters(field!(backend.version))
+    {
+        field!(counters.closed += 1);
+        if reset && by_server {
+            field!(counters.resets_backend += 1);
+        } else if reset {
+            field!(counters.resets_client += 1);
+        }
+    }
+    1
+}
+
+/// The last packet of the flow `scratch.client` has been translated: forgets the flow. `verdict`: where the packet goes.
+#[inline(never)]
+pub fn over<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, verdict: Verdict) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return verdict };
+    let key = place!(scratch.partner);
+    leg::key_in_use(entry, key);
+    let idle = field!(entry.idle);
+    place!(scratch.spliced).idle = idle;
+    release(env, entry, key);
+    env.drop_spliced(place!(scratch.client));
+    match verdict.action() {
+        Action::Redirect(ifindex) | Action::RedirectPeer(ifindex) if idle != [0; IDLE_LEGS] => Verdict::over(ifindex),
+        _ => verdict,
+    }
+}
+
+/// Sends the packet in hand out of an interface, and resets the idle legs that `scratch.spliced` names.
+#[inline(never)]
+pub fn reset_idle_legs<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, ifindex: u32) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let mut verdict = Verdict::redirect(ifindex);
+    let mut i = 0;
+    while i < IDLE_LEGS {
+        let idle = field!(scratch.spliced.idle)[i];
+        if idle != 0 {
+            let (Action::Redirect(ifindex) | Action::RedirectPeer(ifindex)) = verdict.action() else { return verdict };
+            packet.clone_to(ifindex);
+            verdict = reset_idle(packet, env, p, idle);
+        }
+        i += 1;
+    }
+    verdict
+}
+
+/// The packet in hand becomes the reset of an idle leg of `scratch.client`.
+#[inline(never)]
+fn reset_idle<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, backend: u32) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let (key, client) = (place!(scratch.partner), place!(scratch.client));
+    let Some(backend) = env.backend(backend) else { return Verdict::DROP };
+    leg::key_to(client, backend, key);
+    let Some(leg) = env.leg(key) else { return Verdict::DROP };
+    let (out, t) = (place!(scratch.out), place!(scratch.translation));
+    (out.src, out.dst, out.ports) = (key.dst, key.src, crate::answer::swapped(key.ports));
+    (out.seq, out.ack, out.window, out.flags) = (field!(leg.sent), 0, 0, tcp::RST);
+    (out.offset, out.len) = (0, 0);
+    (t.src, t.dst, t.ports, t.neighbour) = (out.src, out.dst, out.ports, 0);
+    let forward = field!(leg.forward);
+    t.nexthop = if forward == STACK { 0 } else { forward as u32 };
+    if forward == 0 {
+        find_nexthop(packet, env, TCP as u32, t);
+    }
+    env.drop_leg(key);
+    if emit::emit(packet, p, out, place!(scratch.text)) == 0 {
+        return Verdict::DROP;
+    }
+    emit::send(packet, env, t)
+}

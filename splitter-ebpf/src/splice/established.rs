@@ -1,0 +1,214 @@
+//! Spliced flows with a leg: the next request, and whatever is not a plain packet.
+
+use super::{Segment, close, emit, gather, leg, numbers::Numbers, segment::after, stash};
+use crate::{
+    bytes::{Packet, Ref},
+    env::{Env, Tables},
+    field, flag,
+    lb::{find_nexthop, kept_nexthop, serves},
+    nat,
+    network::Network,
+    packet::{Parsed, tcp},
+    place,
+    verdict::Verdict,
+};
+use splitter_common::abi::*;
+
+/// A client's packet that is not plain.
+#[inline(never)]
+pub fn client<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    segment: &Segment,
+    entry: Ref<Spliced<F>>,
+) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let flags = (field!(entry.owner) >> 24) as u8;
+    if flags & splice_flag::STASHED != 0 && segment.len != 0 {
+        let end = stash::at(env, field!(entry.stash)).map_or(0, |stash| field!(stash.len)).wrapping_add(field!(entry.request_at));
+        if !after(segment.end(), end) {
+            // It sends again what the node has acknowledged in part: the leg gets all of it once more.
+            *place!(scratch.client) = p.key;
+            return Verdict::DELIVER;
+        }
+    }
+    let request = segment.len != 0 && flags & splice_flag::PINNED == 0 && after(segment.end(), field!(entry.body_end));
+    if request && !segment.is(tcp::RST) { next_request(packet, env, p, segment, entry) } else { Verdict::PLAIN }
+}
+
+/// A packet of the leg in use, translated.
+#[inline(never)]
+pub fn plain<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, segment: &Segment) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let Some(entry) = env.spliced(&p.key) else { return Verdict::DROP };
+    let Some(backend) = env.backend(field!(entry.owner) & 0xff_ffff) else { return Verdict::DROP };
+    if !serves(field!(backend.state)) {
+        env.count(Reason::BackendDown);
+        close::forget(env, p, entry);
+        return Verdict::RESET;
+    }
+    let t = place!(scratch.translation);
+    (t.src, t.dst, t.ports) = (field!(entry.src), field!(entry.dst), field!(entry.ports));
+    (t.version, t.reverse, t.neighbour) = (field!(backend.version), false, 0);
+    let kept = field!(entry.nexthop);
+    t.nexthop = if kept == STACK { 0 } else { kept as u32 };
+    let now = env.ticks();
+    if kept == 0 || now.wrapping_sub(field!(entry.last)) >= REFRESH_TICKS {
+        find_nexthop(packet, env, TCP as u32, t);
+        field!(entry.nexthop = kept_nexthop(t));
+        field!(entry.last = now);
+    }
+    if segment.len != 0 && after(segment.end(), field!(entry.next)) {
+        field!(entry.next = segment.end());
+    }
+    let numbers = Numbers { seq: field!(entry.seq_add), ack: field!(entry.ack_add), shift: 0 };
+    *place!(scratch.client) = p.key;
+    let mut over = segment.is(tcp::RST);
+    if segment.is(tcp::FIN | tcp::RST) || field!(entry.owner) >> 24 & EITHER != 0 {
+        over = close::noted_by_client(env, p, segment, entry) != 0;
+    }
+    let verdict = forward(packet, env, p, &numbers);
+    if over { close::over(env, entry, verdict) } else { verdict }
+}
+
+const EITHER: u32 = (splice_flag::FIN | splice_flag::PEER_FIN) as u32;
+
+/// Forwards by `scratch.translation`. Apart, so that its registers do not lie on the stack under everything else.
+#[inline(never)]
+fn forward<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, numbers: &Numbers) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    nat::forward::forward(packet, env, p, place!(scratch.translation), numbers)
+}
+
+/// Data behind the end of the request under way.
+#[inline(never)]
+fn next_request<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    segment: &Segment,
+    entry: Ref<Spliced<F>>,
+) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let key = place!(scratch.partner);
+    leg::key_in_use(entry, key);
+    let Some(current) = env.leg(key) else {
+        env.count(Reason::LegLost);
+        close::forget(env, p, entry);
+        return Verdict::RESET;
+    };
+    if after(segment.seq, field!(entry.body_end)) {
+        env.count(Reason::OutOfOrder);
+        return Verdict::DROP;
+    }
+    let pinned = why_pinned(segment, entry, current);
+    if pinned != 0 {
+        env.count(if pinned == PIPELINE { Reason::PinnedPipeline } else { Reason::PinnedResponse });
+        flag!(set entry.owner, splice_flag::PINNED);
+        return Verdict::PLAIN;
+    }
+    field!(entry.window = segment.window);
+    field!(scratch.read = gather::fill(packet, segment, place!(scratch.text), 0));
+    Verdict::READ
+}
+
+/// [`why_pinned`]: a request came too early.
+const PIPELINE: u32 = 1;
+/// [`why_pinned`]: the end of the response is not known.
+const RESPONSE: u32 = 2;
+
+/// Whether the request before is over on both sides, so that the next one may go anywhere. 0: it is.
+#[inline(always)]
+fn why_pinned<F: Network>(segment: &Segment, entry: Ref<Spliced<F>>, current: Ref<Leg<F>>) -> u32 {
+    let flags = (field!(current.owner) >> 24) as u8;
+    if flags & (leg_flag::UNSURE | leg_flag::CHUNKED) != 0 {
+        return RESPONSE;
+    }
+    let (next, end) = (field!(current.next), field!(current.body_end));
+    let heard = segment.ack.wrapping_add(field!(entry.ack_add)) == next;
+    let closing = flags & (leg_flag::FIN | leg_flag::PEER_FIN) != 0;
+    if flags & leg_flag::AWAIT != 0 || next != end || !heard || closing || segment.seq != field!(entry.body_end) {
+        return PIPELINE;
+    }
+    0
+}
+
+/// A packet of the leg in use that is not plain.
+#[inline(never)]
+pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    segment: &Segment,
+    leg: Ref<Leg<F>>,
+) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let client = place!(scratch.client);
+    leg::client_of(leg, client);
+    let Some(flow) = env.spliced(client) else {
+        env.drop_leg(&p.key);
+        return Verdict::RESET;
+    };
+    if segment.is(tcp::SYN) {
+        return greeted_again(env, p, segment, flow);
+    }
+    let Some(backend) = env.backend(field!(leg.owner) & 0xff_ffff) else { return Verdict::DROP };
+    if !serves(field!(backend.state)) {
+        env.count(Reason::BackendDown);
+        env.drop_leg(&p.key);
+        env.drop_spliced(client);
+        return Verdict::RESET;
+    }
+    let flags = (field!(leg.owner) >> 24) as u8;
+    if flags & leg_flag::STASHED != 0 {
+        delivered(env, segment, flow, leg);
+    }
+    let t = place!(scratch.translation);
+    (t.src, t.dst, t.ports) = (field!(leg.src), field!(leg.dst), field!(leg.ports));
+    (t.version, t.reverse, t.neighbour) = (field!(backend.version), true, 0);
+    let kept = field!(leg.nexthop);
+    t.nexthop = if kept == STACK { 0 } else { kept as u32 };
+    let now = env.ticks();
+    if !P::EGRESS && (kept == 0 || now.wrapping_sub(field!(leg.last)) >= REFRESH_TICKS) {
+        find_nexthop(packet, env, TCP as u32, t);
+        field!(leg.nexthop = kept_nexthop(t));
+        field!(leg.last = now);
+    }
+    if segment.len != 0 && after(segment.end(), field!(leg.next)) {
+        field!(leg.next = segment.end());
+    }
+    let numbers = leg::numbers(&leg.get());
+    let mut over = segment.is(tcp::RST);
+    if segment.is(tcp::FIN | tcp::RST) || flags & (leg_flag::FIN | leg_flag::PEER_FIN) != 0 {
+        over = close::noted_by_server(env, segment, flow, leg) != 0;
+    }
+    let verdict = forward(packet, env, p, &numbers);
+    if over { close::over(env, flow, verdict) } else { verdict }
+}
+
+/// The backend has not heard the end of its handshake.
+#[inline(never)]
+fn greeted_again<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, flow: Ref<Spliced<F>>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    if field!(flow.owner) >> 24 & splice_flag::STASHED as u32 != 0 {
+        return Verdict::DELIVER;
+    }
+    emit::answer_to(p, place!(scratch.out), segment.ack, segment.seq.wrapping_add(1), tcp::ACK, field!(flow.window));
+    Verdict::ANSWER
+}
+
+/// The backend has acknowledged the stash: it is not needed any more.
+#[inline(never)]
+fn delivered<F: Network, E: Env>(env: &E, segment: &Segment, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) -> u32 {
+    let slot = field!(flow.stash);
+    let Some(stash) = stash::at(env, slot) else { return 0 };
+    let end = field!(flow.request_at).wrapping_add(field!(flow.seq_add)).wrapping_add(field!(stash.len));
+    if !after(end, segment.ack) {
+        flag!(clear flow.owner, splice_flag::STASHED);
+        flag!(clear leg.owner, leg_flag::STASHED);
+        field!(flow.stash = 0);
+        stash::give_back(env, slot);
+    }
+    0
+}

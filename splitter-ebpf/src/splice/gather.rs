@@ -1,0 +1,93 @@
+//! From the first byte of a request to its complete head.
+
+use super::{Rounds, accept, emit, segment::Segment, stash};
+use crate::{
+    bytes::{COPY, Packet, Ref, opaque},
+    env::{Env, Tables},
+    field,
+    network::Network,
+    packet::{Parsed, tcp},
+    place,
+    verdict::Verdict,
+};
+use splitter_common::{
+    abi::*,
+    http::{self, HEAD_LIMIT, HeadText},
+};
+
+/// Copies up to `len` bytes of the packet into a text; the number of bytes.
+#[inline(never)]
+pub fn fill<P: Packet>(packet: &mut P, segment: &Segment, text: &mut HeadText, offset: u32) -> u32 {
+    let room = HEAD_LIMIT.saturating_sub(offset);
+    let len = if segment.len < room { segment.len } else { room };
+    let mut done = 0;
+    let mut i = 0;
+    while i < HEAD_LIMIT / COPY + 1 {
+        let left = len.saturating_sub(done);
+        let piece = if left > COPY { COPY } else { left };
+        if piece == 0 || !packet.copy_in(segment.at.wrapping_add(done), text, offset.wrapping_add(done), piece) {
+            break;
+        }
+        done += piece;
+        i += 1;
+    }
+    done
+}
+
+/// Reads the head in the scratch text. Fills `scratch.request`.
+#[inline(never)]
+pub fn scan<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let Some(entry) = env.spliced(key) else { return 0 };
+    let (facts, text, scan) = (place!(scratch.facts), place!(scratch.text), place!(scratch.scan));
+    crate::lb::facts_of(key, facts);
+    let (head, len) = (place!(scratch.request), opaque(field!(scratch.read)));
+    match env.http_rules(field!(entry.service)) {
+        Some(rules) => rules.with(|rules| http::request::<Rounds>(text, len, Some(rules), &facts.client, scan, head)),
+        None => http::request::<Rounds>(text, len, None, &facts.client, scan, head),
+    }
+    1
+}
+
+/// A segment of a client whose head is not complete.
+#[inline(never)]
+pub fn more<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    segment: &Segment,
+    entry: Ref<Spliced<F>>,
+) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    if segment.is(tcp::RST) {
+        stash::give_back(env, field!(entry.stash));
+        env.drop_spliced(&p.key);
+        return Verdict::DROP;
+    }
+    let Some(stash) = stash::at(env, field!(entry.stash)) else {
+        env.drop_spliced(&p.key);
+        return Verdict::RESET;
+    };
+    field!(entry.window = segment.window);
+    if segment.len == 0 && field!(entry.owner) & 0xff_ffff != 0 {
+        // Acknowledges what the leg in use still sends.
+        return Verdict::PLAIN;
+    }
+    let next = field!(entry.next);
+    let out = place!(scratch.out);
+    if segment.len == 0 || segment.seq != next {
+        // Sent again, out of order, or a probe: what the node has is said once more.
+        emit::answer_to(p, out, field!(entry.ack_base), next, tcp::ACK, accept::window(field!(stash.len), field!(entry.options)));
+        return if segment.len == 0 { Verdict::DROP } else { Verdict::ANSWER };
+    }
+    let used = field!(stash.len);
+    // SAFETY: the stash is this flow's.
+    let text = unsafe { &mut (*stash.as_ptr()).text };
+    let got = fill(packet, segment, text, used);
+    let len = used.wrapping_add(got);
+    field!(stash.len = len);
+    field!(entry.next = next.wrapping_add(got));
+    env.copy_text(place!(scratch.text), text, len);
+    field!(scratch.read = len);
+    Verdict::READ
+}

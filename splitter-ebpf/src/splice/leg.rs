@@ -1,0 +1,167 @@
+//! Connections to backends: their keys, turning one idle and taking it up again.
+
+use super::{Numbers, Segment, emit, segment::after};
+use crate::{
+    answer::swapped,
+    bytes::Ref,
+    env::{Env, Tables},
+    field, flag,
+    lb::Translation,
+    network::Network,
+    packet::{Ip, Parsed, ports, source_port, tcp},
+    place,
+    verdict::Verdict,
+};
+use splitter_common::abi::*;
+
+/// What a backend's packet becomes.
+#[inline(always)]
+pub fn translation<F: Family>(leg: &Leg<F>, version: u32) -> Translation<F> {
+    let nexthop = if leg.nexthop == STACK { 0 } else { leg.nexthop as u32 };
+    Translation { src: leg.src, dst: leg.dst, ports: leg.ports, version, nexthop, neighbour: 0, reverse: true }
+}
+
+#[inline(always)]
+pub fn numbers<F: Family>(leg: &Leg<F>) -> Numbers {
+    Numbers { seq: leg.seq_add, ack: leg.ack_add, shift: leg.shift as i32 }
+}
+
+/// Key of the leg that a spliced flow uses.
+#[inline(always)]
+pub fn key_in_use<F: Family>(s: Ref<Spliced<F>>, out: &mut FlowKey<F>) {
+    out.src = field!(s.dst);
+    out.dst = field!(s.src);
+    out.ports = swapped(field!(s.ports));
+    out.proto = TCP as u32;
+}
+
+/// Key of a leg to a backend that sees the client's own address.
+#[inline(always)]
+pub fn key_to<F: Ip>(client: &FlowKey<F>, backend: Ref<Backend>, out: &mut FlowKey<F>) {
+    out.src = F::words(&field!(backend.addr));
+    out.dst = client.src;
+    out.ports = ports(u16::from_ne_bytes(field!(backend.port)), source_port(client.ports));
+    out.proto = TCP as u32;
+}
+
+/// Key of the client's side of a leg.
+#[inline(always)]
+pub fn client_of<F: Family>(leg: Ref<Leg<F>>, out: &mut FlowKey<F>) {
+    out.src = field!(leg.dst);
+    out.dst = field!(leg.src);
+    out.ports = swapped(field!(leg.ports));
+    out.proto = TCP as u32;
+}
+
+/// Whether the backend sees another address or port than the client's.
+#[inline(always)]
+pub fn source_translated<F: Family>(s: Ref<Spliced<F>>, client: &FlowKey<F>) -> bool {
+    field!(s.src) != client.src || source_port(field!(s.ports)) != source_port(client.ports)
+}
+
+/// A request goes out on a leg: its response is awaited.
+#[inline(always)]
+pub fn expect_response<F: Family, E: Env>(env: &E, leg: Ref<Leg<F>>, head_method: bool) {
+    field!(leg.body_end = field!(leg.next));
+    field!(leg.stamp = env.now());
+    flag!(clear leg.owner, leg_flag::CHUNKED | leg_flag::UNSURE | leg_flag::HEAD);
+    let head = if head_method { leg_flag::HEAD } else { 0 };
+    flag!(set leg.owner, leg_flag::AWAIT | head);
+}
+
+/// Turns the leg in use idle. `at`: end of what the client sent on it, client number. `replaced`: backend of the idle leg that is taken
+/// up instead, or 0. `scratch.client` names the flow.
+#[inline(never)]
+pub fn park<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, at: u32, replaced: u32) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let owner = field!(entry.owner) & 0xff_ffff;
+    if owner == 0 {
+        return 0;
+    }
+    let (key, client) = (place!(scratch.partner), place!(scratch.client));
+    key_in_use(entry, key);
+    let Some(leg) = env.leg(key) else { return 0 };
+    let mut idle = field!(entry.idle);
+    let (mut i, mut put) = (0, 0);
+    while i < IDLE_LEGS {
+        if put == 0 && idle[i] == replaced {
+            idle[i] = owner;
+            put = 1;
+        }
+        i += 1;
+    }
+    field!(entry.idle = idle);
+    if put == 0 || source_translated(entry, client) {
+        // Nobody could find it again. Its backend is reset when it speaks.
+        env.drop_leg(key);
+        return 0;
+    }
+    field!(leg.sent = at.wrapping_add(field!(entry.seq_add)));
+    flag!(clear leg.owner, leg_flag::AWAIT | leg_flag::CHUNKED);
+    flag!(set leg.owner, leg_flag::IDLE);
+    1
+}
+
+/// Takes an idle leg up again for the request at `at`, of a client that expects `ack` next. `key`: the leg's.
+#[inline(never)]
+pub fn take_up<F: Network, E: Env + Tables<F>>(entry: Ref<Spliced<F>>, env: &E, key: &FlowKey<F>, leg: Ref<Leg<F>>, at_ack: u64) -> u32 {
+    let (at, ack) = (at_ack as u32, (at_ack >> 32) as u32);
+    let (sent, next) = (field!(leg.sent), field!(leg.next));
+    field!(entry.seq_add = sent.wrapping_sub(at));
+    field!(entry.ack_add = next.wrapping_sub(ack));
+    field!(leg.seq_add = ack.wrapping_sub(next));
+    field!(leg.ack_add = at.wrapping_sub(sent));
+    field!(entry.src = key.dst);
+    field!(entry.dst = key.src);
+    field!(entry.ports = swapped(key.ports));
+    field!(entry.nexthop = field!(leg.forward));
+    let flags = field!(entry.owner) & 0xff00_0000;
+    field!(entry.owner = flags | field!(leg.owner) & 0xff_ffff);
+    flag!(clear leg.owner, leg_flag::IDLE);
+    let _ = env;
+    1
+}
+
+/// Takes an idle leg off its flow's list.
+#[inline(always)]
+fn unlist<F: Network>(flow: Ref<Spliced<F>>, backend: u32) {
+    let mut idle = field!(flow.idle);
+    let mut i = 0;
+    while i < IDLE_LEGS {
+        if idle[i] == backend {
+            idle[i] = 0;
+        }
+        i += 1;
+    }
+    field!(flow.idle = idle);
+}
+
+/// A packet of a leg that is not in use: the node speaks for the client.
+#[inline(never)]
+pub fn idle<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, entry: Ref<Leg<F>>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let client = place!(scratch.client);
+    client_of(entry, client);
+    let flow = env.spliced(client);
+    if segment.flags & (tcp::FIN | tcp::RST) != 0 || flow.is_none() {
+        // Its backend has closed, or its client is gone. The next request opens another one.
+        if let Some(flow) = flow {
+            unlist(flow, field!(entry.owner) & 0xff_ffff);
+        }
+        env.drop_leg(&p.key);
+        if segment.is(tcp::RST) {
+            return Verdict::DROP;
+        }
+        env.count(Reason::IdleLeg);
+        return Verdict::RESET;
+    }
+    let next = field!(entry.next);
+    if segment.len == 0 && !after(next, segment.seq) {
+        return Verdict::DROP;
+    }
+    // Sent again because its acknowledgement went to another leg, or a probe.
+    env.count(Reason::IdleLeg);
+    let out = place!(scratch.out);
+    emit::answer_to(p, out, field!(entry.sent), next, tcp::ACK, 512);
+    Verdict::ANSWER
+}

@@ -1,0 +1,255 @@
+//! Spliced flows: the node accepts a client's connection, reads the head of each request, opens a connection (a *leg*) to a backend of
+//! the version that the request belongs to, and from then on rewrites addresses and numbers so that client and backend speak TCP with
+//! each other. Delayed binding after Maltz and Bhagwat (TCP splicing, 1998).
+//!
+//! ```text
+//! client                     node                          backend
+//!   SYN  ------------------->  cookie (no state)
+//!   <------------- SYN, ACK
+//!   request ---------------->  GATHERING: head complete?
+//!                              OPENING:  SYN, seq = request - 1 --->
+//!                                        <------------------ SYN, ACK
+//!                              ESTABLISHED:  ACK + request -------->
+//!   <---------------------------------------------- response
+//!   next request ----------->  same version: translated
+//!                              another one: the leg turns idle, and another is opened or taken up again
+//! ```
+//! The node acknowledges nothing that a backend has not, but the beginning of a head whose end is still to come: the end stays
+//! unacknowledged, so the client's timer drives what has to be sent again.
+//!
+//! Packets of known flows take `client` and `server` straight to `nat::forward`. The rest is TC's.
+
+mod accept;
+mod close;
+mod cookie;
+mod decide;
+mod emit;
+mod established;
+mod gather;
+mod leg;
+mod numbers;
+mod open;
+mod request;
+mod response;
+mod segment;
+mod stash;
+
+pub use emit::Out;
+pub use numbers::{Numbers, Renumber};
+pub use segment::Segment;
+
+use crate::{
+    answer,
+    bytes::{Packet, Ref},
+    env::{Env, Tables},
+    field, flag,
+    lb::{self, Translation},
+    nat,
+    network::Network,
+    packet::{Parsed, tcp},
+    verdict::{Action, Verdict},
+};
+use segment::after;
+use splitter_common::abi::*;
+
+/// How loops of many rounds run.
+#[cfg(target_arch = "bpf")]
+pub type Rounds = crate::packet::http::BpfLoop;
+/// As above.
+#[cfg(not(target_arch = "bpf"))]
+pub type Rounds = splitter_common::http::Plain;
+
+/// A client's packet to an http frontend. Besides actions: `AGAIN` (layer 4's after all), `RESET`, `TooBig` and steps, for [`steps`].
+#[inline(always)]
+pub fn client<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(segment) = Segment::read(packet, p) else { return Verdict::PASS };
+    let entry = env.spliced(&p.key);
+    if let Some(entry) = entry
+        && let Some((t, numbers)) = usual_client(env, &segment, entry)
+    {
+        return nat::forward::forward(packet, env, p, &t, &numbers);
+    }
+    if P::XDP {
+        return Verdict::PASS;
+    }
+    let mut verdict = from_client(packet, env, p, &segment, entry);
+    if verdict == Verdict::PLAIN {
+        verdict = established::plain(packet, env, p, &segment);
+    }
+    verdict
+}
+
+/// Reads the head in the scratch text and sends the request on its way. A program of its own, so that the verifier comes to the scanner
+/// with one state.
+#[inline(always)]
+pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(segment) = Segment::read(packet, p) else { return Verdict::DROP };
+    if gather::scan(env, &p.key) == 0 {
+        return Verdict::DROP;
+    }
+    let mut verdict = request::read(packet, env, p, &segment);
+    if verdict == Verdict::PLAIN {
+        verdict = established::plain(packet, env, p, &segment);
+    }
+    verdict
+}
+
+/// A packet of a backend of an http service. As [`client`].
+#[inline(always)]
+pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(segment) = Segment::read(packet, p) else { return Verdict::PASS };
+    let Some(entry) = env.leg(&p.key) else { return Verdict::AGAIN };
+    if segment.len != 0 && field!(entry.owner) & response::READ != 0 {
+        if P::XDP {
+            return Verdict::PASS;
+        }
+        response::read(packet, env, &segment, entry);
+    }
+    if let Some((t, numbers)) = usual_server(env, &segment, entry) {
+        return nat::forward::forward(packet, env, p, &t, &numbers);
+    }
+    if P::XDP {
+        return Verdict::PASS;
+    }
+    from_server(packet, env, p, &segment, entry)
+}
+
+/// What is left to do when the splice has made up its mind: packets that the node writes. A program of its own, one step after the other:
+/// the kernel allows eight nested calls and 512 bytes of stack. `scratch` says what the steps need.
+#[inline(always)]
+pub fn steps<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let mut verdict = field!(scratch.step);
+    if verdict == Verdict::CONNECT {
+        verdict = open::connect(packet, env, p);
+    }
+    if verdict == Verdict::STALE {
+        verdict = open::reset_stale(packet, env, p);
+    }
+    if verdict == Verdict::DELIVER {
+        return open::deliver(packet, env, p);
+    }
+    if verdict == Verdict::TO_CLIENT {
+        verdict = open::towards_client(packet, env, p);
+    }
+    match verdict.action() {
+        Action::Step => emit::finish(packet, env, p, verdict),
+        Action::Over(ifindex) => close::reset_idle_legs(packet, env, p, ifindex),
+        Action::Reset => answer::reset(packet, env, p),
+        Action::TooBig(mtu) => answer::too_big(packet, env, p, mtu),
+        _ => verdict,
+    }
+}
+
+const EITHER_FIN: u8 = splice_flag::FIN | splice_flag::PEER_FIN;
+
+/// The translation of a client's packet to which nothing special happens: acknowledgements, bodies, pinned connections.
+#[inline(always)]
+fn usual_client<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segment, entry: Ref<Spliced<F>>) -> Option<(Translation<F>, Numbers)> {
+    const UNUSUAL: u8 = EITHER_FIN | splice_flag::STASHED | splice_flag::SYN_AGAIN;
+    let s = entry.get();
+    let flags = (s.owner >> 24) as u8;
+    let end = segment.end();
+    let request = segment.len != 0 && after(end, s.body_end) && flags & splice_flag::PINNED == 0;
+    let unusual = s.state != splice_state::ESTABLISHED
+        || request
+        || flags & UNUSUAL != 0
+        || segment.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
+        || s.nexthop.wrapping_sub(1) >= STACK - 1
+        || env.ticks().wrapping_sub(s.last) >= REFRESH_TICKS;
+    if unusual {
+        return None;
+    }
+    let backend = env.backend(s.owner & 0xff_ffff)?;
+    if !lb::serves(field!(backend.state)) {
+        return None;
+    }
+    if segment.len != 0 && after(end, s.next) {
+        field!(entry.next = end);
+    }
+    Some((translation(&s, field!(backend.version)), Numbers { seq: s.seq_add, ack: s.ack_add, shift: 0 }))
+}
+
+/// What a client's packet becomes.
+#[inline(always)]
+fn translation<F: Family>(s: &Spliced<F>, version: u32) -> Translation<F> {
+    let nexthop = if s.nexthop == STACK { 0 } else { s.nexthop as u32 };
+    Translation { src: s.src, dst: s.dst, ports: s.ports, version, nexthop, neighbour: 0, reverse: false }
+}
+
+/// The same for a backend's packets.
+#[inline(always)]
+fn usual_server<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segment, entry: Ref<Leg<F>>) -> Option<(Translation<F>, Numbers)> {
+    const UNUSUAL: u8 = leg_flag::FIN | leg_flag::PEER_FIN | leg_flag::IDLE | leg_flag::STASHED;
+    const WITH_DATA: u8 = leg_flag::AWAIT | leg_flag::CHUNKED;
+    let leg = entry.get();
+    let flags = (leg.owner >> 24) as u8;
+    let unusual = leg.state != splice_state::ESTABLISHED
+        || flags & UNUSUAL != 0
+        || segment.len != 0 && flags & WITH_DATA != 0
+        || segment.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
+        || leg.nexthop.wrapping_sub(1) >= STACK - 1
+        || env.ticks().wrapping_sub(leg.last) >= REFRESH_TICKS;
+    if unusual {
+        return None;
+    }
+    let backend = env.backend(leg.owner & 0xff_ffff)?;
+    if !lb::serves(field!(backend.state)) {
+        return None;
+    }
+    if segment.len != 0 && after(segment.end(), leg.next) {
+        field!(entry.next = segment.end());
+    }
+    Some((leg::translation(&leg, field!(backend.version)), leg::numbers(&leg)))
+}
+
+/// Whatever of a client is not plain.
+#[inline(never)]
+fn from_client<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    segment: &Segment,
+    entry: Option<Ref<Spliced<F>>>,
+) -> Verdict {
+    if segment.opens() {
+        if let Some(entry) = entry {
+            flag!(set entry.owner, splice_flag::SYN_AGAIN);
+        }
+        return accept::syn(packet, env, p, segment);
+    }
+    let Some(entry) = entry else { return accept::stranger(packet, env, p, segment) };
+    if field!(entry.owner) >> 24 & splice_flag::SYN_AGAIN as u32 != 0 && cookie::open(env, &p.key, segment) != 0 {
+        // The client uses its port again: what was there is over.
+        close::forget(env, p, entry);
+        return accept::stranger(packet, env, p, segment);
+    }
+    match field!(entry.state) {
+        splice_state::GATHERING => gather::more(packet, env, p, segment, entry),
+        splice_state::OPENING => open::waiting(packet, env, p, segment, entry),
+        splice_state::ANSWERED => accept::answered(env, p, segment, entry),
+        _ => established::client(packet, env, p, segment, entry),
+    }
+}
+
+/// Whatever of a backend is not plain.
+#[inline(never)]
+fn from_server<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    segment: &Segment,
+    entry: Ref<Leg<F>>,
+) -> Verdict {
+    if field!(entry.owner) >> 24 & leg_flag::IDLE as u32 != 0 {
+        return leg::idle(env, p, segment, entry);
+    }
+    if field!(entry.state) == splice_state::OPENING {
+        return if segment.flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK {
+            open::joined(packet, env, segment, entry)
+        } else {
+            open::refused(env, p, segment, entry)
+        };
+    }
+    established::server(packet, env, p, segment, entry)
+}

@@ -1,0 +1,91 @@
+//! Moving TCP numbers from one side of a splice to the other: sequence, acknowledgement, SACK blocks (RFC 2018), window (RFC 7323).
+
+use crate::{
+    bytes::Packet,
+    packet::{checksum, tcp},
+};
+
+/// What a translation does to the TCP header besides the ports. Generic, so that layer 4 pays nothing.
+pub trait Renumber {
+    /// Rewrites the header at `l4` and returns the difference for its checksum.
+    fn apply<P: Packet>(&self, packet: &mut P, l4: u32) -> u64;
+}
+
+/// Nothing: layer 4.
+impl Renumber for () {
+    #[inline(always)]
+    fn apply<P: Packet>(&self, _packet: &mut P, _l4: u32) -> u64 {
+        0
+    }
+}
+
+/// What is added, modulo 2^32, and how far the window is shifted (negative: right).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    pub seq: u32,
+    pub ack: u32,
+    pub shift: i32,
+}
+
+impl Renumber for Numbers {
+    #[inline(always)]
+    fn apply<P: Packet>(&self, packet: &mut P, l4: u32) -> u64 {
+        let Some(mut w) = packet.window::<20>(l4 as usize) else { return 0 };
+        let mut difference = 0;
+        let (seq, ack) = (w.load::<u32, 4>(), w.load::<u32, 8>());
+        if self.seq != 0 {
+            let new = u32::from_be(seq).wrapping_add(self.seq).to_be();
+            w.store::<u32, 4>(new);
+            difference += checksum::difference(seq, new);
+        }
+        if self.ack != 0 && w.load::<u8, 13>() & tcp::ACK != 0 {
+            let new = u32::from_be(ack).wrapping_add(self.ack).to_be();
+            w.store::<u32, 8>(new);
+            difference += checksum::difference(ack, new);
+        }
+        let window = w.load::<u16, 14>();
+        if self.shift != 0 && window != 0 {
+            let new = scaled(u16::from_be(window), self.shift).to_be();
+            w.store::<u16, 14>(new);
+            difference += !window as u64 + new as u64;
+        }
+        if self.ack != 0 && w.load::<u8, 12>() > 5 << 4 | 15 {
+            difference += sack(packet, l4, self.ack);
+        }
+        difference
+    }
+}
+
+/// A window as the other side scales it, rounded down.
+#[inline(always)]
+const fn scaled(window: u16, shift: i32) -> u16 {
+    let window = window as u32;
+    let new = if shift >= 0 { window << (shift & 15) } else { window >> (-shift & 15) };
+    if new > 0xffff { 0xffff } else { new as u16 }
+}
+
+/// Moves the edges of SACK blocks. Only the layout that every common stack sends without timestamps is known: two NOPs, then SACK.
+#[inline(always)]
+fn sack<P: Packet>(packet: &mut P, l4: u32, add: u32) -> u64 {
+    let at = l4 as usize + 20;
+    let Some(w) = packet.window::<4>(at) else { return 0 };
+    let [_, _, kind, len] = w.load::<[u8; 4], 0>();
+    if kind != 5 || len < 10 {
+        return 0;
+    }
+    let edges = (len as u32 - 2) / 4;
+    let mut difference = 0;
+    let mut i = 0;
+    while i < 8 {
+        if i >= edges {
+            break;
+        }
+        let Some(mut w) = packet.window::<4>(at + 4 + 4 * i as usize) else { break };
+        let old = w.load::<u32, 0>();
+        let new = u32::from_be(old).wrapping_add(add).to_be();
+        w.store::<u32, 0>(new);
+        difference += checksum::difference(old, new);
+        i += 1;
+    }
+    difference
+}

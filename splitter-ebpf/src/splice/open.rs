@@ -1,0 +1,376 @@
+//! Opening a leg: the client's packet becomes a SYN, the backend's SYN-ACK becomes the request. What a backend does not answer, another
+//! one gets.
+
+use super::{
+    Segment, accept, close, decide, emit, gather, leg,
+    segment::{after, options},
+    stash,
+};
+use crate::{
+    account,
+    answer::swapped,
+    bytes::{Packet, Ref},
+    env::{Env, Tables},
+    field, flag,
+    lb::{facts_of, find_nexthop, kept_nexthop, partner_key, suspect},
+    nat,
+    network::Network,
+    packet::{Parsed, destination_port, ports, tcp},
+    place,
+    verdict::Verdict,
+};
+use splitter_common::{abi::*, http::HEAD_LIMIT};
+
+/// Age of a SYN after which it is sent again, and after which another backend is tried, nanoseconds. The client's own retransmissions
+/// are the clock: at 200 ms and 400 to 600 ms.
+const AGAIN: u64 = 150_000_000;
+const ANOTHER: u64 = 350_000_000;
+/// Backends that are tried for one request.
+const TRIES: u8 = 6;
+
+/// Opens a leg from `scratch.client` to `scratch.choice.backend`: the packet in hand, whoever's it is, becomes the SYN.
+#[inline(never)]
+pub fn connect<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let Some(entry) = env.spliced(place!(scratch.client)) else { return Verdict::DROP };
+    if route(packet, env, p, entry) == 0 {
+        return Verdict::DROP;
+    }
+    syn(env, entry)
+}
+
+/// Finds the way to the backend and makes the leg's entry.
+#[inline(never)]
+fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let (choice, t, client) = (place!(scratch.choice), place!(scratch.translation), place!(scratch.client));
+    let Some(backend) = env.backend(choice.backend) else { return 0 };
+    t.src = client.src;
+    t.dst = F::words(&field!(backend.addr));
+    t.ports = ports(crate::packet::source_port(client.ports), u16::from_ne_bytes(field!(backend.port)));
+    t.version = field!(backend.version);
+    let out = find_nexthop(packet, env, TCP as u32, t);
+    // Source translation goes by the client's packet: a backend's refusal in hand has come by another interface.
+    let from_client = p.key.src == client.src && p.key.dst == client.dst;
+    if from_client && !P::EGRESS && nat::snat::needed(env, field!(entry.service), out, packet.ifindex()) {
+        if nat::snat::allocate(env, p, t, out) == nat::snat::EXHAUSTED {
+            env.count(Reason::SnatPortsExhausted);
+            return 0;
+        }
+    } else if leg::source_translated(entry, client) && field!(entry.tries) != 0 {
+        t.src = field!(entry.src);
+        t.ports = ports(crate::packet::source_port(field!(entry.ports)), destination_port(t.ports));
+    }
+    let (key, l) = (place!(scratch.partner), place!(scratch.leg));
+    partner_key(TCP as u32, t, key);
+    l.src = client.dst;
+    l.dst = client.src;
+    l.ports = swapped(client.ports);
+    (l.nexthop, l.mss) = (0, 536);
+    l.owner = owner(choice.backend, 0);
+    l.last = env.ticks();
+    (l.seq_add, l.ack_add, l.next, l.sent, l.body_end) = (0, 0, 0, 0, 0);
+    (l.state, l.shift) = (splice_state::OPENING, 0);
+    (l.chunk_state, l.pad, l.chunk_left, l.pad2) = (0, 0, 0, 0);
+    l.forward = kept_nexthop(t);
+    l.stamp = env.now();
+    field!(entry.src = t.src);
+    field!(entry.dst = t.dst);
+    field!(entry.ports = t.ports);
+    field!(entry.nexthop = l.forward);
+    let flags = field!(entry.owner) & 0xff00_0000;
+    field!(entry.owner = flags | choice.backend & 0xff_ffff);
+    field!(entry.seq_add = 0);
+    field!(entry.ack_add = 0);
+    field!(entry.state = splice_state::OPENING);
+    field!(entry.tries = field!(entry.tries).wrapping_add(1));
+    if let Some(counters) = env.counters(t.version) {
+        field!(counters.connections += 1);
+    }
+    if !env.put_leg(key, l) {
+        env.count(Reason::FlowInsertFailed);
+        return 0;
+    }
+    1
+}
+
+/// The SYN of the leg in use. `scratch.translation` says by which way.
+#[inline(always)]
+fn syn<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let out = place!(scratch.out);
+    (out.src, out.dst, out.ports) = (field!(entry.src), field!(entry.dst), field!(entry.ports));
+    out.seq = field!(entry.request_at).wrapping_sub(1);
+    out.ack = 0;
+    let window = (field!(entry.window) as u32) << (field!(entry.scale) & 15);
+    out.window = if window > 0xffff { 0xffff } else { window as u16 };
+    out.mss = field!(entry.mss);
+    out.flags = tcp::SYN;
+    out.options = field!(entry.options) & (tcp_option::SCALE | tcp_option::SACK);
+    out.scale = field!(entry.scale);
+    (out.offset, out.len) = (0, 0);
+    Verdict::SEND
+}
+
+/// Way of the leg in use, into `scratch.translation`.
+#[inline(always)]
+fn way<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, entry: Ref<Spliced<F>>) {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return };
+    let t = place!(scratch.translation);
+    (t.src, t.dst, t.ports) = (field!(entry.src), field!(entry.dst), field!(entry.ports));
+    (t.version, t.reverse, t.neighbour) = (0, false, 0);
+    let kept = field!(entry.nexthop);
+    t.nexthop = if kept == STACK { 0 } else { kept as u32 };
+    if kept == 0 {
+        find_nexthop(packet, env, TCP as u32, t);
+    }
+}
+
+/// A client's packet while its leg is being opened.
+#[inline(never)]
+pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    segment: &Segment,
+    entry: Ref<Spliced<F>>,
+) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    if segment.is(tcp::RST) {
+        close::forget(env, p, entry);
+        return Verdict::DROP;
+    }
+    if segment.len == 0 {
+        return Verdict::DROP;
+    }
+    field!(entry.window = segment.window);
+    if segment.seq == field!(entry.next) {
+        // More of the request: as much as there is room for goes along.
+        if let Some(stash) = stash::at(env, field!(entry.stash))
+            && field!(stash.len) < HEAD_LIMIT
+        {
+            // SAFETY: the stash is this flow's.
+            let text = unsafe { &mut (*stash.as_ptr()).text };
+            let got = gather::fill(packet, segment, text, field!(stash.len));
+            field!(stash.len = field!(stash.len).wrapping_add(got));
+            field!(entry.next = segment.seq.wrapping_add(got));
+        } else {
+            env.count(Reason::NotYetOpen);
+        }
+        return Verdict::DROP;
+    }
+    let key = place!(scratch.partner);
+    leg::key_in_use(entry, key);
+    let Some(leg) = env.leg(key) else {
+        env.count(Reason::LegLost);
+        close::forget(env, p, entry);
+        return Verdict::RESET;
+    };
+    let age = env.now().wrapping_sub(field!(leg.stamp));
+    if age < AGAIN || !after(field!(entry.next), segment.seq) {
+        env.count(Reason::NotYetOpen);
+        return Verdict::DROP;
+    }
+    env.count(Reason::LegSilent);
+    *place!(scratch.client) = p.key;
+    if age < ANOTHER {
+        way(packet, env, entry);
+        return syn(env, entry);
+    }
+    let failed = field!(entry.owner) & 0xff_ffff;
+    if let Some(backend) = env.backend(failed)
+        && let Some(counters) = env.counters(field!(backend.version))
+    {
+        field!(counters.timeouts += 1);
+    }
+    env.drop_leg(key);
+    place!(scratch.choice).backend = failed;
+    elsewhere(env, entry)
+}
+
+/// Tries another backend of the version than `scratch.choice` names; when there is none, the request is answered.
+#[inline(never)]
+fn elsewhere<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let (client, facts, choice) = (place!(scratch.client), place!(scratch.facts), place!(scratch.choice));
+    let failed = choice.backend;
+    suspect(env, failed);
+    facts_of(client, facts);
+    choice.version = env.backend(failed).map_or(0, |backend| field!(backend.version));
+    decide::backend(env, field!(entry.service), facts, choice, failed);
+    if choice.backend != 0 && choice.backend != failed && field!(entry.tries) < TRIES {
+        return Verdict::CONNECT;
+    }
+    accept::answer_with(env, entry, accept::NOBODY);
+    Verdict::TO_CLIENT
+}
+
+/// The way of `scratch.out`, which is for the client, whoever's packet is in hand.
+#[inline(never)]
+pub fn towards_client<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let (out, t) = (place!(scratch.out), place!(scratch.translation));
+    if p.key.src == out.dst {
+        return Verdict::ANSWER;
+    }
+    (t.src, t.dst, t.ports) = (out.src, out.dst, out.ports);
+    find_nexthop(packet, env, TCP as u32, t);
+    Verdict::SEND
+}
+
+/// An answer to a leg's SYN that is no SYN-ACK.
+#[inline(never)]
+pub fn refused<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, entry: Ref<Leg<F>>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let client = place!(scratch.client);
+    leg::client_of(entry, client);
+    let Some(flow) = env.spliced(client) else {
+        env.drop_leg(&p.key);
+        return Verdict::DROP;
+    };
+    let expected = field!(flow.request_at);
+    if segment.is(tcp::RST) {
+        if segment.ack != expected {
+            return Verdict::DROP;
+        }
+        env.count(Reason::LegRefused);
+        let failed = field!(entry.owner) & 0xff_ffff;
+        if let Some(backend) = env.backend(failed)
+            && let Some(counters) = env.counters(field!(backend.version))
+        {
+            field!(counters.refused += 1);
+        }
+        env.drop_leg(&p.key);
+        place!(scratch.choice).backend = failed;
+        return elsewhere(env, flow);
+    }
+    if segment.ack == expected || !segment.is(tcp::ACK) {
+        return Verdict::DROP;
+    }
+    // A challenge (RFC 9293, 3.10.7.4): the backend still has a connection of this client's port, or has it in TIME-WAIT.
+    env.count(Reason::StaleLeg);
+    emit::answer_to(p, place!(scratch.out), segment.ack, 0, tcp::RST, 0);
+    Verdict::STALE
+}
+
+/// Resets what a backend still has of an old connection, and sends the SYN again. `scratch.out` is the reset.
+#[inline(never)]
+pub fn reset_stale<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let Some(flow) = env.spliced(place!(scratch.client)) else { return Verdict::DROP };
+    if emit::emit(packet, p, place!(scratch.out), place!(scratch.text)) == 0 {
+        return Verdict::DROP;
+    }
+    packet.clone_to(packet.ifindex());
+    way(packet, env, flow);
+    syn(env, flow)
+}
+
+/// A backend's SYN-ACK: the leg is open.
+#[inline(never)]
+pub fn joined<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment, entry: Ref<Leg<F>>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let client = place!(scratch.client);
+    leg::client_of(entry, client);
+    let Some(flow) = env.spliced(client) else { return Verdict::RESET };
+    let number = segment.seq.wrapping_add(1);
+    let at = field!(flow.request_at);
+    if segment.ack != at || field!(flow.state) != splice_state::OPENING {
+        return Verdict::RESET;
+    }
+    let found = options(packet, segment);
+    let scaled = found >> 24 & tcp_option::SCALE as u32 != 0;
+    field!(entry.mss = if found as u16 == 0 { 536 } else { found as u16 });
+    field!(entry.shift = if scaled { (found >> 16 & 15) as i8 - LOCAL_SCALE as i8 } else { 0 });
+    field!(entry.next = number);
+    let ack = field!(flow.ack_base);
+    field!(entry.seq_add = ack.wrapping_sub(number));
+    field!(entry.ack_add = 0);
+    field!(flow.ack_add = number.wrapping_sub(ack));
+    if let Some(backend) = env.backend(field!(entry.owner) & 0xff_ffff) {
+        let version = field!(backend.version);
+        account::sample(env, version, Measure::Connect as u32, env.now().wrapping_sub(field!(entry.stamp)));
+        if let Some(counters) = env.counters(version) {
+            field!(counters.opened += 1);
+        }
+    }
+    field!(entry.state = splice_state::ESTABLISHED);
+    leg::expect_response(env, entry, field!(flow.options) & tcp_option::HEAD != 0);
+    field!(flow.tries = 0);
+    Verdict::DELIVER
+}
+
+/// Sends what the stash of `scratch.client` holds to the leg in use; the packet in hand becomes the last piece.
+#[inline(never)]
+pub fn deliver<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let Some(flow) = env.spliced(place!(scratch.client)) else { return Verdict::DROP };
+    field!(flow.state = splice_state::ESTABLISHED);
+    let slot = field!(flow.stash);
+    let Some(stash) = stash::at(env, slot) else { return Verdict::DROP };
+    let key = place!(scratch.partner);
+    leg::key_in_use(flow, key);
+    let Some(leg) = env.leg(key) else { return Verdict::DROP };
+    let verdict = pieces(packet, env, p, flow, leg);
+    if field!(stash.acknowledged) != 0 {
+        flag!(set flow.owner, splice_flag::STASHED);
+        flag!(set leg.owner, leg_flag::STASHED);
+    } else {
+        stash::give_back(env, slot);
+        field!(flow.stash = 0);
+    }
+    verdict
+}
+
+/// Pieces of the stash, each a segment.
+#[inline(never)]
+fn pieces<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    flow: Ref<Spliced<F>>,
+    leg: Ref<Leg<F>>,
+) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let Some(stash) = stash::at(env, field!(flow.stash)) else { return Verdict::DROP };
+    way(packet, env, flow);
+    let (out, t) = (place!(scratch.out), place!(scratch.translation));
+    (out.src, out.dst, out.ports) = (t.src, t.dst, t.ports);
+    out.ack = field!(leg.next);
+    out.window = field!(flow.window);
+    out.flags = tcp::ACK | emit::PSH;
+    let first = field!(flow.request_at).wrapping_add(field!(flow.seq_add));
+    let len = field!(stash.len);
+    let most = field!(leg.mss) as u32;
+    let most = if most > 1460 { 1460 } else { most };
+    // SAFETY: the stash is this flow's.
+    let text = unsafe { &(*stash.as_ptr()).text };
+    let mut offset = 0;
+    let mut i = 0;
+    while i < PIECES {
+        let left = len.wrapping_sub(offset);
+        out.len = if left > most { most } else { left };
+        out.offset = offset;
+        out.seq = first.wrapping_add(offset);
+        if emit::emit(packet, p, out, text) == 0 {
+            env.count(Reason::WriteFailed);
+            return Verdict::DROP;
+        }
+        offset = offset.wrapping_add(out.len);
+        if offset >= len || i == PIECES - 1 {
+            return emit::send(packet, env, t);
+        }
+        let _ = emit::send(packet, env, t);
+        packet.clone_to(interface(env, t.nexthop));
+        i += 1;
+    }
+    Verdict::DROP
+}
+
+/// Segments of one request: what does not fit comes with the client's retransmission.
+const PIECES: u32 = 8;
+
+#[inline(always)]
+fn interface<E: Env>(env: &E, slot: u32) -> u32 {
+    env.nexthop(slot).map_or(0, |hop| field!(hop.ifindex))
+}

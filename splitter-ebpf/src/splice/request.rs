@@ -1,0 +1,188 @@
+//! A request whose head has been read: which leg it goes to.
+
+use super::{Segment, accept, decide, emit, gather, leg, stash};
+use crate::{
+    bytes::{Packet, Ref},
+    env::{Env, Tables},
+    field, flag,
+    lb::{facts_of, serves},
+    network::Network,
+    packet::{Parsed, tcp},
+    place,
+    verdict::Verdict,
+};
+use splitter_common::{
+    abi::*,
+    http::{HEAD_LIMIT, verdict},
+};
+
+/// What [`place_request`] found; other values: the node answers with this status.
+const STAY: u32 = 0;
+const OPEN: u32 = 1;
+
+/// Acts on the head in the scratch text, which `scratch.request` describes.
+#[inline(never)]
+pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, segment: &Segment) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let Some(entry) = env.spliced(&p.key) else { return Verdict::DROP };
+    *place!(scratch.client) = p.key;
+    let gathered = field!(entry.state) == splice_state::GATHERING;
+    if place!(scratch.request).verdict == verdict::INCOMPLETE && field!(scratch.read) < HEAD_LIMIT {
+        if !gathered && (keep(env, p, segment, entry, splice_state::GATHERING) == 0 || stow(packet, env, segment, entry) == 0) {
+            return Verdict::DROP;
+        }
+        return incomplete(env, p, entry);
+    }
+    let (at, ack) = if gathered { (field!(entry.request_at), field!(entry.ack_base)) } else { (segment.seq, segment.ack) };
+    match place_request(env, p, entry, at, ack) {
+        STAY if gathered => Verdict::DELIVER,
+        STAY => Verdict::PLAIN,
+        OPEN => {
+            if !gathered && (keep(env, p, segment, entry, splice_state::OPENING) == 0 || stow(packet, env, segment, entry) == 0) {
+                return Verdict::DROP;
+            }
+            leg::park(env, entry, at, 0);
+            Verdict::CONNECT
+        }
+        status => {
+            field!(entry.ack_base = ack);
+            if !gathered {
+                field!(entry.next = segment.end());
+            }
+            leg::park(env, entry, at, 0);
+            accept::answer_with(env, entry, status);
+            Verdict::ANSWER
+        }
+    }
+}
+
+/// Acknowledges the part of a head that is here, so that the client sends the rest even when it waits for that (RFC 896).
+#[inline(always)]
+fn incomplete<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let Some(stash) = stash::at(env, field!(entry.stash)) else { return Verdict::DROP };
+    let len = field!(stash.len);
+    field!(stash.acknowledged = len);
+    let window = accept::window(len, field!(entry.options));
+    emit::answer_to(p, place!(scratch.out), field!(entry.ack_base), field!(entry.next), tcp::ACK, window);
+    Verdict::ANSWER
+}
+
+/// Makes room for a request that does not go on at once.
+#[inline(never)]
+fn keep<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, entry: Ref<Spliced<F>>, state: u8) -> u32 {
+    stash::give_back(env, field!(entry.stash));
+    let slot = stash::take(env, accept::flow_hash(&p.key));
+    field!(entry.stash = slot as u16);
+    if slot == 0 {
+        env.count(Reason::StashesExhausted);
+        return 0;
+    }
+    flag!(clear entry.owner, splice_flag::STASHED);
+    field!(entry.state = state);
+    field!(entry.request_at = segment.seq);
+    field!(entry.ack_base = segment.ack);
+    field!(entry.next = segment.seq);
+    field!(entry.tries = 0);
+    1
+}
+
+/// Puts the packet's payload into the flow's stash.
+#[inline(never)]
+fn stow<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, segment: &Segment, entry: Ref<Spliced<F>>) -> u32 {
+    let Some(stash) = stash::at(env, field!(entry.stash)) else { return 0 };
+    // SAFETY: the stash is this flow's.
+    let got = gather::fill(packet, segment, unsafe { &mut (*stash.as_ptr()).text }, 0);
+    field!(stash.len = got);
+    field!(entry.next = segment.seq.wrapping_add(got));
+    got
+}
+
+/// Decides for the request whose head `scratch.request` describes, and brings the flow to the leg that it goes to. `at`: number of its
+/// first byte; `ack`: what the client expects next.
+#[inline(never)]
+fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, at: u32, ack: u32) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return accept::NOBODY };
+    let (head, facts, choice) = (place!(scratch.request), place!(scratch.facts), place!(scratch.choice));
+    let current = field!(entry.owner) & 0xff_ffff;
+    let unread = head.verdict == verdict::REFUSE || head.verdict == verdict::TOO_LONG || head.verdict == verdict::INCOMPLETE;
+    if head.verdict == verdict::REFUSE && current == 0 {
+        return accept::REFUSED;
+    }
+    let options = field!(entry.options) & !tcp_option::HEAD;
+    field!(entry.options = if head.head_method != 0 { options | tcp_option::HEAD } else { options });
+    field!(entry.body_end = at.wrapping_add(head.head_len).wrapping_add(head.length as u32));
+    if head.verdict != verdict::COMPLETE {
+        flag!(set entry.owner, splice_flag::PINNED);
+        env.count(match head.verdict {
+            verdict::PIN => Reason::PinnedRequest,
+            _ if current != 0 => Reason::PinnedHead,
+            _ => Reason::HeadTooLong,
+        });
+    }
+    if unread {
+        (head.facts, head.keyed) = (0, 0);
+        if current != 0 {
+            return stay(env, entry, current);
+        }
+    }
+    facts_of(&p.key, facts);
+    if decide::choose(env, field!(entry.service), facts, head, at, choice) == 0 {
+        return if current != 0 && choice.none == Reason::ServiceUnknown { stay(env, entry, current) } else { accept::NOBODY };
+    }
+    if current != 0
+        && let Some(backend) = env.backend(current)
+        && field!(backend.version) == choice.version
+        && serves(field!(backend.state))
+    {
+        return stay(env, entry, current);
+    }
+    if let Some(counters) = env.counters(choice.version) {
+        field!(counters.requests += 1);
+        if current != 0 {
+            field!(counters.switches += 1);
+        }
+    }
+    if decide::backend(env, field!(entry.service), facts, choice, 0) == 0 {
+        return accept::NOBODY;
+    }
+    if current == 0 { OPEN } else { switch(env, p, entry, at, ack) }
+}
+
+/// The request goes to the leg in use.
+#[inline(always)]
+fn stay<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, current: u32) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return STAY };
+    if let Some(backend) = env.backend(current)
+        && let Some(counters) = env.counters(field!(backend.version))
+    {
+        field!(counters.requests += 1);
+    }
+    let key = place!(scratch.partner);
+    leg::key_in_use(entry, key);
+    if let Some(leg) = env.leg(key) {
+        leg::expect_response(env, leg, field!(entry.options) & tcp_option::HEAD != 0);
+    }
+    STAY
+}
+
+/// The request goes to another leg: one that is idle, or one that has to be opened.
+#[inline(always)]
+fn switch<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, at: u32, ack: u32) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return OPEN };
+    let (key, wanted) = (place!(scratch.quoted), place!(scratch.choice).backend);
+    let Some(backend) = env.backend(wanted) else { return OPEN };
+    leg::key_to(&p.key, backend, key);
+    let Some(leg) = env.leg(key) else { return OPEN };
+    let usable = field!(leg.state) == splice_state::ESTABLISHED
+        && field!(leg.owner) & 0xff_ffff == wanted
+        && field!(leg.owner) >> 24 & leg_flag::IDLE as u32 != 0
+        && field!(leg.src) == p.key.dst;
+    if !usable {
+        return OPEN;
+    }
+    leg::park(env, entry, at, wanted);
+    leg::take_up(entry, env, key, leg, at as u64 | (ack as u64) << 32);
+    leg::expect_response(env, leg, field!(entry.options) & tcp_option::HEAD != 0);
+    STAY
+}

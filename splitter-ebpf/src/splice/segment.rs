@@ -1,0 +1,104 @@
+//! What the splice reads of a TCP header (RFC 9293, 3.1), and its options.
+
+use super::Rounds;
+use crate::{
+    bytes::{Packet, opaque},
+    packet::{ETHERNET, Ip, Parsed, tcp},
+};
+use splitter_common::{abi::tcp_option, http::Loop};
+
+/// A TCP segment. Numbers in host order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    pub seq: u32,
+    pub ack: u32,
+    /// Offset of the payload from the link header, and its length.
+    pub at: u32,
+    pub len: u32,
+    /// As it stands in the header: not scaled.
+    pub window: u16,
+    /// FIN, SYN, RST, ACK.
+    pub flags: u8,
+    /// Length of the header, bytes.
+    pub header: u8,
+}
+
+impl Segment {
+    /// `None`: the header is impossible or not in reach.
+    #[inline(always)]
+    pub fn read<F: Ip, P: Packet>(packet: &mut P, p: &Parsed<F>) -> Option<Self> {
+        let l4 = opaque(p.l4);
+        if l4 == 0 || l4 > 1024 {
+            return None;
+        }
+        let w = packet.window::<20>(l4 as usize)?;
+        let header = w.load::<u8, 12>() >> 2 & 0x3c;
+        let at = l4 + header as u32;
+        let end = p.ip_len + ETHERNET as u32;
+        if header < 20 || at > end {
+            return None;
+        }
+        let (seq, ack, window) = (w.load::<u32, 4>(), w.load::<u32, 8>(), w.load::<u16, 14>());
+        Some(Self {
+            seq: u32::from_be(seq),
+            ack: u32::from_be(ack),
+            at,
+            len: end - at,
+            window: u16::from_be(window),
+            flags: p.flags,
+            header,
+        })
+    }
+
+    /// Sequence number after the payload; a FIN is one more.
+    #[inline(always)]
+    pub const fn end(&self) -> u32 {
+        self.seq.wrapping_add(self.len)
+    }
+    #[inline(always)]
+    pub const fn is(&self, flags: u8) -> bool {
+        self.flags & flags != 0
+    }
+    /// A SYN that opens a connection.
+    #[inline(always)]
+    pub const fn opens(&self) -> bool {
+        self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+}
+
+/// Whether `a` comes after `b` in sequence space.
+#[inline(always)]
+pub const fn after(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) > 0
+}
+
+/// Options of a SYN: maximum segment size in the low half (0: not said), window scale in bits 16 to 19, [`tcp_option`] bits above 24.
+#[inline(never)]
+pub fn options<P: Packet>(packet: &mut P, segment: &Segment) -> u32 {
+    let (start, end) = (segment.at.wrapping_sub(segment.header as u32), segment.header as u32);
+    let (mut at, mut found) = (20, 0u32);
+    Rounds::repeat(16, |_| {
+        if at >= end {
+            return true;
+        }
+        // Four bytes from here on: kind, length, and what a SYN's options say in two.
+        let Some([kind, len, first, second]) = packet.read::<4>(start.wrapping_add(at) as usize) else { return true };
+        if kind == 1 {
+            at += 1;
+            return false;
+        }
+        if kind == 0 || len < 2 {
+            return true;
+        }
+        match kind {
+            2 => found |= (first as u32) << 8 | second as u32,
+            3 => found |= (tcp_option::SCALE as u32) << 24 | (if first > 14 { 14 } else { first as u32 }) << 16,
+            4 => found |= (tcp_option::SACK as u32) << 24,
+            _ => {}
+        }
+        at += len as u32;
+        false
+    });
+    found
+}
