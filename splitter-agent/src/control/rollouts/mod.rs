@@ -34,6 +34,8 @@ const BUDGET: f64 = 0.008;
 /// Time between two looks at histograms, with few and with many versions.
 const LATENCY: Duration = Duration::from_secs(1);
 const LATENCY_MANY: Duration = Duration::from_secs(5);
+/// Time after which weights that could not be set are tried again, seconds.
+const RETRY: f64 = 1.0;
 /// Evidence of a running rollout is kept at least this often.
 const KEEP: f64 = 60.0;
 
@@ -42,6 +44,8 @@ pub(super) struct Entry {
     pub(super) state: State,
     /// The actor's generation when weights and backends were last compared; `None`: compare at the next look.
     compared: Option<u64>,
+    /// When weights that could not be set are tried again, Unix seconds.
+    retry: Option<f64>,
     backends: u64,
     /// What is read of it, while the generation stays the same.
     watched: Option<(u64, Watched)>,
@@ -82,7 +86,10 @@ impl Rollouts {
     pub(super) fn open(state: &Path, runtime: tokio::runtime::Handle) -> Result<Self, StoreError> {
         let files = Files::open(state)?;
         let entry = |state: State| {
-            (state.service.clone(), Entry { state, compared: None, backends: 0, watched: None, due: HashMap::new(), kept: 0.0 })
+            (
+                state.service.clone(),
+                Entry { state, compared: None, retry: None, backends: 0, watched: None, due: HashMap::new(), kept: 0.0 },
+            )
         };
         let entries = files.load().into_iter().map(entry).collect();
         let now = Instant::now();
@@ -154,8 +161,9 @@ impl Actor {
     /// One step of one rollout: keeps the state, then acts.
     pub(super) fn step(&mut self, name: &str, entry: &mut Entry, mut observation: Observation, now: f64) {
         let generation = self.applied.generation;
-        if entry.compared != Some(generation) || observation.word.is_some() {
-            entry.compared = Some(generation);
+        let due = entry.retry.is_none_or(|at| now >= at || at - now > RETRY);
+        if due && (entry.compared != Some(generation) || entry.retry.is_some()) || observation.word.is_some() {
+            (entry.compared, entry.retry) = (Some(generation), None);
             observation.weights = self.planned(name).ok().map(|planned| weights::of(&planned.model));
             entry.backends = self.planned(name).map_or(0, |planned| fingerprint(&planned.model, &entry.state));
         }
@@ -173,7 +181,8 @@ impl Actor {
             match action {
                 Action::SetWeights(wanted) => {
                     if let Err(error) = self.change_weights(name, &WeightRequest { weights: wanted, dry_run: false }) {
-                        tracing::error!(%error, service = name, "a rollout's weights are not set; they are tried again at the next look");
+                        tracing::error!(%error, service = name, "a rollout's weights are not set; they are tried again in a second");
+                        entry.retry = Some(now + RETRY);
                     }
                     // Compared again in any case: only the node's own word counts.
                     entry.compared = None;

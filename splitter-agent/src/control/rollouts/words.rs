@@ -53,7 +53,7 @@ impl Actor {
         let (canary, baseline) = (version(policy.canary), version(policy.baseline));
         let now = self.planned(name).map(|planned| weights::of(&planned.model)).unwrap_or_else(|_| weights::of(service));
         let state = State::new(name, &canary, &baseline, policy, &now);
-        Ok(Entry { state, compared: None, backends: 0, watched: None, due: HashMap::new(), kept: 0.0 })
+        Ok(Entry { state, compared: None, retry: None, backends: 0, watched: None, due: HashMap::new(), kept: 0.0 })
     }
 
     /// One rollout, also one that was never started.
