@@ -9,7 +9,7 @@
 //! Sequence numbers are in host order. *Client numbers* are those that the client sees, *leg numbers* those that the backend sees.
 
 use super::{Family, pod};
-use crate::http::HeadText;
+use crate::http::{HeadText, chunks::Chunks};
 
 /// Idle legs that a spliced flow can have besides the one in use.
 pub const IDLE_LEGS: usize = 3;
@@ -118,20 +118,16 @@ pub struct Leg<F: Family> {
     pub next: u32,
     /// End of the client's data sent here; of an idle leg.
     pub sent: u32,
-    /// Where the response that is awaited begins; then, where its body ends, or its next chunk's size line begins.
+    /// Where the response that is awaited begins; then, where its body ends, or how far its chunks have been followed.
     pub body_end: u32,
     /// [`splice_state`] constant.
     pub state: u8,
     /// Left shift of the backend's window to the client's scale; negative: right.
     pub shift: i8,
-    /// State of the follower of chunked bodies, see `http::chunks`.
-    pub chunk_state: u8,
-    pub pad: u8,
-    /// Size of the chunk under way.
-    pub chunk_left: u32,
     /// Next hop towards the backend: as [`super::Flow::nexthop`].
     pub forward: u16,
-    pub pad2: u16,
+    /// Where in a chunked body the leg stands; [`Leg::body_end`] is the number of the next byte to read.
+    pub chunks: Chunks,
     /// Nanoseconds of CLOCK_MONOTONIC: of the SYN, then of the request.
     pub stamp: u64,
 }

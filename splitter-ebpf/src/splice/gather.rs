@@ -12,7 +12,7 @@ use crate::{
 };
 use splitter_common::{
     abi::*,
-    http::{self, HEAD_LIMIT, HeadText},
+    http::{self, HEAD_LIMIT, HeadText, Loop},
 };
 
 /// Copies up to `len` bytes of the packet into a text; the number of bytes.
@@ -21,16 +21,15 @@ pub fn fill<P: Packet>(packet: &mut P, segment: &Segment, text: &mut HeadText, o
     let room = HEAD_LIMIT.saturating_sub(offset);
     let len = if segment.len < room { segment.len } else { room };
     let mut done = 0;
-    let mut i = 0;
-    while i < HEAD_LIMIT / COPY + 1 {
-        let left = len.saturating_sub(done);
+    Rounds::repeat(HEAD_LIMIT / COPY, |_| {
+        let left = len.wrapping_sub(done);
         let piece = if left > COPY { COPY } else { left };
-        if piece == 0 || !packet.copy_in(segment.at.wrapping_add(done), text, offset.wrapping_add(done), piece) {
-            break;
+        if done >= len || !packet.copy_in(segment.at.wrapping_add(done), text, offset.wrapping_add(done), piece) {
+            return true;
         }
         done += piece;
-        i += 1;
-    }
+        false
+    });
     done
 }
 

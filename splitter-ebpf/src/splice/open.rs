@@ -2,7 +2,7 @@
 //! one gets.
 
 use super::{
-    Segment, accept, close, decide, emit, gather, leg,
+    Segment, accept, close, decide, emit, gather, leg, request,
     segment::{after, options},
     stash,
 };
@@ -19,7 +19,10 @@ use crate::{
     place,
     verdict::Verdict,
 };
-use splitter_common::{abi::*, http::HEAD_LIMIT};
+use splitter_common::{
+    abi::*,
+    http::{HEAD_LIMIT, chunks::Chunks},
+};
 
 /// Age of a SYN after which it is sent again, and after which another backend is tried, nanoseconds. The client's own retransmissions
 /// are the clock: at 200 ms and 400 to 600 ms.
@@ -71,7 +74,7 @@ fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: 
     l.last = env.ticks();
     (l.seq_add, l.ack_add, l.next, l.sent, l.body_end) = (0, 0, 0, 0, 0);
     (l.state, l.shift) = (splice_state::OPENING, 0);
-    (l.chunk_state, l.pad, l.chunk_left, l.pad2) = (0, 0, 0, 0);
+    l.chunks = Chunks::default();
     l.forward = kept_nexthop(t);
     l.stamp = env.now();
     field!(entry.src = t.src);
@@ -154,6 +157,7 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
             let got = gather::fill(packet, segment, text, field!(stash.len));
             field!(stash.len = field!(stash.len).wrapping_add(got));
             field!(entry.next = segment.seq.wrapping_add(got));
+            request::pin_pipeline(env, entry, segment.seq.wrapping_add(got));
         } else {
             env.count(Reason::NotYetOpen);
         }

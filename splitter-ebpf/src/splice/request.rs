@@ -1,6 +1,6 @@
 //! A request whose head has been read: which leg it goes to.
 
-use super::{Segment, accept, decide, emit, gather, leg, stash};
+use super::{Segment, accept, decide, emit, gather, leg, segment::after, stash};
 use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
@@ -34,7 +34,9 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
         return incomplete(env, p, entry);
     }
     let (at, ack) = if gathered { (field!(entry.request_at), field!(entry.ack_base)) } else { (segment.seq, segment.ack) };
-    match place_request(env, p, entry, at, ack) {
+    let placed = place_request(env, p, entry, at, ack);
+    pin_pipeline(env, entry, if gathered { field!(entry.next) } else { segment.end() });
+    match placed {
         STAY if gathered => Verdict::DELIVER,
         STAY => Verdict::PLAIN,
         OPEN => {
@@ -53,6 +55,15 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
             accept::answer_with(env, entry, status);
             Verdict::ANSWER
         }
+    }
+}
+
+/// The client has sent more than its request: what comes next cannot be told apart from its response's time. `end`: of its data.
+#[inline(always)]
+pub fn pin_pipeline<F: Network, E: Env>(env: &E, entry: Ref<Spliced<F>>, end: u32) {
+    if after(end, field!(entry.body_end)) && field!(entry.owner) >> 24 & splice_flag::PINNED as u32 == 0 {
+        flag!(set entry.owner, splice_flag::PINNED);
+        env.count(Reason::PinnedPipeline);
     }
 }
 

@@ -11,33 +11,85 @@ use crate::{
 };
 use splitter_common::{
     abi::*,
-    http::{self, framing, verdict},
+    http::{
+        self, Loop,
+        chunks::{Chunks, WINDOW},
+        framing, verdict,
+    },
 };
 
 /// Interim responses (RFC 9110, 15.2) that may stand before a final one in one segment.
 const INTERIM: u32 = 2;
+/// Rounds of the follower for one packet: two a chunk.
+const CHUNK_ROUNDS: u32 = 128;
 
 /// Bits of a leg's owner that ask for [`read`].
 pub const READ: u32 = ((leg_flag::AWAIT | leg_flag::CHUNKED) as u32) << 24;
 
+#[inline(always)]
+fn is<F: Family>(leg: Ref<Leg<F>>, flag: u8) -> bool {
+    field!(leg.owner) >> 24 & flag as u32 != 0
+}
+
 /// Data of a backend whose response is awaited, or chunked.
 #[inline(never)]
 pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment, leg: Ref<Leg<F>>) -> u32 {
-    let mut i = 0;
-    while i <= INTERIM {
-        if field!(leg.owner) >> 24 & leg_flag::AWAIT as u32 == 0 || field!(leg.state) != splice_state::ESTABLISHED {
-            break;
-        }
+    if field!(leg.state) != splice_state::ESTABLISHED {
+        return 0;
+    }
+    Rounds::repeat(INTERIM + 1, |_| {
         let at = field!(leg.body_end);
-        if after(segment.seq, at) || !after(segment.end(), at) {
-            // Its beginning is still to come.
-            return 0;
+        if !is(leg, leg_flag::AWAIT) || after(segment.seq, at) || !after(segment.end(), at) {
+            // Read, or its beginning is still to come.
+            return true;
         }
         let skip = at.wrapping_sub(segment.seq);
         let rest = Segment { at: segment.at.wrapping_add(skip), len: segment.len.wrapping_sub(skip), ..*segment };
         head(packet, env, &rest, leg);
-        i += 1;
+        false
+    });
+    if is(leg, leg_flag::CHUNKED) {
+        follow(packet, env, segment, leg);
     }
+    0
+}
+
+/// Follows a chunked body through the segment. What overtakes the next size line leaves the body open for good.
+#[inline(never)]
+fn follow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment, leg: Ref<Leg<F>>) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let text = place!(scratch.text);
+    // SAFETY: a Ref points to a live map value; the leg's packets come one after the other.
+    let chunks = unsafe { &mut (*leg.as_ptr()).chunks };
+    Rounds::repeat(CHUNK_ROUNDS, |_| {
+        let at = field!(leg.body_end);
+        let left = segment.end().wrapping_sub(at);
+        if after(segment.seq, at) || left as i32 <= 0 {
+            return true;
+        }
+        let skip = chunks.skip();
+        if skip != 0 {
+            let passed = if skip < left { skip } else { left };
+            chunks.pass(passed);
+            field!(leg.body_end = at.wrapping_add(passed));
+            return false;
+        }
+        let len = if left < WINDOW { left } else { WINDOW };
+        if !packet.copy_in(segment.at.wrapping_add(at.wrapping_sub(segment.seq)), text, 0, len) {
+            return true;
+        }
+        // SAFETY: a text is longer than a window.
+        let used = chunks.feed::<Rounds>(unsafe { &*text.as_ptr().cast() }, len);
+        field!(leg.body_end = at.wrapping_add(used));
+        if !chunks.is_end() && !chunks.is_odd() {
+            return false;
+        }
+        flag!(clear leg.owner, leg_flag::CHUNKED);
+        if chunks.is_odd() {
+            flag!(set leg.owner, leg_flag::UNSURE);
+        }
+        true
+    });
     0
 }
 
@@ -68,7 +120,9 @@ fn head<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, rest
         field!(leg.body_end = at.wrapping_add(response.length as u32));
     } else {
         field!(leg.body_end = at);
-        flag!(set leg.owner, leg_flag::UNSURE);
+        let chunked = known && response.framing == framing::CHUNKED;
+        field!(leg.chunks = Chunks::default());
+        flag!(set leg.owner, if chunked { leg_flag::CHUNKED } else { leg_flag::UNSURE });
     }
     1
 }
