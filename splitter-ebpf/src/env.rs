@@ -79,6 +79,8 @@ pub struct Scratch<F: Family> {
     pub step: Verdict,
     /// Bytes of `text` in use.
     pub read: u32,
+    /// Version that a rule names, or `splice::gather::NO_RULE`.
+    pub ruled: u32,
     pub scan: Scan,
     pub request: RequestHead,
     pub response: ResponseHead,

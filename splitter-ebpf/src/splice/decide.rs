@@ -1,20 +1,19 @@
 //! Which version and which backend a request gets: rules over its head, then weights.
 
+use super::gather::NO_RULE;
 use crate::{
     bytes::opaque,
     env::Env,
     field,
     lb::{Choice, Facts, backend_of},
 };
-use splitter_common::{
-    abi::*,
-    barrier, decide,
-    http::{self, RequestHead},
-};
+use splitter_common::{abi::*, barrier, decide, http::RequestHead};
 
-/// Chooses a version; 0: there is none. `at`: sequence number of the request's first byte.
+/// Chooses a version; 0: there is none. `at_ruled`: sequence number of the request's first byte, and above it the version that a rule
+/// names, or [`NO_RULE`].
 #[inline(never)]
-pub fn choose<E: Env>(env: &E, service_id: u32, facts: &Facts, head: &RequestHead, at: u32, out: &mut Choice) -> u32 {
+pub fn choose<E: Env>(env: &E, service_id: u32, facts: &Facts, head: &RequestHead, at_ruled: u64, out: &mut Choice) -> u32 {
+    let (at, ruled) = (at_ruled as u32, (at_ruled >> 32) as u32);
     *out = Choice { backend: 0, version: 0, none: Reason::ServiceUnknown };
     let Some(service) = env.service(service_id) else { return 0 };
     let (salt, split_by) = (field!(service.salt), field!(service.split_by));
@@ -26,11 +25,8 @@ pub fn choose<E: Env>(env: &E, service_id: u32, facts: &Facts, head: &RequestHea
         _ => connection,
     };
     let mut index = MAX_VERSIONS as u32;
-    if field!(service.has_rules) != 0
-        && let Some(rules) = env.http_rules(service_id)
-        && let Some(version) = rules.with(|rules| http::rule(rules, head.facts))
-    {
-        index = service.with(|service| slot_of(service, version));
+    if ruled != NO_RULE {
+        index = service.with(|service| slot_of(service, ruled));
     }
     if index >= MAX_VERSIONS as u32 {
         match service.with(|service| decide::pick(service, decide::bucket(salt, key))) {

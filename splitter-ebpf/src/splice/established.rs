@@ -1,6 +1,6 @@
 //! Spliced flows with a leg: the next request, and whatever is not a plain packet.
 
-use super::{Segment, close, emit, gather, leg, numbers::Numbers, segment::after, stash};
+use super::{Segment, close, emit, leg, numbers::Numbers, segment::after, stash};
 use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
@@ -16,13 +16,7 @@ use splitter_common::abi::*;
 
 /// A client's packet that is not plain.
 #[inline(never)]
-pub fn client<F: Network, P: Packet, E: Env + Tables<F>>(
-    packet: &mut P,
-    env: &E,
-    p: &Parsed<F>,
-    segment: &Segment,
-    entry: Ref<Spliced<F>>,
-) -> Verdict {
+pub fn client<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, entry: Ref<Spliced<F>>) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let flags = (field!(entry.owner) >> 24) as u8;
     if flags & splice_flag::STASHED != 0 && segment.len != 0 {
@@ -34,7 +28,7 @@ pub fn client<F: Network, P: Packet, E: Env + Tables<F>>(
         }
     }
     let request = segment.len != 0 && flags & splice_flag::PINNED == 0 && after(segment.end(), field!(entry.body_end));
-    if request && !segment.is(tcp::RST) { next_request(packet, env, p, segment, entry) } else { Verdict::PLAIN }
+    if request && !segment.is(tcp::RST) { Verdict::READ } else { Verdict::PLAIN }
 }
 
 /// A packet of the leg in use, translated.
@@ -79,59 +73,6 @@ const EITHER: u32 = (splice_flag::FIN | splice_flag::PEER_FIN) as u32;
 fn forward<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, numbers: &Numbers) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     nat::forward::forward(packet, env, p, place!(scratch.translation), numbers)
-}
-
-/// Data behind the end of the request under way.
-#[inline(never)]
-fn next_request<F: Network, P: Packet, E: Env + Tables<F>>(
-    packet: &mut P,
-    env: &E,
-    p: &Parsed<F>,
-    segment: &Segment,
-    entry: Ref<Spliced<F>>,
-) -> Verdict {
-    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
-    let key = place!(scratch.partner);
-    leg::key_in_use(entry, key);
-    let Some(current) = env.leg(key) else {
-        env.count(Reason::LegLost);
-        close::forget(env, p, entry);
-        return Verdict::RESET;
-    };
-    if after(segment.seq, field!(entry.body_end)) {
-        env.count(Reason::OutOfOrder);
-        return Verdict::DROP;
-    }
-    let pinned = why_pinned(segment, entry, current);
-    if pinned != 0 {
-        env.count(if pinned == PIPELINE { Reason::PinnedPipeline } else { Reason::PinnedResponse });
-        flag!(set entry.owner, splice_flag::PINNED);
-        return Verdict::PLAIN;
-    }
-    field!(entry.window = segment.window);
-    field!(scratch.read = gather::fill(packet, segment, place!(scratch.text), 0));
-    Verdict::READ
-}
-
-/// [`why_pinned`]: a request came too early.
-const PIPELINE: u32 = 1;
-/// [`why_pinned`]: the end of the response is not known.
-const RESPONSE: u32 = 2;
-
-/// Whether the request before is over on both sides, so that the next one may go anywhere. 0: it is.
-#[inline(always)]
-fn why_pinned<F: Network>(segment: &Segment, entry: Ref<Spliced<F>>, current: Ref<Leg<F>>) -> u32 {
-    let flags = (field!(current.owner) >> 24) as u8;
-    if flags & (leg_flag::UNSURE | leg_flag::CHUNKED) != 0 {
-        return RESPONSE;
-    }
-    let (next, end) = (field!(current.next), field!(current.body_end));
-    let heard = segment.ack.wrapping_add(field!(entry.ack_add)) == next;
-    let closing = flags & (leg_flag::FIN | leg_flag::PEER_FIN) != 0;
-    if flags & leg_flag::AWAIT != 0 || next != end || !heard || closing || segment.seq != field!(entry.body_end) {
-        return PIPELINE;
-    }
-    0
 }
 
 /// A packet of the leg in use that is not plain.
@@ -202,7 +143,10 @@ fn greeted_again<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment
 #[inline(never)]
 fn delivered<F: Network, E: Env>(env: &E, segment: &Segment, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) -> u32 {
     let slot = field!(flow.stash);
-    let Some(stash) = stash::at(env, slot) else { return 0 };
+    let Some(stash) = stash::at(env, slot) else {
+        flag!(clear leg.owner, leg_flag::STASHED);
+        return 0;
+    };
     let end = field!(flow.request_at).wrapping_add(field!(flow.seq_add)).wrapping_add(field!(stash.len));
     if !after(end, segment.ack) {
         flag!(clear flow.owner, splice_flag::STASHED);

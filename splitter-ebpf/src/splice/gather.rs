@@ -35,18 +35,22 @@ pub fn fill<P: Packet>(packet: &mut P, segment: &Segment, text: &mut HeadText, o
 
 /// Reads the head in the scratch text. Fills `scratch.request`.
 #[inline(never)]
-pub fn scan<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>) -> u32 {
+pub fn scan<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, entry: Ref<Spliced<F>>) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
-    let Some(entry) = env.spliced(key) else { return 0 };
     let (facts, text, scan) = (place!(scratch.facts), place!(scratch.text), place!(scratch.scan));
     crate::lb::facts_of(key, facts);
     let (head, len) = (place!(scratch.request), opaque(field!(scratch.read)));
-    match env.http_rules(field!(entry.service)) {
+    let rules = env.http_rules(field!(entry.service));
+    match rules {
         Some(rules) => rules.with(|rules| http::request::<Rounds>(text, len, Some(rules), &facts.client, scan, head)),
         None => http::request::<Rounds>(text, len, None, &facts.client, scan, head),
     }
+    field!(scratch.ruled = rules.and_then(|rules| rules.with(|rules| http::rule(rules, head.facts))).unwrap_or(NO_RULE));
     1
 }
+
+/// `scratch.ruled` when no rule matches.
+pub const NO_RULE: u32 = u32::MAX;
 
 /// A segment of a client whose head is not complete.
 #[inline(never)]

@@ -84,14 +84,22 @@ pub fn client<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
 #[inline(always)]
 pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let Some(segment) = Segment::read(packet, p) else { return Verdict::DROP };
-    if gather::scan(env, &p.key) == 0 {
-        return Verdict::DROP;
+    let Some(entry) = env.spliced(&p.key) else { return Verdict::DROP };
+    let mut verdict = Verdict::READ;
+    if field!(entry.state) == splice_state::ESTABLISHED {
+        verdict = request::next(packet, env, p, &segment, entry);
     }
-    let mut verdict = request::read(packet, env, p, &segment);
-    if verdict == Verdict::PLAIN {
-        verdict = established::plain(packet, env, p, &segment);
+    if verdict == Verdict::READ {
+        gather::scan(env, &p.key, entry);
+        verdict = request::read(packet, env, p, &segment, entry);
     }
-    verdict
+    if verdict != Verdict::PLAIN {
+        return verdict;
+    }
+    match usual_client(env, &segment, entry) {
+        Some((t, numbers)) => nat::forward::forward(packet, env, p, &t, &numbers),
+        None => established::plain(packet, env, p, &segment),
+    }
 }
 
 /// A packet of a backend of an http service. As [`client`].
@@ -228,7 +236,7 @@ fn from_client<F: Network, P: Packet, E: Env + Tables<F>>(
         splice_state::GATHERING => gather::more(packet, env, p, segment, entry),
         splice_state::OPENING => open::waiting(packet, env, p, segment, entry),
         splice_state::ANSWERED => accept::answered(env, p, segment, entry),
-        _ => established::client(packet, env, p, segment, entry),
+        _ => established::client(env, p, segment, entry),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A request whose head has been read: which leg it goes to.
 
-use super::{Segment, accept, decide, emit, gather, leg, segment::after, stash};
+use super::{Segment, accept, close, decide, emit, gather, leg, segment::after, stash};
 use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
@@ -20,11 +20,69 @@ use splitter_common::{
 const STAY: u32 = 0;
 const OPEN: u32 = 1;
 
+/// Data behind the end of the request under way: `READ` when it is the next request, and `scratch.text` holds it.
+#[inline(never)]
+pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    segment: &Segment,
+    entry: Ref<Spliced<F>>,
+) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let key = place!(scratch.partner);
+    leg::key_in_use(entry, key);
+    let Some(current) = env.leg(key) else {
+        env.count(Reason::LegLost);
+        close::forget(env, p, entry);
+        return Verdict::RESET;
+    };
+    if after(segment.seq, field!(entry.body_end)) {
+        env.count(Reason::OutOfOrder);
+        return Verdict::DROP;
+    }
+    let pinned = why_pinned(segment, entry, current);
+    if pinned != 0 {
+        env.count(if pinned == PIPELINE { Reason::PinnedPipeline } else { Reason::PinnedResponse });
+        flag!(set entry.owner, splice_flag::PINNED);
+        return Verdict::PLAIN;
+    }
+    field!(entry.window = segment.window);
+    field!(scratch.read = gather::fill(packet, segment, place!(scratch.text), 0));
+    Verdict::READ
+}
+
+/// [`why_pinned`]: a request came too early.
+const PIPELINE: u32 = 1;
+/// [`why_pinned`]: the end of the response is not known.
+const RESPONSE: u32 = 2;
+
+/// Whether the request before is over on both sides, so that the next one may go anywhere. 0: it is.
+#[inline(always)]
+fn why_pinned<F: Network>(segment: &Segment, entry: Ref<Spliced<F>>, current: Ref<Leg<F>>) -> u32 {
+    let flags = (field!(current.owner) >> 24) as u8;
+    if flags & (leg_flag::UNSURE | leg_flag::CHUNKED) != 0 {
+        return RESPONSE;
+    }
+    let (next, end) = (field!(current.next), field!(current.body_end));
+    let heard = segment.ack.wrapping_add(field!(entry.ack_add)) == next;
+    let closing = flags & (leg_flag::FIN | leg_flag::PEER_FIN) != 0;
+    if flags & leg_flag::AWAIT != 0 || next != end || !heard || closing || segment.seq != field!(entry.body_end) {
+        return PIPELINE;
+    }
+    0
+}
+
 /// Acts on the head in the scratch text, which `scratch.request` describes.
 #[inline(never)]
-pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, segment: &Segment) -> Verdict {
+pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    segment: &Segment,
+    entry: Ref<Spliced<F>>,
+) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
-    let Some(entry) = env.spliced(&p.key) else { return Verdict::DROP };
     *place!(scratch.client) = p.key;
     let gathered = field!(entry.state) == splice_state::GATHERING;
     if place!(scratch.request).verdict == verdict::INCOMPLETE && field!(scratch.read) < HEAD_LIMIT {
@@ -132,13 +190,14 @@ fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: 
         });
     }
     if unread {
-        (head.facts, head.keyed) = (0, 0);
+        head.keyed = 0;
+        field!(scratch.ruled = gather::NO_RULE);
         if current != 0 {
             return stay(env, entry, current);
         }
     }
     facts_of(&p.key, facts);
-    if decide::choose(env, field!(entry.service), facts, head, at, choice) == 0 {
+    if decide::choose(env, field!(entry.service), facts, head, at as u64 | (field!(scratch.ruled) as u64) << 32, choice) == 0 {
         return if current != 0 && choice.none == Reason::ServiceUnknown { stay(env, entry, current) } else { accept::NOBODY };
     }
     if current != 0
