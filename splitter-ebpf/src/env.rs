@@ -71,6 +71,8 @@ pub struct Scratch<F: Family> {
     pub half: HalfOpen<F>,
     pub partner: FlowKey<F>,
     pub quoted: FlowKey<F>,
+    /// What is added to a quoted sequence number.
+    pub renumber: u32,
     pub snat: Snat<F>,
     pub spliced: Spliced<F>,
     pub leg: Leg<F>,

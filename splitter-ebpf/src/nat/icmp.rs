@@ -8,7 +8,7 @@ use crate::{
     field,
     lb::{Translation, translation_of},
     packet::{Ip, Parsed, checksum},
-    place,
+    place, splice,
     verdict::Verdict,
 };
 use splitter_common::{
@@ -54,7 +54,10 @@ pub fn error<F: IcmpError, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
         return Verdict::PASS;
     }
     let old_checksum = u16::from_ne_bytes([icmp[2], icmp[3]]);
-    let delta = translate(packet, p, key, t, at | l4 << 16);
+    let mut delta = translate(packet, p, key, t, at | l4 << 16);
+    if delta != FAILED && key.proto == TCP as u32 {
+        delta = renumber(packet, l4, delta, field!(scratch.renumber));
+    }
     if delta == FAILED {
         env.count(Reason::WriteFailed);
         return Verdict::DROP;
@@ -77,6 +80,11 @@ fn owner_of<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &mut Transl
     {
         return 0;
     }
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    field!(scratch.renumber = 0);
+    if key.proto == TCP as u32 && splice::quoted(env, key, t) != 0 {
+        return 1;
+    }
     let table = if key.proto == TCP as u32 { Table::Tcp } else { Table::Udp };
     let flow = match env.flow(table, key) {
         Some(flow) => flow.get(),
@@ -89,6 +97,21 @@ fn owner_of<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &mut Transl
         },
     };
     translation_of(env, key, &flow, t) as u32
+}
+
+/// Moves the quoted sequence number to the receiver's side of a splice: it tells by it that the error is genuine (RFC 5927, 4.1).
+#[inline(always)]
+fn renumber<P: Packet>(packet: &mut P, l4: u32, delta: u64, add: u32) -> u64 {
+    let at = opaque(l4) as usize + 4;
+    if add == 0 || at > 1200 {
+        return delta;
+    }
+    let Some(old) = packet.read::<4>(at) else { return FAILED };
+    let new = u32::from_be_bytes(old).wrapping_add(add).to_be_bytes();
+    if !packet.write(at, &new) {
+        return FAILED;
+    }
+    delta + checksum::difference(u32::from_ne_bytes(old), u32::from_ne_bytes(new))
 }
 
 /// Rewrites everything but the ICMP checksum; answers what that adds to it, or [`FAILED`].

@@ -46,7 +46,7 @@ use crate::{
     lb::{self, Translation},
     nat,
     network::Network,
-    packet::{Parsed, tcp},
+    packet::{Ip, Parsed, tcp},
     verdict::{Action, Verdict},
 };
 use segment::after;
@@ -147,6 +147,22 @@ pub fn steps<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
         Action::TooBig(mtu) => answer::too_big(packet, env, p, mtu),
         _ => verdict,
     }
+}
+
+/// Fills the translation, and `scratch.renumber`, of an ICMP error that quotes a packet of a spliced flow; 0: there is none. `key`: the
+/// quoted packet, turned round.
+#[inline(never)]
+pub fn quoted<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &mut Translation<F>) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    if let Some(leg) = env.leg(key) {
+        (t.src, t.dst, t.ports) = (field!(leg.src), field!(leg.dst), field!(leg.ports));
+        field!(scratch.renumber = field!(leg.ack_add));
+        return 1;
+    }
+    let Some(s) = env.spliced(key) else { return 0 };
+    (t.src, t.dst, t.ports) = (field!(s.src), field!(s.dst), field!(s.ports));
+    field!(scratch.renumber = field!(s.ack_add));
+    1
 }
 
 const EITHER_FIN: u8 = splice_flag::FIN | splice_flag::PEER_FIN;
