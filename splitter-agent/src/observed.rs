@@ -190,8 +190,12 @@ pub struct FlowRow {
     pub client: String,
     pub frontend: String,
     pub backend: String,
-    /// `half-open`, `established`, `closing`, `unreplied`, `replied`.
+    /// `half-open`, `established`, `closing`, `unreplied`, `replied`; of http also `gathering` (a head is not complete), `opening` (a
+    /// connection to a backend) and `answered` (by the node itself). Without a backend yet `version` and `backend` are empty.
     pub state: String,
+    /// http: requests are not read any more, the connection stays with its backend.
+    #[serde(default)]
+    pub pinned: bool,
     /// Seconds since the last packet.
     pub idle: f64,
     /// The node's address and port that the backend sees, when translated.

@@ -22,7 +22,7 @@ fn text(flows: &[FlowRow], colour: bool) -> String {
     for flow in flows {
         let state = match flow.state.as_str() {
             "established" | "replied" => Style::Green,
-            "half-open" | "unreplied" => Style::Yellow,
+            "half-open" | "unreplied" | "gathering" | "opening" => Style::Yellow,
             _ => Style::Plain,
         };
         table.row([
@@ -32,7 +32,7 @@ fn text(flows: &[FlowRow], colour: bool) -> String {
             plain(&flow.client),
             plain(&flow.frontend),
             plain(&flow.backend),
-            (flow.state.clone(), state),
+            (if flow.pinned { format!("{}, pinned", flow.state) } else { flow.state.clone() }, state),
             plain(age(flow.idle)),
             plain(flow.snat.clone().unwrap_or_default()),
         ]);
@@ -51,5 +51,7 @@ mod tests {
         let text = text(&[flow], false);
         assert!(text.contains("checkout  v1") && text.contains("1m15s") && text.ends_with("1 flow\n"), "{text}");
         assert_eq!(super::text(&[], false), "no live flows\n");
+        let pinned = FlowRow { state: "established".into(), pinned: true, ..FlowRow::default() };
+        assert!(super::text(&[pinned], false).contains("established, pinned"));
     }
 }

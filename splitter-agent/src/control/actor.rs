@@ -501,7 +501,8 @@ impl Actor {
             Ok(false) => false,
             Ok(true) => {
                 self.swept = Instant::now();
-                if let Err(error) = self.reconciler.swept(&mut datapath.tables) {
+                let findings = self.janitor.findings();
+                if let Err(error) = self.reconciler.swept(&mut datapath.tables, |kind, number| findings.names(kind, number)) {
                     tracing::error!(%error, "numbers of removed objects are not free yet");
                 }
                 true

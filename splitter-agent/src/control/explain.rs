@@ -51,7 +51,25 @@ pub fn explain(
         if !named {
             read.forget_source();
         }
+        let live = if named && port.is_some() { connection(tables, planned, &facts)? } else { None };
+        if let Some(live) = live.as_ref().filter(|live| live.pinned) {
+            answer.reason = format!(
+                "The connection exists and is pinned: it stays with version {} at {}, its requests are not read any more.",
+                live.version, live.backend
+            );
+            answer.decided_by = "flow".into();
+            answer.version = Some(live.version.clone());
+            answer.backend = Some(live.backend.clone());
+            return Ok(answer);
+        }
         request::explain(planned, request, &read, (&facts, named, port.is_some()), &mut answer, suspect)?;
+        if let Some(live) = live {
+            answer.reason.push_str(&format!(" The connection exists, its last request went to version {}.", live.version));
+            if answer.version.as_ref() == Some(&live.version) {
+                // Whoever keeps its version keeps its backend.
+                answer.backend = Some(live.backend);
+            }
+        }
         return Ok(answer);
     }
     if port.is_some() && existing(tables, planned, &facts, &mut answer).map_err(|e| ControlError::Kernel(e.to_string()))? {
@@ -73,6 +91,20 @@ fn parse_client(text: &str) -> Result<(IpAddr, Option<u16>), ControlError> {
         .or_else(|_| text.parse::<IpAddr>().map(|ip| (ip, None)))
         .map_err(|_| ControlError::Invalid(format!("{text:?} is not a client: write IP or IP:PORT, for IPv6 with a port [IP]:PORT")))?;
     Ok((ip.to_canonical(), port))
+}
+
+/// The client's live connection to an http service, at any frontend.
+fn connection(tables: &impl Tables, planned: &Planned, facts: &Facts) -> Result<Option<live::spliced::Live>, ControlError> {
+    for frontend in &planned.model.frontends {
+        let here = Facts { vip: plan::addr(frontend.address.ip()), vip_port: frontend.address.port(), ..*facts };
+        if frontend.address.is_ipv4() == plan::ip(&facts.client).is_ipv4() {
+            let found = live::spliced::find(tables, planned, &here).map_err(|e| ControlError::Kernel(e.to_string()))?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Fills the answer from a live flow of the client at any frontend.

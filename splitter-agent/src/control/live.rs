@@ -1,5 +1,7 @@
 //! Live flows: as rows for people, and those that belong to another version since a weight change.
 
+pub mod spliced;
+
 use super::{
     decision::{self, Facts},
     sweep::Clock,
@@ -75,6 +77,8 @@ pub fn rows(tables: &impl Tables, reconciler: &Reconciler, service: Option<&str>
     let mut rows = Vec::new();
     family_rows::<V4>(tables, reconciler, service, clock, &mut rows)?;
     family_rows::<V6>(tables, reconciler, service, clock, &mut rows)?;
+    spliced::rows::<V4>(tables, reconciler, service, clock, &mut rows)?;
+    spliced::rows::<V6>(tables, reconciler, service, clock, &mut rows)?;
     rows.sort_by(|a, b| (&a.service, &a.version, &a.client).cmp(&(&b.service, &b.version, &b.client)));
     Ok(rows)
 }
@@ -131,32 +135,43 @@ fn row<F: FlowTables>(entry: &Entry<'_, F>, state: &str, clock: Clock) -> FlowRo
         frontend: endpoint(&F::mapped(&entry.key.dst), destination),
         backend: endpoint(&F::mapped(&entry.flow.peer), entry.flow.peer_port.to_ne_bytes()),
         state: state.into(),
+        pinned: false,
         idle: clock.age(entry.flow.last),
         snat: None,
     }
 }
 
-/// The version of an existing flow of a client's endpoint, with its backend.
+/// The version of an existing flow of a client's endpoint, with its backend. Not of http.
 pub fn find(tables: &impl Tables, planned: &Planned, facts: &Facts) -> Result<Option<(String, String)>, TableError> {
     if plan::ip(&facts.client).is_ipv4() {
-        let word = |addr: &Addr| [u32::from_ne_bytes([addr[12], addr[13], addr[14], addr[15]])];
-        find_in::<V4>(tables, planned, facts, word(&facts.client), word(&facts.vip))
+        find_in::<V4>(tables, planned, facts, key4(facts))
     } else {
-        let words = |addr: &Addr| std::array::from_fn(|i| crate::datapath::read::<u32>(&addr[4 * i..]));
-        find_in::<V6>(tables, planned, facts, words(&facts.client), words(&facts.vip))
+        find_in::<V6>(tables, planned, facts, key6(facts))
     }
+}
+
+fn key4(facts: &Facts) -> FlowKey<V4> {
+    let word = |addr: &Addr| [u32::from_ne_bytes([addr[12], addr[13], addr[14], addr[15]])];
+    FlowKey { src: word(&facts.client), dst: word(&facts.vip), ports: ports(facts), proto: u32::from(facts.proto) }
+}
+
+fn key6(facts: &Facts) -> FlowKey<V6> {
+    let words = |addr: &Addr| std::array::from_fn(|i| crate::datapath::read::<u32>(&addr[4 * i..]));
+    FlowKey { src: words(&facts.client), dst: words(&facts.vip), ports: ports(facts), proto: u32::from(facts.proto) }
+}
+
+fn ports(facts: &Facts) -> u32 {
+    let [a, b] = facts.client_port.to_be_bytes();
+    let [c, d] = facts.vip_port.to_be_bytes();
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 fn find_in<F: FlowTables>(
     tables: &impl Tables,
     planned: &Planned,
     facts: &Facts,
-    src: F::Words,
-    dst: F::Words,
+    key: FlowKey<F>,
 ) -> Result<Option<(String, String)>, TableError> {
-    let [a, b] = facts.client_port.to_be_bytes();
-    let [c, d] = facts.vip_port.to_be_bytes();
-    let key = FlowKey::<F> { src, dst, ports: u32::from_ne_bytes([a, b, c, d]), proto: u32::from(facts.proto) };
     let table = if facts.proto == TCP { F::TCP } else { F::UDP };
     let flow = match table.get(tables, key)? {
         Some(flow) => Some(flow),

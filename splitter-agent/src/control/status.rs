@@ -25,7 +25,7 @@ use std::{
 };
 
 /// Tables that users can fill.
-const TABLES: [Table; 12] = [
+const TABLES: [Table; 17] = [
     Table::Tcp4,
     Table::Tcp6,
     Table::Udp4,
@@ -38,6 +38,11 @@ const TABLES: [Table; 12] = [
     Table::Snat6,
     Table::Fragments4,
     Table::Fragments6,
+    Table::Spliced4,
+    Table::Spliced6,
+    Table::Legs4,
+    Table::Legs6,
+    Table::Stashes,
 ];
 
 /// Asked share of each version, as the record's intervals say.

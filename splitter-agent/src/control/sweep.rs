@@ -1,6 +1,8 @@
 //! The janitor: one pass over all flow tables in small steps, so that requests are served in between. Removes what idled out and what
 //! belongs to dead backends, counts the rest, frees next hops that nobody names.
 
+mod splice;
+
 use crate::{
     datapath::{Cursor, FlowTables, NEXTHOP_OWNERS, NEXTHOPS, Plain, Table, TableError, Tables, Typed, bytes_of},
     reconcile::flows,
@@ -69,6 +71,24 @@ pub struct Findings {
     next_hops: Bits,
     /// Keys of source translations without a flow, as bytes, and the tick at which that was first seen.
     strays: HashMap<Vec<u8>, u32>,
+    stashes: splice::Stashes,
+    /// Numbers that spliced flows name.
+    backends: Bits,
+    services: Bits,
+    /// A table could not be read: it may name more.
+    incomplete: bool,
+}
+
+impl Findings {
+    /// Whether a spliced flow named a backend or service, by [`identity_kind`] and number: nobody else may get it yet.
+    pub fn names(&self, kind: u32, number: u32) -> bool {
+        let named = match kind {
+            identity_kind::BACKEND => &self.backends,
+            identity_kind::SERVICE => &self.services,
+            _ => return false,
+        };
+        self.incomplete || named.has(number)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +99,18 @@ enum Kind {
     Closing,
     Snat,
     Fragments,
+    Stashes,
+    Spliced,
+    Legs,
 }
 
-const STAGES: [(Kind, bool); 12] = [
+const STAGES: [(Kind, bool); 17] = [
+    // Before the flows that name them.
+    (Kind::Stashes, false),
+    (Kind::Spliced, false),
+    (Kind::Spliced, true),
+    (Kind::Legs, false),
+    (Kind::Legs, true),
     (Kind::Tcp, false),
     (Kind::Tcp, true),
     (Kind::Udp, false),
@@ -135,12 +164,14 @@ impl Janitor {
         let result =
             if ipv6 { self.scan::<V6>(kind, tables, &mut cursor, clock) } else { self.scan::<V4>(kind, tables, &mut cursor, clock) };
         let more = matches!(result, Ok(true));
+        self.now.incomplete |= result.is_err();
         if more {
             self.stage = Some((index, cursor));
         } else if index + 1 < STAGES.len() {
             self.stage = Some((index + 1, Cursor::default()));
         } else {
             self.free_next_hops(tables, clock)?;
+            self.free_stashes(tables, clock)?;
             self.last = std::mem::take(&mut self.now);
         }
         result?;
@@ -154,6 +185,9 @@ impl Janitor {
             Kind::Half => self.half::<F>(tables, cursor, clock),
             Kind::Closing => self.flows::<F, _>(F::CLOSING, tables, cursor, clock, |flow: &Flow<F>| *flow, |_| CLOSING),
             Kind::Snat => self.translations::<F>(tables, cursor, clock),
+            Kind::Stashes => self.stashes(tables, cursor),
+            Kind::Spliced => self.spliced::<F>(tables, cursor, clock),
+            Kind::Legs => self.legs::<F>(tables, cursor, clock),
             Kind::Fragments => {
                 let (mut keys, mut values, mut more) = (Vec::new(), Vec::new(), true);
                 while more {
@@ -272,7 +306,11 @@ fn has_flow<F: FlowTables>(tables: &impl Tables, key: FlowKey<F>) -> Result<bool
     if key.proto == u32::from(UDP) {
         return Ok(F::UDP.get(tables, key)?.is_some());
     }
-    Ok(F::TCP.get(tables, key)?.is_some() || F::CLOSING.get(tables, key)?.is_some() || F::HALF.get(tables, key)?.is_some())
+    Ok(F::TCP.get(tables, key)?.is_some()
+        || F::CLOSING.get(tables, key)?.is_some()
+        || F::HALF.get(tables, key)?.is_some()
+        || F::SPLICED.get(tables, key)?.is_some()
+        || F::LEGS.get(tables, key)?.is_some())
 }
 
 fn tcp_timeout(flags: u8) -> u32 {

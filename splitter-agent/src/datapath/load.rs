@@ -183,13 +183,15 @@ fn open_maps(pins: &Path) -> Result<Vec<(Table, std::os::fd::OwnedFd, u32)>, Dat
 }
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
-    for (_, program) in ebpf.programs_mut() {
+    for (name, program) in ebpf.programs_mut() {
+        let begin = std::time::Instant::now();
         match program {
             aya::programs::Program::SchedClassifier(program) => program.load(),
             aya::programs::Program::Xdp(program) => program.load(),
             _ => Ok(()),
         }
-        .map_err(DatapathError::program)?;
+        .map_err(|error| DatapathError::program(name, error))?;
+        tracing::debug!(program = name, ms = begin.elapsed().as_millis() as u64, "loaded");
     }
     for (map, slot, program) in CALLS {
         let fd = program_fd(ebpf, program)?;
@@ -203,23 +205,23 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
 fn program_fd(ebpf: &Ebpf, name: &'static str) -> Result<ProgramFd, DatapathError> {
     let program = ebpf.program(name).ok_or(DatapathError::NoProgram(name))?;
     let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
-    fd.map_err(DatapathError::program)
+    fd.map_err(|error| DatapathError::program(name, error))
 }
 
 pub fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, DatapathError> {
     let program = ebpf.program_mut(name).ok_or(DatapathError::NoProgram(name))?;
-    program.try_into().map_err(DatapathError::program)
+    program.try_into().map_err(|error| DatapathError::program(name, error))
 }
 
 pub fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DatapathError> {
     let program = ebpf.program_mut(name).ok_or(DatapathError::NoProgram(name))?;
-    program.try_into().map_err(DatapathError::program)
+    program.try_into().map_err(|error| DatapathError::program(name, error))
 }
 
 /// The clock of the flow tables, in ticks (jiffies).
 pub fn ticks(ebpf: &Ebpf) -> Result<u32, DatapathError> {
     let program = ebpf.program(CLOCK).ok_or(DatapathError::NoProgram(CLOCK))?;
-    let failed = DatapathError::program;
+    let failed = |error| DatapathError::program(CLOCK, error);
     let program: &SchedClassifier = program.try_into().map_err(failed)?;
     // The shortest frame that the kernel takes for a test run.
     let frame = [0u8; 64];

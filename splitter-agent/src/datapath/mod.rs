@@ -68,8 +68,10 @@ pub enum DatapathError {
     Abi { pins: PathBuf, found: u32, expected: u32 },
     #[error("cannot load the kernel object: {cause} (CAP_BPF and CAP_NET_ADMIN are needed, and Linux 6.6 or newer)")]
     Load { cause: String },
-    #[error("the kernel refuses the programs: {cause} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed, and Linux 6.6 or newer)")]
-    Verifier { cause: String },
+    #[error(
+        "the kernel refuses the program {program}: {cause} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed, and Linux 6.6 or newer)"
+    )]
+    Verifier { program: String, cause: String },
     #[error("the kernel object has no program {0}: this is a bug")]
     NoProgram(&'static str),
     #[error("cannot attach {hook} to {interface}: {cause}{hint}")]
@@ -87,8 +89,9 @@ impl DatapathError {
         Self::Map { path: path.into(), cause: causes(&error) }
     }
 
-    fn program(error: impl std::error::Error) -> Self {
-        Self::Verifier { cause: causes(&error) }
+    /// `program`: by name.
+    fn program(program: &str, error: impl std::error::Error) -> Self {
+        Self::Verifier { program: program.into(), cause: causes(&error) }
     }
 }
 

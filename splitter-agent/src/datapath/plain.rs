@@ -33,6 +33,7 @@ plain!(
     VersionCounters,
     HistogramKey,
     HistogramOctave,
+    Stash,
 );
 
 macro_rules! plain_flows {
@@ -41,7 +42,7 @@ macro_rules! plain_flows {
         unsafe impl<F: FlowTables> Plain for $t<F> {}
     )* };
 }
-plain_flows!(FlowKey, Flow, HalfOpen, Snat, FragmentKey);
+plain_flows!(FlowKey, Flow, HalfOpen, Snat, FragmentKey, Spliced, Leg);
 
 // SAFETY: an array of plain values has no padding between them.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}

@@ -209,6 +209,7 @@ pub const IFACES: Typed<u32, Iface> = Typed::new(Table::Ifaces);
 pub const NEXTHOPS: Typed<u32, NextHop> = Typed::new(Table::NextHops);
 pub const NEXTHOP_OWNERS: Typed<u32, NextHop> = Typed::new(Table::NextHopOwners);
 pub const SUSPECTS: Typed<u32, u32> = Typed::new(Table::Suspects);
+pub const STASHES: Typed<u32, Stash> = Typed::new(Table::Stashes);
 
 /// The flow tables of one family.
 pub trait FlowTables: Family {
@@ -218,6 +219,8 @@ pub trait FlowTables: Family {
     const CLOSING: Typed<FlowKey<Self>, Flow<Self>>;
     const SNAT: Typed<FlowKey<Self>, Snat<Self>>;
     const FRAGMENTS: Table;
+    const SPLICED: Typed<FlowKey<Self>, Spliced<Self>>;
+    const LEGS: Typed<FlowKey<Self>, Leg<Self>>;
     /// The ABI's form of an address.
     fn mapped(words: &Self::Words) -> Addr;
 }
@@ -229,6 +232,8 @@ impl FlowTables for V4 {
     const CLOSING: Typed<FlowKey<V4>, Flow<V4>> = Typed::new(Table::Closing4);
     const SNAT: Typed<FlowKey<V4>, Snat<V4>> = Typed::new(Table::Snat4);
     const FRAGMENTS: Table = Table::Fragments4;
+    const SPLICED: Typed<FlowKey<V4>, Spliced<V4>> = Typed::new(Table::Spliced4);
+    const LEGS: Typed<FlowKey<V4>, Leg<V4>> = Typed::new(Table::Legs4);
     fn mapped(words: &[u32; 1]) -> Addr {
         mapped(words[0].to_ne_bytes())
     }
@@ -241,6 +246,8 @@ impl FlowTables for V6 {
     const CLOSING: Typed<FlowKey<V6>, Flow<V6>> = Typed::new(Table::Closing6);
     const SNAT: Typed<FlowKey<V6>, Snat<V6>> = Typed::new(Table::Snat6);
     const FRAGMENTS: Table = Table::Fragments6;
+    const SPLICED: Typed<FlowKey<V6>, Spliced<V6>> = Typed::new(Table::Spliced6);
+    const LEGS: Typed<FlowKey<V6>, Leg<V6>> = Typed::new(Table::Legs6);
     fn mapped(words: &[u32; 4]) -> Addr {
         let mut addr = [0; 16];
         for (bytes, word) in addr.chunks_exact_mut(4).zip(words) {

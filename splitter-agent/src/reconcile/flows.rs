@@ -31,6 +31,22 @@ pub fn partner<F: FlowTables>(tables: &impl Tables, key: &FlowKey<F>, flow: &Flo
     }))
 }
 
+/// Key of the leg that a spliced flow uses; of no leg while it has none yet.
+pub fn leg_in_use<F: FlowTables>(spliced: &Spliced<F>) -> FlowKey<F> {
+    FlowKey { src: spliced.dst, dst: spliced.src, ports: spliced.ports.rotate_left(16), proto: u32::from(TCP) }
+}
+
+/// Key of the spliced flow that a leg belongs to.
+pub fn client_of<F: FlowTables>(leg: &Leg<F>) -> FlowKey<F> {
+    FlowKey { src: leg.dst, dst: leg.src, ports: leg.ports.rotate_left(16), proto: u32::from(TCP) }
+}
+
+/// Address and port that the backend of a spliced flow sees, when they are not the client's.
+pub fn translated_source<F: FlowTables>(key: &FlowKey<F>, spliced: &Spliced<F>) -> Option<(F::Words, [u8; 2])> {
+    let seen = (spliced.src, split_ports(spliced.ports).0);
+    (seen != (key.src, split_ports(key.ports).0)).then_some(seen)
+}
+
 /// Removes flows, given by an entry of either direction: both entries and both SNAT entries.
 pub fn remove<F: FlowTables, V>(
     tables: &mut impl Tables,

@@ -376,12 +376,12 @@ impl Reconciler {
         self.sweep += 1;
     }
 
-    /// Frees the numbers that were released before the sweep that has just ended began.
-    pub fn swept(&mut self, tables: &mut impl Tables) -> Result<(), TableError> {
+    /// Frees the numbers that were released before the sweep that has just ended began, and that it did not see `named` (kind, number).
+    pub fn swept(&mut self, tables: &mut impl Tables, named: impl Fn(u32, u32) -> bool) -> Result<(), TableError> {
         self.prune(tables)?;
         let Some((ids, generations)) = &mut self.numbers else { return Ok(()) };
-        let sweep = self.sweep;
-        let (free, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.released).into_iter().partition(|released| released.sweep < sweep);
+        let unnamed = |released: &Released| released.sweep < self.sweep && !named(released.identity.kind, released.identity.id);
+        let (free, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.released).into_iter().partition(unnamed);
         self.released = later;
         if free.is_empty() {
             return Ok(());

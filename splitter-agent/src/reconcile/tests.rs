@@ -258,7 +258,7 @@ fn between(old: &Arc<Model>, desired: &[Arc<Model>]) -> Arc<Model> {
 fn settle(reconciler: &mut Reconciler, tables: &mut impl Tables) {
     for _ in 0..2 {
         reconciler.sweep_begins();
-        reconciler.swept(tables).unwrap();
+        reconciler.swept(tables, |_, _| false).unwrap();
     }
 }
 
@@ -450,4 +450,27 @@ fn a_service_becomes_http_and_back() {
         let marked = filter[word as usize] & filter::http(bits) == filter::http(bits);
         assert_eq!(marked, desired.mode == Mode::Http);
     }
+}
+
+#[test]
+fn numbers_that_live_connections_name_stay_taken() {
+    let desired = plain(0, [1, 1]);
+    let (mut reconciler, mut memory) = (Reconciler::new(), Memory::new());
+    reconciler.apply(&mut memory, std::slice::from_ref(&desired)).unwrap();
+    let planned = reconciler.service(&desired.name).unwrap();
+    let (service, backend) = (planned.image.id, planned.image.backends[0].0);
+    reconciler.apply(&mut memory, &[]).unwrap();
+    let mut left = |named: &dyn Fn(u32, u32) -> bool| {
+        for _ in 0..2 {
+            reconciler.sweep_begins();
+            reconciler.swept(&mut memory, named).unwrap();
+        }
+        let mut left = Vec::new();
+        IDS.each(&memory, |_, identity| left.push((identity.kind, identity.id))).unwrap();
+        left.sort_unstable();
+        left
+    };
+    let held = [(identity_kind::SERVICE, service), (identity_kind::BACKEND, backend)];
+    assert_eq!(left(&|kind, number| held.contains(&(kind, number))), held);
+    assert_eq!(left(&|_, _| false), []);
 }

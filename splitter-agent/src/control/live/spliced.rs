@@ -1,0 +1,113 @@
+//! Live connections of http services: as rows, and the one of a client that is asked about.
+
+use super::{ROWS, by_number, endpoint, key4, key6, version_name};
+use crate::{
+    control::{decision::Facts, sweep::Clock},
+    datapath::{Cursor, FlowTables, TableError, Tables},
+    observed::FlowRow,
+    plan,
+    reconcile::{
+        Planned, Reconciler,
+        flows::{client_of, leg_in_use, split_ports, translated_source},
+    },
+};
+use splitter_common::abi::*;
+
+/// What is known of the leg in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    pub version: String,
+    /// `ADDRESS:PORT`.
+    pub backend: String,
+    /// Requests are not read any more.
+    pub pinned: bool,
+}
+
+const fn backend(owner: u32) -> u32 {
+    owner & 0xff_ffff
+}
+
+fn has<F: FlowTables>(spliced: &Spliced<F>, flags: u8) -> bool {
+    (spliced.owner >> 24) as u8 & flags != 0
+}
+
+fn state<F: FlowTables>(spliced: &Spliced<F>) -> &'static str {
+    match spliced.state {
+        splice_state::GATHERING => "gathering",
+        splice_state::OPENING => "opening",
+        splice_state::ANSWERED => "answered",
+        _ if has(spliced, splice_flag::FIN | splice_flag::PEER_FIN) => "closing",
+        _ => "established",
+    }
+}
+
+/// Adds the rows of one family.
+pub(super) fn rows<F: FlowTables>(
+    tables: &impl Tables,
+    reconciler: &Reconciler,
+    service: Option<&str>,
+    clock: Clock,
+    rows: &mut Vec<FlowRow>,
+) -> Result<(), TableError> {
+    let services = by_number(reconciler);
+    let (mut cursor, mut more) = (Cursor::default(), true);
+    while more && rows.len() < ROWS {
+        let mut found = Vec::new();
+        more = F::SPLICED.scan(tables, &mut cursor, |key, spliced| found.push((key, spliced)))?;
+        found.truncate(ROWS - rows.len());
+        for (key, spliced) in found {
+            let Some(planned) = services.get(&spliced.service) else { continue };
+            if service.is_none_or(|name| name == planned.model.name) {
+                let version = reconciler.owner(backend(spliced.owner)).1;
+                rows.push(row(tables, planned, version, (&key, &spliced), clock)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn row<F: FlowTables>(
+    tables: &impl Tables,
+    planned: &Planned,
+    version: u32,
+    (key, spliced): (&FlowKey<F>, &Spliced<F>),
+    clock: Clock,
+) -> Result<FlowRow, TableError> {
+    let (source, destination) = split_ports(key.ports);
+    let served = backend(spliced.owner) != 0 && spliced.state != splice_state::ANSWERED;
+    let leg = F::LEGS.get(tables, leg_in_use(spliced))?.filter(|leg| client_of(leg) == *key);
+    let idle = clock.age(spliced.last).min(leg.map_or(f64::INFINITY, |leg| clock.age(leg.last)));
+    Ok(FlowRow {
+        service: planned.model.name.clone(),
+        version: if served { version_name(planned, version) } else { String::new() },
+        protocol: "tcp".into(),
+        client: endpoint(&F::mapped(&key.src), source),
+        frontend: endpoint(&F::mapped(&key.dst), destination),
+        backend: if served { endpoint(&F::mapped(&spliced.dst), split_ports(spliced.ports).1) } else { String::new() },
+        state: state(spliced).into(),
+        pinned: has(spliced, splice_flag::PINNED),
+        idle,
+        snat: translated_source(key, spliced).map(|(address, port)| endpoint(&F::mapped(&address), port)),
+    })
+}
+
+/// A client's connection to an http service that has a leg.
+pub fn find(tables: &impl Tables, planned: &Planned, facts: &Facts) -> Result<Option<Live>, TableError> {
+    if plan::ip(&facts.client).is_ipv4() { find_in(tables, planned, key4(facts)) } else { find_in(tables, planned, key6(facts)) }
+}
+
+fn find_in<F: FlowTables>(tables: &impl Tables, planned: &Planned, key: FlowKey<F>) -> Result<Option<Live>, TableError> {
+    let spliced = F::SPLICED.get(tables, key)?;
+    let spliced = spliced.filter(|spliced| backend(spliced.owner) != 0 && spliced.state != splice_state::ANSWERED);
+    Ok(spliced.map(|spliced| {
+        let row = planned.image.backends.iter().find(|(id, _)| *id == backend(spliced.owner));
+        Live {
+            version: row.map_or_else(|| "?".into(), |(_, row)| version_name(planned, row.version)),
+            backend: endpoint(&F::mapped(&spliced.dst), split_ports(spliced.ports).1),
+            pinned: has(&spliced, splice_flag::PINNED),
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+use super::super::rows;
+use super::*;
+use crate::{
+    control::explain::explain,
+    datapath::{Memory, read},
+    model::{Backend, BackendState, Frontend, Http, Mode, OnWeightChange, Protocol, Service, Snat, SplitBy, Unavailable, Version},
+    observed::{ExplainRequest, Explanation},
+};
+use std::sync::Arc;
+
+const CLOCK: Clock = Clock { ticks: 10_000, ticks_per_second: 250 };
+
+fn applied() -> (Memory, Reconciler) {
+    let version = |name: &str, weight, backend: &str| Version {
+        name: name.into(),
+        weight,
+        backends: vec![Backend { address: backend.parse().unwrap(), state: BackendState::Ready }],
+    };
+    let service = Service {
+        name: "checkout".into(),
+        frontends: vec![Frontend { address: "10.9.9.9:80".parse().unwrap(), protocol: Protocol::Tcp }],
+        mode: Mode::Http,
+        split_by: SplitBy::Request,
+        versions: vec![version("v1", 0, "10.2.1.2:8080"), version("v2", 100, "10.2.2.2:8080")],
+        rules: Vec::new(),
+        http: Some(Http { rules: Vec::new(), unavailable: Unavailable::Status }),
+        on_weight_change: OnWeightChange::Keep,
+        snat: Snat::Auto,
+        rollout: None,
+        origin: "a:b.yaml:3:18".into(),
+    };
+    let (mut memory, mut reconciler) = (Memory::new(), Reconciler::new());
+    reconciler.apply(&mut memory, &[Arc::new(service)]).unwrap();
+    (memory, reconciler)
+}
+
+fn word(a: [u8; 4]) -> [u32; 1] {
+    [u32::from_ne_bytes(a)]
+}
+
+fn ports(source: u16, destination: u16) -> u32 {
+    u32::from_ne_bytes([source.to_be_bytes(), destination.to_be_bytes()].concat().try_into().unwrap())
+}
+
+const CLIENT: [u8; 4] = [10, 1, 0, 2];
+const VIP: [u8; 4] = [10, 9, 9, 9];
+
+/// A connection from a port of the client to the only backend of a version; `None`: to none yet.
+fn connect(memory: &mut Memory, reconciler: &Reconciler, port: u16, state: u8, flags: u8, version: Option<usize>) {
+    let planned = reconciler.service("checkout").unwrap();
+    let key = FlowKey { src: word(CLIENT), dst: word(VIP), ports: ports(port, 80), proto: 6 };
+    let number = version.map_or(0, |version| planned.image.backends[version].0);
+    let to = if version == Some(0) { [10, 2, 1, 2] } else { [10, 2, 2, 2] };
+    let spliced = Spliced::<V4> {
+        src: word(CLIENT),
+        dst: word(if version.is_some() { to } else { VIP }),
+        ports: ports(port, if version.is_some() { 8080 } else { 80 }),
+        owner: owner(number, flags),
+        service: planned.image.id,
+        last: CLOCK.ticks - 500,
+        state,
+        ..read(&[])
+    };
+    V4::SPLICED.put_one(memory, key, spliced).unwrap();
+}
+
+#[test]
+fn rows_tell_state_and_backend() {
+    let (mut memory, reconciler) = applied();
+    connect(&mut memory, &reconciler, 1, splice_state::GATHERING, 0, None);
+    connect(&mut memory, &reconciler, 2, splice_state::OPENING, 0, Some(1));
+    connect(&mut memory, &reconciler, 3, splice_state::ESTABLISHED, splice_flag::PINNED, Some(0));
+    connect(&mut memory, &reconciler, 4, splice_state::ESTABLISHED, splice_flag::PEER_FIN, Some(0));
+    connect(&mut memory, &reconciler, 5, splice_state::ANSWERED, 0, Some(0));
+    let backend = |port| FlowKey { src: word([10, 2, 1, 2]), dst: word(CLIENT), ports: ports(8080, port), proto: 6 };
+    let leg = Leg::<V4> { src: word(VIP), dst: word(CLIENT), ports: ports(80, 3), last: CLOCK.ticks - 250, ..read(&[]) };
+    // The second leg has this key by chance: it is another client's.
+    V4::LEGS.put(&mut memory, &[(backend(3), leg), (backend(4), Leg { last: CLOCK.ticks, ..leg })]).unwrap();
+    let found = rows(&memory, &reconciler, Some("checkout"), CLOCK).unwrap();
+    let row = |port: u16| found.iter().find(|row| row.client == format!("10.1.0.2:{port}")).unwrap();
+    let seen: Vec<_> = (1..=5).map(row).map(|r| (&*r.state, &*r.version, &*r.backend, r.pinned, r.idle)).collect();
+    assert_eq!(
+        seen,
+        [
+            ("gathering", "", "", false, 2.0),
+            ("opening", "v2", "10.2.2.2:8080", false, 2.0),
+            ("established", "v1", "10.2.1.2:8080", true, 1.0),
+            ("closing", "v1", "10.2.1.2:8080", false, 2.0),
+            ("answered", "", "", false, 2.0),
+        ]
+    );
+    assert!(found.iter().all(|row| row.frontend == "10.9.9.9:80" && row.protocol == "tcp" && row.snat.is_none()));
+    assert!(rows(&memory, &reconciler, Some("other"), CLOCK).unwrap().is_empty());
+}
+
+#[test]
+fn rows_name_the_translated_source() {
+    let (mut memory, reconciler) = applied();
+    connect(&mut memory, &reconciler, 1, splice_state::ESTABLISHED, 0, Some(1));
+    let key = FlowKey::<V4> { src: word(CLIENT), dst: word(VIP), ports: ports(1, 80), proto: 6 };
+    let spliced = V4::SPLICED.get(&memory, key).unwrap().unwrap();
+    V4::SPLICED.put_one(&mut memory, key, Spliced { src: word([10, 2, 0, 1]), ports: ports(12345, 8080), ..spliced }).unwrap();
+    let found = rows(&memory, &reconciler, None, CLOCK).unwrap();
+    assert_eq!(found[0].snat.as_deref(), Some("10.2.0.1:12345"));
+}
+
+fn asked(memory: &Memory, reconciler: &Reconciler, port: u16) -> Explanation {
+    let request = ExplainRequest { client: Some(format!("10.1.0.2:{port}")), ..ExplainRequest::default() };
+    explain(memory, reconciler.service("checkout").unwrap(), &request, |_| false).unwrap()
+}
+
+#[test]
+fn explanations_know_the_connection() {
+    let (mut memory, reconciler) = applied();
+    connect(&mut memory, &reconciler, 1, splice_state::ESTABLISHED, splice_flag::PINNED, Some(0));
+    connect(&mut memory, &reconciler, 2, splice_state::ESTABLISHED, 0, Some(0));
+    connect(&mut memory, &reconciler, 3, splice_state::ANSWERED, 0, Some(0));
+    let pinned = asked(&memory, &reconciler, 1);
+    assert_eq!((pinned.decided_by.as_str(), pinned.version.as_deref()), ("flow", Some("v1")));
+    assert_eq!(pinned.backend.as_deref(), Some("10.2.1.2:8080"));
+    assert!(pinned.reason.contains("is pinned"), "{}", pinned.reason);
+    let live = asked(&memory, &reconciler, 2);
+    assert_eq!((live.decided_by.as_str(), live.version.as_deref()), ("weight", Some("v2")), "each request is decided");
+    assert_eq!(live.backend.as_deref(), Some("10.2.2.2:8080"));
+    assert!(live.reason.ends_with("its last request went to version v1."), "{}", live.reason);
+    for port in [3, 4] {
+        assert!(!asked(&memory, &reconciler, port).reason.contains("connection exists"), "answered, unknown");
+    }
+}

@@ -1,0 +1,191 @@
+//! The janitor's part for http: spliced flows, their legs, the stashes of their requests. A spliced flow is refreshed by its client, its
+//! leg by the backend: it is idle when both are. Must not change an entry that the kernel still works with, but only remove it.
+
+use super::{Clock, ESTABLISHED, HALF_CLOSED, HALF_OPEN, Janitor, ORPHANED};
+use crate::{
+    datapath::{Cursor, FlowTables, STASHES, Table, TableError, Tables, read},
+    reconcile::flows::{client_of, leg_in_use, translated_source},
+};
+use splitter_common::abi::*;
+use std::{collections::BTreeMap, mem::offset_of};
+
+/// Stashes that one step reads, eight kilobytes each.
+const STASHES_A_STEP: usize = 64;
+/// A stash that no flow names is free after this, seconds.
+const FORGOTTEN: u32 = 120;
+
+/// The stashes that are taken.
+#[derive(Clone, Debug, Default)]
+pub struct Stashes {
+    /// Slot to the tick at which it was taken.
+    taken: BTreeMap<u32, u32>,
+    /// Of these, the slots that a flow names.
+    named: super::Bits,
+}
+
+/// How long a flow of this state may be idle, seconds.
+fn timeout(state: u8, flags: u8) -> u32 {
+    match state {
+        splice_state::ESTABLISHED if flags & (splice_flag::FIN | splice_flag::PEER_FIN) != 0 => HALF_CLOSED,
+        splice_state::ESTABLISHED => ESTABLISHED,
+        _ => HALF_OPEN,
+    }
+}
+
+const fn backend(owner: u32) -> u32 {
+    owner & 0xff_ffff
+}
+
+const fn flags(owner: u32) -> u8 {
+    (owner >> 24) as u8
+}
+
+impl Janitor {
+    fn is_dead(&self, backend: u32) -> bool {
+        backend != 0 && self.live.as_ref().is_some_and(|live| !live.has(backend))
+    }
+
+    /// Notes which stashes are taken. Before the flows are looked at.
+    pub(super) fn stashes(&mut self, tables: &impl Tables, cursor: &mut Cursor) -> Result<bool, TableError> {
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let more = tables.scan(Table::Stashes, cursor, STASHES_A_STEP, &mut keys, &mut values)?;
+        for (slot, stash) in keys.chunks_exact(size_of::<u32>()).zip(values.chunks_exact(size_of::<Stash>())) {
+            if read::<u64>(&stash[offset_of!(Stash, taken)..]) != 0 {
+                self.now.stashes.taken.insert(read(slot), read(&stash[offset_of!(Stash, since)..]));
+            }
+        }
+        self.now.entries.insert(Table::Stashes, self.now.stashes.taken.len() as u64);
+        Ok(more)
+    }
+
+    /// One step over the spliced flows.
+    pub(super) fn spliced<F: FlowTables>(
+        &mut self,
+        tables: &mut impl Tables,
+        cursor: &mut Cursor,
+        clock: Clock,
+    ) -> Result<bool, TableError> {
+        let (mut seen, mut idle) = (0, Vec::new());
+        let more = F::SPLICED.scan(tables, cursor, |key, spliced| {
+            seen += 1;
+            self.note(&spliced);
+            if clock.is_older(spliced.last, self.limit(&spliced)) {
+                idle.push(key);
+            } else {
+                self.count(&spliced);
+            }
+        })?;
+        let (mut dead, mut legs, mut translated) = (Vec::new(), Vec::new(), Vec::new());
+        for key in idle {
+            let Some(spliced) = F::SPLICED.get(tables, key)? else {
+                seen -= 1;
+                continue;
+            };
+            let leg_key = leg_in_use(&spliced);
+            let leg = F::LEGS.get(tables, leg_key)?.filter(|leg| client_of(leg) == key);
+            if !self.is_over(&spliced, leg.as_ref(), clock) {
+                self.count(&spliced);
+                continue;
+            }
+            dead.push(key);
+            legs.extend(leg.map(|_| leg_key));
+            if translated_source(&key, &spliced).is_some() {
+                translated.extend([key, leg_key]);
+            }
+            self.give_back(tables, u32::from(spliced.stash), HALF_OPEN, clock)?;
+        }
+        *self.now.entries.entry(F::SPLICED.0).or_default() += seen - dead.len() as u64;
+        F::SPLICED.delete(tables, &dead)?;
+        F::LEGS.delete(tables, &legs)?;
+        F::SNAT.delete(tables, &translated)?;
+        Ok(more)
+    }
+
+    /// What a flow names is in use.
+    fn note<F: FlowTables>(&mut self, spliced: &Spliced<F>) {
+        self.now.next_hops.set(u32::from(spliced.nexthop));
+        self.now.backends.set(backend(spliced.owner));
+        self.now.services.set(spliced.service);
+        if spliced.stash != 0 {
+            self.now.stashes.named.set(u32::from(spliced.stash));
+        }
+    }
+
+    /// Counts a flow that has a backend.
+    fn count<F: FlowTables>(&mut self, spliced: &Spliced<F>) {
+        let connected = matches!(spliced.state, splice_state::ESTABLISHED | splice_state::GATHERING);
+        let backend = backend(spliced.owner);
+        if connected && backend != 0 && !self.is_dead(backend) {
+            *self.now.flows.entry(backend).or_default() += 1;
+        }
+    }
+
+    /// A flow of a dead backend waits for the packet that resets its ends, or the request that goes elsewhere.
+    fn limit<F: FlowTables>(&self, spliced: &Spliced<F>) -> u32 {
+        let limit = timeout(spliced.state, flags(spliced.owner));
+        if self.is_dead(backend(spliced.owner)) { limit.min(ORPHANED) } else { limit }
+    }
+
+    /// Whether nobody has been heard of for long: neither client nor backend, and no request has begun.
+    fn is_over<F: FlowTables>(&self, spliced: &Spliced<F>, leg: Option<&Leg<F>>, clock: Clock) -> bool {
+        let limit = self.limit(spliced);
+        let begun = (spliced.state != splice_state::ESTABLISHED).then(|| self.now.stashes.taken.get(&u32::from(spliced.stash))).flatten();
+        let clocks = [Some(spliced.last), leg.map(|leg| leg.last), begun.copied()];
+        clocks.into_iter().flatten().all(|last| clock.is_older(last, limit))
+    }
+
+    /// One step over the legs: those that no flow can use any more go.
+    pub(super) fn legs<F: FlowTables>(&mut self, tables: &mut impl Tables, cursor: &mut Cursor, clock: Clock) -> Result<bool, TableError> {
+        let (mut seen, mut quiet, mut dead) = (0, Vec::new(), Vec::new());
+        let more = F::LEGS.scan(tables, cursor, |key, leg| {
+            seen += 1;
+            self.now.next_hops.set(u32::from(leg.nexthop));
+            self.now.next_hops.set(u32::from(leg.forward));
+            self.now.backends.set(backend(leg.owner));
+            let idle = flags(leg.owner) & leg_flag::IDLE != 0;
+            if clock.is_older(leg.last, ORPHANED) || idle && self.is_dead(backend(leg.owner)) {
+                quiet.push(key);
+            }
+        })?;
+        for key in quiet {
+            // Both are read again, the leg first: what the kernel takes up meanwhile is named by its flow.
+            let Some(leg) = F::LEGS.get(tables, key)? else {
+                seen -= 1;
+                continue;
+            };
+            let flow = F::SPLICED.get(tables, client_of(&leg))?;
+            let in_use = flow.is_some_and(|flow| leg_in_use(&flow) == key);
+            let kept = flow.is_some_and(|flow| flow.idle.contains(&backend(leg.owner))) && !self.is_dead(backend(leg.owner));
+            if !in_use && !kept {
+                dead.push(key);
+            }
+        }
+        *self.now.entries.entry(F::LEGS.0).or_default() += seen - dead.len() as u64;
+        F::LEGS.delete(tables, &dead)?;
+        Ok(more)
+    }
+
+    /// Frees the stashes whose flows were evicted.
+    pub(super) fn free_stashes(&mut self, tables: &mut impl Tables, clock: Clock) -> Result<(), TableError> {
+        let unnamed: Vec<u32> = self.now.stashes.taken.keys().filter(|slot| !self.now.stashes.named.has(**slot)).copied().collect();
+        if self.now.incomplete {
+            return Ok(());
+        }
+        unnamed.into_iter().try_for_each(|slot| self.give_back(tables, slot, FORGOTTEN, clock))
+    }
+
+    /// Frees a stash that was taken longer ago than `age` seconds. A younger one has another owner by now.
+    fn give_back(&mut self, tables: &mut impl Tables, slot: u32, age: u32, clock: Clock) -> Result<(), TableError> {
+        let Some(stash) = (if slot == 0 { None } else { STASHES.get(tables, slot)? }) else { return Ok(()) };
+        if stash.taken == 0 || !clock.is_older(stash.since, age) {
+            return Ok(());
+        }
+        STASHES.replace(tables, slot, Stash { taken: 0, ..stash })?;
+        self.now.stashes.taken.remove(&slot);
+        self.now.entries.insert(Table::Stashes, self.now.stashes.taken.len() as u64);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
