@@ -17,14 +17,18 @@ use std::ffi::CString;
 const METRIC: &str = "ns_per_packet";
 
 const fn established(name: &'static str, xdp: bool, ipv6: bool, flows: u32) -> Case {
-    Case { name, xdp, ipv6, services: 1, flows, foreign: false, reference: true }
+    Case { name, xdp, ipv6, services: 1, flows, foreign: false, reference: true, http: false }
+}
+
+const fn spliced(name: &'static str, xdp: bool, ipv6: bool, flows: u32) -> Case {
+    Case { http: true, ..established(name, xdp, ipv6, flows) }
 }
 
 const fn foreign(name: &'static str, xdp: bool) -> Case {
-    Case { name, xdp, ipv6: false, services: 40_000, flows: 40_000, foreign: true, reference: false }
+    Case { name, xdp, ipv6: false, services: 40_000, flows: 40_000, foreign: true, reference: false, http: false }
 }
 
-const COST: [Case; 12] = [
+const COST: [Case; 16] = [
     established("tc-tcp-established-1", false, false, 1),
     established("tc-tcp-established", false, false, 1_000),
     established("tc-tcp-established-100000", false, false, 100_000),
@@ -35,12 +39,16 @@ const COST: [Case; 12] = [
     established("xdp-tcp-established-100000", true, false, 100_000),
     established("xdp6-tcp-established", true, true, 1_000),
     established("xdp6-tcp-established-100000", true, true, 100_000),
+    spliced("tc-http-established", false, false, 1_000),
+    spliced("tc-http-established-100000", false, false, 100_000),
+    spliced("tc6-http-established", false, true, 1_000),
+    spliced("xdp-http-established", true, false, 1_000),
     foreign("tc-foreign", false),
     foreign("xdp-foreign", true),
 ];
 
 const fn scaled(name: &'static str, xdp: bool, services: u32) -> Case {
-    Case { name, xdp, ipv6: false, services, flows: 40_000, foreign: false, reference: false }
+    Case { name, xdp, ipv6: false, services, flows: 40_000, foreign: false, reference: false, http: false }
 }
 
 /// The same flows, spread over the services.
@@ -52,7 +60,7 @@ const SCALE: [[Case; 3]; 2] = [
 pub fn cost(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
     let bench = Bench::new(place, quick)?;
     for case in COST {
-        let twice = ["tc-tcp-established", "xdp-tcp-established"].contains(&case.name);
+        let twice = ["tc-tcp-established", "xdp-tcp-established", "tc-http-established"].contains(&case.name);
         let second = twice.then_some(Case { reference: false, ..case });
         let cases: Vec<Case> = [case].into_iter().chain(second).collect();
         let mut costs = bench.measure(&cases)?.into_iter();

@@ -22,6 +22,8 @@ pub struct Case {
     pub foreign: bool,
     /// The reference program is measured in the same rounds.
     pub reference: bool,
+    /// Spliced flows.
+    pub http: bool,
 }
 
 /// How long and where.
@@ -60,6 +62,16 @@ struct Cycle {
 }
 // SAFETY: integers only, no padding.
 unsafe impl aya::Pod for Cycle {}
+
+/// Programs on the way of the packets, by map and slot: see the object's `hook`.
+const CALLS: [(&str, u32, &str); 6] = [
+    ("TC_CALLS", 0, "splitter_tc6"),
+    ("XDP_CALLS", 0, "splitter_xdp6"),
+    ("TC_CALLS", 2, "http_client4"),
+    ("TC_CALLS", 10, "http_client6"),
+    ("XDP_CALLS", 1, "xdp_client4"),
+    ("XDP_CALLS", 9, "xdp_client6"),
+];
 
 /// Context of a test run: which interface the packet came by.
 fn context(xdp: bool, ifindex: u32, len: usize) -> Vec<u8> {
@@ -122,10 +134,13 @@ struct Loaded {
 impl Loaded {
     fn new(setting: Setting, case: Case) -> Result<Loaded> {
         let Setting { objects, ingress, egress, .. } = setting;
-        let mut node = Node::load(objects, Load { ipv6: case.ipv6, services: case.services, flows: case.flows, ifindex: egress, ingress })?;
-        for (name, calls) in [("splitter_tc6", "TC_CALLS"), ("splitter_xdp6", "XDP_CALLS")] {
+        let mut node = Node::load(
+            objects,
+            Load { ipv6: case.ipv6, services: case.services, flows: case.flows, ifindex: egress, ingress, http: case.http },
+        )?;
+        for (calls, slot, name) in CALLS {
             let fd = program(&mut node.ebpf, name)?;
-            node.map::<ProgramArray<_>>(calls)?.set(0, &fd, 0)?;
+            node.map::<ProgramArray<_>>(calls)?.set(slot, &fd, 0)?;
         }
         let target = program(&mut node.ebpf, if case.xdp { "splitter_xdp" } else { "splitter_tc" })?;
         // XDP forwards what TC has looked up within the last second.

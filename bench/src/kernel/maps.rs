@@ -38,6 +38,8 @@ pub struct Load {
     pub ifindex: u32,
     /// Ingress interface that XDP may forward from.
     pub ingress: u32,
+    /// The flows are spliced, in the middle of a request's body.
+    pub http: bool,
 }
 
 /// VIP of a service.
@@ -107,7 +109,12 @@ impl Node {
         let object = fs::read(objects.join("splitter")).context("the kernel object")?;
         let entries = entries(load.flows);
         let family = if load.ipv6 { "6" } else { "4" };
-        let tcp: &'static str = if load.ipv6 { "TCP6" } else { "TCP4" };
+        let tcp: &'static str = match (load.http, load.ipv6) {
+            (false, false) => "TCP4",
+            (false, true) => "TCP6",
+            (true, false) => "SPLICED4",
+            (true, true) => "SPLICED6",
+        };
         let ebpf = EbpfLoader::new()
             .default_map_pin_directory(&pins)
             .map_max_entries(tcp, entries)
@@ -153,7 +160,7 @@ impl Node {
         let mut words = vec![0u64; filter::WORDS as usize];
         let mut mark = |role, addr: &Addr, port: u16| {
             let (word, bits) = filter::bits_of(role, addr, port.to_be_bytes(), TCP);
-            words[word as usize] |= bits;
+            words[word as usize] |= if load.http { bits | filter::http(bits) } else { bits };
         };
         for i in 0..load.services {
             mark(Role::Frontend, &vip(load.ipv6, i), VIP_PORT);
@@ -197,12 +204,54 @@ impl Node {
         for i in shuffled(load.flows) {
             let (id, front) = (2 * (i % load.services) + 1, vip(load.ipv6, i % load.services));
             let (from, to) = (client(load.ipv6, i), backend(load.ipv6, id - 1));
-            if load.ipv6 {
+            if load.http {
+                let ends = (&from, &front, &to);
+                if load.ipv6 {
+                    self.spliced::<V6>("SPLICED6", words6, id, ends)?
+                } else {
+                    self.spliced::<V4>("SPLICED4", words4, id, ends)?
+                }
+            } else if load.ipv6 {
                 self.flow::<V6>("TCP6", words6, id, 0, &from, &front, &to)?;
             } else {
                 self.flow::<V4>("TCP4", words4, id, 0, &from, &front, &to)?;
             }
         }
+        Ok(())
+    }
+
+    /// A spliced flow whose client (the first of the ends) sends the body of a request.
+    fn spliced<F: Family>(&mut self, map: &str, words: fn(&Addr) -> F::Words, id: u32, ends: (&Addr, &Addr, &Addr)) -> Result<()>
+    where
+        FlowKey<F>: aya::Pod,
+        Spliced<F>: aya::Pod,
+    {
+        let (client, vip, backend) = (words(ends.0), words(ends.1), words(ends.2));
+        let mut table: HashMap<&mut MapData, FlowKey<F>, Spliced<F>> = self.map(map)?;
+        let value = Spliced {
+            src: client,
+            dst: backend,
+            ports: pair(CLIENT_PORT, BACKEND_PORT),
+            nexthop: 0,
+            mss: 1460,
+            owner: owner(id, 0),
+            last: 0,
+            seq_add: 77,
+            ack_add: 99,
+            next: 1_000,
+            body_end: 1 << 20,
+            request_at: 0,
+            ack_base: 0,
+            idle: [0; IDLE_LEGS],
+            service: id.div_ceil(2),
+            window: 0,
+            stash: 0,
+            state: splice_state::ESTABLISHED,
+            options: 0,
+            scale: 0,
+            tries: 0,
+        };
+        table.insert(FlowKey { src: client, dst: vip, ports: pair(CLIENT_PORT, VIP_PORT), proto: u32::from(TCP) }, value, 0)?;
         Ok(())
     }
 
