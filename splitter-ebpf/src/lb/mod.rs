@@ -127,11 +127,11 @@ enum Known {
 fn known<E: Env>(env: &E, role: Role, words: &[u32], port: u16, proto: u32) -> Known {
     let (word, bits) = filter::bits(role, words, port, proto as u8);
     let word = env.filter_word(word);
-    match (word & bits == bits, word & filter::http(bits) == filter::http(bits)) {
-        (false, _) => Known::No,
-        (true, false) => Known::Yes,
-        (true, true) => Known::Http,
+    if word & bits != bits {
+        return Known::No;
     }
+    let http = filter::http(bits);
+    if word & http == http { Known::Http } else { Known::Yes }
 }
 
 #[inline(always)]

@@ -1,15 +1,16 @@
 //! Initial sequence numbers towards clients: a keyed hash of the connection (RFC 6528) that also carries what the client's SYN said, so
 //! that the node keeps nothing until the first request (SYN cookies, RFC 4987, 3.6). A flood of SYNs finds no table to fill.
 //!
-//! 24 bits of the number are SipHash-2-4 (Aumasson, Bernstein, 2012) over addresses, ports, the client's number and a counter of about a
-//! minute; the low 8 bits say window scale, SACK and a class of segment sizes, hidden by the hash.
+//! 24 bits of the number are SipHash-2-4 (Aumasson, Bernstein, 2012) over addresses, ports, the client's number and a counter of some
+//! minutes; the low 8 bits say window scale, SACK and a class of segment sizes, hidden by the hash.
 
 use super::segment::Segment;
 use crate::{bytes::Ref, env::Env, field, packet::Ip};
 use splitter_common::abi::*;
 
-/// Jiffies in a step of the counter, as a shift: 66 s at 250 Hz.
-const STEP: u32 = 14;
+/// Jiffies in a step of the counter, as a shift: 262 s at 250 Hz. A client may wait one step with its first request: browsers connect
+/// ahead of need.
+const STEP: u32 = 16;
 /// Segment sizes that a cookie can say; a client's is rounded down.
 const SIZES: [u16; 8] = [536, 1024, 1220, 1340, 1380, 1440, 1460, 8940];
 /// Scale that stands for "not scaled".
