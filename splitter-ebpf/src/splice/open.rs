@@ -189,12 +189,13 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     env.drop_leg(key);
     place!(scratch.choice).backend = failed;
-    elsewhere(env, entry)
+    elsewhere(env, entry, true)
 }
 
-/// Tries another backend of the version than `scratch.choice` names; when there is none, the request is answered.
+/// Tries another backend of the version than `scratch.choice` names; when there is none, the request is answered, unless that one has only
+/// been `silent`: a SYN may be lost more than once.
 #[inline(never)]
-fn elsewhere<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>) -> Verdict {
+fn elsewhere<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, silent: bool) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let (client, facts, choice) = (place!(scratch.client), place!(scratch.facts), place!(scratch.choice));
     let failed = choice.backend;
@@ -202,7 +203,7 @@ fn elsewhere<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>) ->
     facts_of(client, facts);
     choice.version = env.backend(failed).map_or(0, |backend| field!(backend.version));
     decide::backend(env, field!(entry.service), facts, choice, failed);
-    if choice.backend != 0 && choice.backend != failed && field!(entry.tries) < TRIES {
+    if choice.backend != 0 && (silent || choice.backend != failed) && field!(entry.tries) < TRIES {
         return Verdict::CONNECT;
     }
     accept::answer_with(env, entry, accept::NOBODY);
@@ -246,7 +247,7 @@ pub fn refused<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: 
         }
         env.drop_leg(&p.key);
         place!(scratch.choice).backend = failed;
-        return elsewhere(env, flow);
+        return elsewhere(env, flow, false);
     }
     if segment.ack == expected || !segment.is(tcp::ACK) {
         return Verdict::DROP;
