@@ -201,7 +201,13 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
         }
     };
     let rollout = fields.optional("rollout").and_then(|node| rollout::decode(node, &versions, context));
-    let on_weight_change = fields.optional("onWeightChange").and_then(|node| on_weight_change(node, context)).unwrap_or_default();
+    let ending = fields.optional("onWeightChange");
+    let on_weight_change = ending.and_then(|node| on_weight_change(node, context)).unwrap_or_default();
+    if let (Some(node), Some(Mode::Http)) = (ending, mode)
+        && on_weight_change != OnWeightChange::Keep
+    {
+        context.warn(node.at, "onWeightChange does nothing with `mode: http`: each request follows the weights as they are; remove it");
+    }
     let snat = match fields.optional("snat") {
         Some(node) => context.word(node, "spec.snat", &[("auto", Snat::Auto), ("always", Snat::Always), ("never", Snat::Never)])?,
         None => Snat::Auto,

@@ -285,6 +285,10 @@ fn valid_but_hardly_meant() {
     assert!(found.len() == 1 && found[0].contains("10.1.7.0/24 wins over 10.0.0.0/8 on line 12"), "{found:?}");
     let found = with(rule, &format!("{rule}{}{}", rule.replace("/24", "/25"), rule.replace("0/24", "128/25")));
     assert!(found.len() == 1 && found[0].starts_with("p.yaml:12:7: ") && found[0].contains("narrower rules cover all"), "{found:?}");
+    let reset = VALID.replacen("  rules:", "  onWeightChange: reset\n  rules:", 1);
+    assert_eq!(warnings(&reset), [""; 0]);
+    let found = warnings(&reset.replace("mode: tcp", "mode: http"));
+    assert!(found.len() == 1 && found[0].starts_with("p.yaml:11:19: ") && found[0].contains("does nothing with `mode: http`"), "{found:?}");
     let found = with("10.1.7.0/24", "fd00::/64");
     assert!(found[0].contains("no client can match fd00::/64"), "{found:?}");
 }

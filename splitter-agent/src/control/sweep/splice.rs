@@ -9,7 +9,7 @@ use crate::{
 use splitter_common::abi::*;
 use std::{collections::BTreeMap, mem::offset_of};
 
-/// Stashes that one step reads, eight kilobytes each.
+/// Stashes that one step reads, ten kilobytes each.
 const STASHES_A_STEP: usize = 64;
 /// A stash that no flow names is free after this, seconds.
 const FORGOTTEN: u32 = 120;
