@@ -11,17 +11,15 @@ use std::sync::Arc;
 const CLOCK: Clock = Clock { ticks: 10_000, ticks_per_second: 250 };
 
 fn applied() -> (Memory, Reconciler) {
-    let version = |name: &str, weight, backend: &str| Version {
-        name: name.into(),
-        weight,
-        backends: vec![Backend { address: backend.parse().unwrap(), state: BackendState::Ready }],
-    };
+    let backend = |text: &&str| Backend { address: text.parse().unwrap(), state: BackendState::Ready };
+    let version =
+        |name: &str, weight, backends: &[&str]| Version { name: name.into(), weight, backends: backends.iter().map(backend).collect() };
     let service = Service {
         name: "checkout".into(),
         frontends: vec![Frontend { address: "10.9.9.9:80".parse().unwrap(), protocol: Protocol::Tcp }],
         mode: Mode::Http,
         split_by: SplitBy::Request,
-        versions: vec![version("v1", 0, "10.2.1.2:8080"), version("v2", 100, "10.2.2.2:8080")],
+        versions: vec![version("v1", 0, &["10.2.1.2:8080"]), version("v2", 100, &["10.2.2.2:8080", "10.2.2.3:8080"])],
         rules: Vec::new(),
         http: Some(Http { rules: Vec::new(), unavailable: Unavailable::Status }),
         on_weight_change: OnWeightChange::Keep,
@@ -45,16 +43,19 @@ fn ports(source: u16, destination: u16) -> u32 {
 const CLIENT: [u8; 4] = [10, 1, 0, 2];
 const VIP: [u8; 4] = [10, 9, 9, 9];
 
-/// A connection from a port of the client to the only backend of a version; `None`: to none yet.
-fn connect(memory: &mut Memory, reconciler: &Reconciler, port: u16, state: u8, flags: u8, version: Option<usize>) {
+/// Of v1, v2 and v2.
+const BACKENDS: [[u8; 4]; 3] = [[10, 2, 1, 2], [10, 2, 2, 2], [10, 2, 2, 3]];
+
+/// A connection from a port of the client to one of the backends; `None`: to none yet.
+fn connect(memory: &mut Memory, reconciler: &Reconciler, port: u16, state: u8, flags: u8, backend: Option<usize>) {
     let planned = reconciler.service("checkout").unwrap();
     let key = FlowKey { src: word(CLIENT), dst: word(VIP), ports: ports(port, 80), proto: 6 };
-    let number = version.map_or(0, |version| planned.image.backends[version].0);
-    let to = if version == Some(0) { [10, 2, 1, 2] } else { [10, 2, 2, 2] };
+    let to = backend.map_or(VIP, |backend| BACKENDS[backend]);
+    let number = planned.image.backends.iter().find(|(_, row)| row.addr == mapped(to)).map_or(0, |(id, _)| *id);
     let spliced = Spliced::<V4> {
         src: word(CLIENT),
-        dst: word(if version.is_some() { to } else { VIP }),
-        ports: ports(port, if version.is_some() { 8080 } else { 80 }),
+        dst: word(to),
+        ports: ports(port, if backend.is_some() { 8080 } else { 80 }),
         owner: owner(number, flags),
         service: planned.image.id,
         last: CLOCK.ticks - 500,
@@ -121,8 +122,11 @@ fn explanations_know_the_connection() {
     assert!(pinned.reason.contains("is pinned"), "{}", pinned.reason);
     let live = asked(&memory, &reconciler, 2);
     assert_eq!((live.decided_by.as_str(), live.version.as_deref()), ("weight", Some("v2")), "each request is decided");
-    assert_eq!(live.backend.as_deref(), Some("10.2.2.2:8080"));
     assert!(live.reason.ends_with("its last request went to version v1."), "{}", live.reason);
+    for (backend, name) in [(1, "10.2.2.2:8080"), (2, "10.2.2.3:8080")] {
+        connect(&mut memory, &reconciler, 5, splice_state::ESTABLISHED, 0, Some(backend));
+        assert_eq!(asked(&memory, &reconciler, 5).backend.as_deref(), Some(name), "its version is right: it stays where it is");
+    }
     for port in [3, 4] {
         assert!(!asked(&memory, &reconciler, port).reason.contains("connection exists"), "answered, unknown");
     }
