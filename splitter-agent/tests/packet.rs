@@ -60,7 +60,7 @@ fn index(name: &std::ffi::CStr) -> u32 {
 
 impl Bed {
     fn new(ipv6: bool) -> Self {
-        let load = Load { ipv6, services: 1, flows: 1, ifindex: index(c"b1"), ingress: index(c"c0") };
+        let load = Load { ipv6, services: 1, flows: 1, http: false, ifindex: index(c"b1"), ingress: index(c"c0") };
         let mut node = Node::load(Path::new(env!("OUT_DIR")), load).expect("the kernel accepts the programs");
         for (name, calls) in [("splitter_tc6", "TC_CALLS"), ("splitter_xdp6", "XDP_CALLS")] {
             let fd = loaded(&mut node, name);
