@@ -88,12 +88,17 @@ pub mod splice_flag {
 pub mod tcp_option {
     pub const SCALE: u8 = 1;
     pub const SACK: u8 = 2;
+    /// The backend in use does not scale windows.
+    pub const UNSCALED: u8 = 64;
     /// The request under way has the method HEAD.
     pub const HEAD: u8 = 128;
 }
 
 /// Window scale that clients are told: up to 8 MB.
 pub const LOCAL_SCALE: u8 = 7;
+
+/// What is subtracted from [`Leg::shift`] when the client scales windows and the backend does not.
+pub const NOT_SCALED: i8 = 64;
 
 /// Value of `LEGS`.
 #[repr(C)]
@@ -122,7 +127,7 @@ pub struct Leg<F: Family> {
     pub body_end: u32,
     /// [`splice_state`] constant.
     pub state: u8,
-    /// Left shift of the backend's window to the client's scale; negative: right.
+    /// Left shift of the backend's window to the client's scale; negative: right. [`NOT_SCALED`] below that: the backend does not scale.
     pub shift: i8,
     /// Next hop towards the backend: as [`super::Flow::nexthop`].
     pub forward: u16,

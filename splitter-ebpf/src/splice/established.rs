@@ -56,7 +56,7 @@ pub fn plain<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     if segment.len != 0 && after(segment.end(), field!(entry.next)) {
         field!(entry.next = segment.end());
     }
-    let numbers = Numbers { seq: field!(entry.seq_add), ack: field!(entry.ack_add), shift: 0 };
+    let numbers = leg::numbers_of_client(&entry.get());
     *place!(scratch.client) = p.key;
     let mut over = segment.is(tcp::RST);
     if segment.is(tcp::FIN | tcp::RST) || field!(entry.owner) >> 24 & EITHER != 0 {

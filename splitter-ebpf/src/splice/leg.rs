@@ -23,7 +23,23 @@ pub fn translation<F: Family>(leg: &Leg<F>, version: u32) -> Translation<F> {
 
 #[inline(always)]
 pub fn numbers<F: Family>(leg: &Leg<F>) -> Numbers {
-    Numbers { seq: leg.seq_add, ack: leg.ack_add, shift: leg.shift as i32 }
+    let shift = if leg.shift < -NOT_SCALED { leg.shift + NOT_SCALED } else { leg.shift };
+    Numbers { seq: leg.seq_add, ack: leg.ack_add, shift: shift as i32 }
+}
+
+/// Numbers of a client's packets.
+#[inline(always)]
+pub fn numbers_of_client<F: Family>(s: &Spliced<F>) -> Numbers {
+    let shift = if s.options & tcp_option::UNSCALED != 0 { s.scale as i32 & 15 } else { 0 };
+    Numbers { seq: s.seq_add, ack: s.ack_add, shift }
+}
+
+/// Notes whether the leg that comes into use scales windows.
+#[inline(always)]
+pub fn take_scale<F: Family>(flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) {
+    let options = field!(flow.options) & !tcp_option::UNSCALED;
+    let unscaled = field!(leg.shift) < -NOT_SCALED;
+    field!(flow.options = if unscaled { options | tcp_option::UNSCALED } else { options });
 }
 
 /// Key of the leg that a spliced flow uses.
@@ -115,6 +131,7 @@ pub fn take_up<F: Network, E: Env + Tables<F>>(entry: Ref<Spliced<F>>, env: &E, 
     field!(entry.dst = key.src);
     field!(entry.ports = swapped(key.ports));
     field!(entry.nexthop = field!(leg.forward));
+    take_scale(entry, leg);
     let flags = field!(entry.owner) & 0xff00_0000;
     field!(entry.owner = flags | field!(leg.owner) & 0xff_ffff);
     flag!(clear leg.owner, leg_flag::IDLE);

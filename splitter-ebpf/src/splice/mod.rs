@@ -191,7 +191,7 @@ fn usual_client<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segment, entr
     if segment.len != 0 && after(end, s.next) {
         field!(entry.next = end);
     }
-    Some((translation(&s, field!(backend.version)), Numbers { seq: s.seq_add, ack: s.ack_add, shift: 0 }))
+    Some((translation(&s, field!(backend.version)), leg::numbers_of_client(&s)))
 }
 
 /// What a client's packet becomes.

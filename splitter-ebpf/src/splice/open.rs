@@ -2,7 +2,7 @@
 //! one gets.
 
 use super::{
-    Segment, accept, close, decide, emit, gather, leg, request,
+    Rounds, Segment, accept, close, decide, emit, gather, leg, request,
     segment::{after, options},
     stash,
 };
@@ -21,7 +21,7 @@ use crate::{
 };
 use splitter_common::{
     abi::*,
-    http::{HEAD_LIMIT, chunks::Chunks},
+    http::{HEAD_LIMIT, Loop, chunks::Chunks},
 };
 
 /// Age of a SYN after which it is sent again, and after which another backend is tried, nanoseconds. The client's own retransmissions
@@ -286,7 +286,14 @@ pub fn joined<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     let found = options(packet, segment);
     let scaled = found >> 24 & tcp_option::SCALE as u32 != 0;
     field!(entry.mss = if found as u16 == 0 { 536 } else { found as u16 });
-    field!(entry.shift = if scaled { (found >> 16 & 15) as i8 - LOCAL_SCALE as i8 } else { 0 });
+    field!(
+        entry.shift = match (field!(flow.options) & tcp_option::SCALE != 0, scaled) {
+            (false, _) => 0,
+            (true, true) => (found >> 16 & 15) as i8 - LOCAL_SCALE as i8,
+            (true, false) => -(LOCAL_SCALE as i8) - NOT_SCALED,
+        }
+    );
+    leg::take_scale(flow, entry);
     field!(entry.next = number);
     let ack = field!(flow.ack_base);
     field!(entry.seq_add = ack.wrapping_sub(number));
@@ -342,7 +349,9 @@ fn pieces<F: Network, P: Packet, E: Env + Tables<F>>(
     let (out, t) = (place!(scratch.out), place!(scratch.translation));
     (out.src, out.dst, out.ports) = (t.src, t.dst, t.ports);
     out.ack = field!(leg.next);
-    out.window = field!(flow.window);
+    let window = field!(flow.window) as u32;
+    let window = if field!(flow.options) & tcp_option::UNSCALED != 0 { window << (field!(flow.scale) & 15) } else { window };
+    out.window = if window > 0xffff { 0xffff } else { window as u16 };
     out.flags = tcp::ACK | emit::PSH;
     let first = field!(flow.request_at).wrapping_add(field!(flow.seq_add));
     let len = field!(stash.len);
@@ -350,26 +359,29 @@ fn pieces<F: Network, P: Packet, E: Env + Tables<F>>(
     let most = if most > 1460 { 1460 } else { most };
     // SAFETY: the stash is this flow's.
     let text = unsafe { &(*stash.as_ptr()).text };
-    let mut offset = 0;
-    let mut i = 0;
-    while i < PIECES {
+    let (mut offset, mut failed) = (0u32, false);
+    Rounds::repeat(PIECES, |i| {
         let left = len.wrapping_sub(offset);
         out.len = if left > most { most } else { left };
         out.offset = offset;
         out.seq = first.wrapping_add(offset);
         if emit::emit(packet, p, out, text) == 0 {
-            env.count(Reason::WriteFailed);
-            return Verdict::DROP;
+            failed = true;
+            return true;
         }
         offset = offset.wrapping_add(out.len);
         if offset >= len || i == PIECES - 1 {
-            return emit::send(packet, env, t);
+            return true;
         }
         let _ = emit::send(packet, env, t);
         packet.clone_to(interface(env, t.nexthop));
-        i += 1;
+        false
+    });
+    if failed {
+        env.count(Reason::WriteFailed);
+        return Verdict::DROP;
     }
-    Verdict::DROP
+    emit::send(packet, env, t)
 }
 
 /// Segments of one request: what does not fit comes with the client's retransmission.

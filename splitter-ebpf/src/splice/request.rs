@@ -93,7 +93,9 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     let (at, ack) = if gathered { (field!(entry.request_at), field!(entry.ack_base)) } else { (segment.seq, segment.ack) };
     let placed = place_request(env, p, entry, at, ack);
-    pin_pipeline(env, entry, if gathered { field!(entry.next) } else { segment.end() });
+    if placed == STAY || placed == OPEN {
+        pin_pipeline(env, entry, if gathered { field!(entry.next) } else { segment.end() });
+    }
     match placed {
         STAY if gathered => Verdict::DELIVER,
         STAY => Verdict::PLAIN,
