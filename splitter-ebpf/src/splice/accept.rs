@@ -65,7 +65,7 @@ pub fn stranger<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: 
     }
     let found = cookie::open(env, &p.key, segment);
     if found == 0 {
-        return unknown(env, p, segment);
+        return if probes(env, p, segment) { Verdict::ANSWER } else { unknown(env, p, segment) };
     }
     if segment.len == 0 {
         if segment.is(tcp::FIN) {
@@ -79,6 +79,19 @@ pub fn stranger<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: 
         Some(entry) => gather::more(packet, env, p, segment, entry),
         None => Verdict::DROP,
     }
+}
+
+/// A keep-alive probe (RFC 9293, 3.8.4) of a connection without any request yet, whose number is one too low; prepares the answer.
+#[inline(always)]
+fn probes<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment) -> bool {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return false };
+    let next = Segment { seq: segment.seq.wrapping_add(1), ..*segment };
+    let found = if segment.len > 1 || segment.is(tcp::FIN) { 0 } else { cookie::open(env, &p.key, &next) };
+    if found == 0 {
+        return false;
+    }
+    emit::answer_to(p, place!(scratch.out), segment.ack, next.seq, tcp::ACK, window(0, (found >> 24) as u8));
+    true
 }
 
 /// A connection that the node does not know: reset, but for data that may have overtaken its beginning, which gets a moment.

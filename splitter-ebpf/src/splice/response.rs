@@ -20,8 +20,8 @@ use splitter_common::{
 
 /// Interim responses (RFC 9110, 15.2) that may stand before a final one in one segment.
 const INTERIM: u32 = 2;
-/// Rounds of the follower for one packet: two a chunk.
-const CHUNK_ROUNDS: u32 = 128;
+/// Rounds of the follower for one packet: two a chunk, 64 KB of chunks of 32 bytes.
+const CHUNK_ROUNDS: u32 = 4096;
 
 /// Bits of a leg's owner that ask for [`read`].
 pub const READ: u32 = ((leg_flag::AWAIT | leg_flag::CHUNKED) as u32) << 24;
