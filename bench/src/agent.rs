@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Names of temporary folders and pins: this and the node's namespace.
 const PREFIX: &str = "splitter-";
 const BPFFS: &str = "/sys/fs/bpf";

@@ -4,6 +4,7 @@ mod artifact;
 mod demo;
 mod layering;
 mod object;
+mod proof;
 mod setup;
 mod step;
 mod test;
@@ -19,6 +20,7 @@ cargo xtask build              set up, then build the agent and the lab in relea
 cargo xtask demo [--json] [--keep]
                                a canary release before your eyes: lab, agent, traffic, weight changes, a kill, a verdict
 cargo xtask test               everything that CI runs
+cargo xtask proof              the HTTP tests with 100,000 requests each; keeps the figures in bench/results (half an hour)
 cargo xtask bench [CASE] [--quick] [--json]
                                the benchmarks; a full run keeps its rows in bench/results
 cargo xtask verifier [--update]
@@ -49,6 +51,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         }
         ["demo", ref flags @ ..] => demo::run(flags),
         ["test"] => test::run(),
+        ["proof"] => proof::run(),
         ["bench", ref rest @ ..] => {
             let choice = Choice::parse(rest.iter().copied())?;
             setup::run(setup::Purpose::Bench)?;

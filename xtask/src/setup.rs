@@ -30,7 +30,7 @@ const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 /// A program, and the Debian package that holds it.
 const BUILD_TOOLS: &[(&str, &str)] = &[("ip", "iproute2"), ("cc", "gcc"), ("mount", "mount")];
 const RIVALS: &[(&str, &str)] = &[("nft", "nftables"), ("iptables", "iptables"), ("wrk", "wrk")];
-/// apache2-bin is the server without its service; the browser takes about 110 MB to download and 400 MB on disk.
+/// apache2-bin is the server without its service; the browser takes 64 MB to download and 220 MB on disk.
 const TEST_TOOLS: &[(&str, &str)] = &[
     ("ethtool", "ethtool"),
     ("tcpdump", "tcpdump"),
