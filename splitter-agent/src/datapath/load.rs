@@ -119,6 +119,8 @@ pub fn load(pins: &Path, sizes: Sizes, config: Config) -> Result<Loaded, Datapat
             loader.map_max_entries(table.name(), entries);
         }
     }
+    // Programs of another load have scratch memory of their own: an attached one must not call them.
+    pins::set_calls_aside(pins).map_err(|source| DatapathError::Pins { path: pins.into(), source })?;
     let mut ebpf = loader.load(OBJECT).map_err(|e| DatapathError::Load { cause: causes(&e) })?;
     let mut kernel = Kernel::new(open_maps(pins)?, cpus);
     load_programs(&mut ebpf)?;

@@ -209,6 +209,9 @@ impl Datapath {
         self.publish(&rows)?;
         self.served = served;
         self.drop_stale_links()?;
+        if errors.is_empty() {
+            pins::drop_calls_aside(&self.pins).map_err(|source| DatapathError::Pins { path: self.pins.clone(), source })?;
+        }
         self.failed.retain(|(ifindex, _)| rows.contains_key(ifindex));
         self.rows = rows;
         Ok(errors)

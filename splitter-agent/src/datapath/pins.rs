@@ -98,6 +98,29 @@ pub fn remove_link(pins: &Path, name: &str) -> io::Result<()> {
     }
 }
 
+/// Tables of programs. Attached programs that are still to be replaced go on with theirs: the next load makes new ones.
+const CALLS: [&str; 2] = ["TC_CALLS", "XDP_CALLS"];
+const ASIDE: &str = "-aside-";
+
+/// Puts the tables of programs aside.
+pub fn set_calls_aside(pins: &Path) -> io::Result<()> {
+    for name in CALLS {
+        let path = pins.join(name);
+        if path.exists() {
+            fs::rename(&path, pins.join(format!("{name}{ASIDE}{}", std::process::id())))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the tables that were put aside: no program that is attached uses them any more.
+pub fn drop_calls_aside(pins: &Path) -> io::Result<()> {
+    for name in entries(pins).iter().filter(|name| name.contains(ASIDE)) {
+        fs::remove_file(pins.join(name))?;
+    }
+    Ok(())
+}
+
 /// Forgets the maps, so that the next load makes new ones.
 pub fn remove_maps(pins: &Path) -> io::Result<()> {
     for name in entries(pins).iter().filter(|name| *name != LINKS) {
