@@ -1,11 +1,13 @@
-//! The pipeline's seams on a host: maps as hash maps, a clock that tests turn, a frame in a vector with one route.
+//! The pipeline's seams on a host: maps as hash maps, a clock that tests turn. `frame`: a packet in a vector.
+
+mod frame;
+
+pub use frame::Frame;
 
 use crate::{
-    bytes::{Packet, Ref, Route, RouteQuery, Window},
+    bytes::Ref,
     env::{Env, Scratch, Table, Tables},
-    lb,
-    packet::{checksum, ports},
-    verdict::Action,
+    packet::ports,
 };
 use splitter_common::{
     abi::*,
@@ -85,6 +87,14 @@ impl<F: Family> Flows<F> {
     /// Entries of the tables `TCP`, `UDP`, `HALF`, `CLOSING`, `SNAT`.
     pub fn sizes(&self) -> [usize; 5] {
         [self.tcp.len(), self.udp.len(), self.half.len(), self.closing.len(), self.snat.len()]
+    }
+    /// Entries of the tables `SPLICED`, `LEGS`.
+    pub fn spliced_sizes(&self) -> [usize; 2] {
+        [self.spliced.len(), self.legs.len()]
+    }
+    /// Evicts the legs to a backend.
+    pub fn forget_legs(&self, backend: u32) {
+        self.legs.0.borrow_mut().retain(|_, leg| leg.get_mut().owner & 0xff_ffff != backend);
     }
 }
 
@@ -194,6 +204,45 @@ impl Maps {
             }
         }
         self.services.put(&id, service);
+    }
+
+    /// Makes a service that was put in place one of `mode: http`.
+    pub fn serve_http(&self, id: u32, mss: u16, rules: Option<Box<HttpRules>>) {
+        let frontends = self.frontends.0.borrow().keys().copied().collect::<Vec<_>>();
+        for FrontendKey { addr, port, proto, .. } in frontends {
+            self.mark_http(Role::Frontend, &addr, port, proto);
+        }
+        for backend in self.backends.0.borrow().values() {
+            // SAFETY: single-threaded, no reference is alive.
+            let Backend { addr, port, .. } = unsafe { *backend.get() };
+            self.mark_http(Role::Backend, &addr, port, TCP);
+        }
+        if let Some(rules) = &rules {
+            self.http_rules.put(&id, **rules);
+        }
+        self.change_service(id, |service| {
+            (service.mode, service.mss, service.has_rules) = (service_mode::HTTP, mss, rules.is_some() as u8);
+        });
+    }
+
+    fn mark_http(&self, role: Role, addr: &Addr, port: [u8; 2], proto: u8) {
+        let (word, bits) = filter::bits_of(role, addr, port, proto);
+        *self.filter.borrow_mut().entry(word).or_default() |= bits | filter::http(bits);
+    }
+
+    /// Slots of stashes that are taken.
+    pub fn taken(&self) -> usize {
+        // SAFETY: single-threaded, no reference is alive.
+        self.stashes.0.borrow().values().filter(|stash| unsafe { (*stash.get()).taken } != 0).count()
+    }
+
+    /// Takes all slots of stashes, or gives all back.
+    pub fn take_all_stashes(&self, taken: bool) {
+        for slot in 1..STASH_SLOTS {
+            if let Some(stash) = self.stash(slot) {
+                stash.set(Stash { taken: taken as u64, since: self.ticks(), ..stash.get() });
+            }
+        }
     }
 
     pub fn change_service(&self, id: u32, change: impl FnOnce(&mut Service)) {
@@ -403,97 +452,3 @@ macro_rules! tables {
 }
 tables!(V4, v4);
 tables!(V6, v6);
-
-/// A frame. `XDP`: which hook it plays.
-pub struct Frame<const XDP: bool> {
-    pub bytes: Vec<u8>,
-    pub ifindex: u32,
-    pub tagged: bool,
-    pub segment: u32,
-    pub route: Route,
-    /// Copies that were sent: interface and bytes.
-    pub clones: Vec<(u32, Vec<u8>)>,
-}
-
-impl<const XDP: bool> Frame<XDP> {
-    pub fn new(bytes: &[u8], route: Route) -> Self {
-        Self { bytes: bytes.to_vec(), ifindex: 2, tagged: false, segment: 0, route, clones: Vec::new() }
-    }
-    pub fn run(&mut self, maps: &Maps) -> Action {
-        match lb::carries(self, maps) {
-            lb::Carries::Ipv4 => lb::ipv4(self, maps).action(),
-            lb::Carries::Ipv6 => lb::ipv6(self, maps).action(),
-            lb::Carries::Other => Action::Pass,
-        }
-    }
-}
-
-impl<const X: bool> Packet for Frame<X> {
-    const XDP: bool = X;
-    const EGRESS: bool = false;
-
-    fn window<const N: usize>(&mut self, at: usize) -> Option<Window<'_, N>> {
-        // SAFETY: in bounds; the window borrows the frame.
-        (at + N <= self.bytes.len()).then(|| unsafe { Window::new(self.bytes.as_mut_ptr().add(at)) })
-    }
-    fn len(&self) -> u32 {
-        self.bytes.len() as u32
-    }
-    fn ifindex(&self) -> u32 {
-        self.ifindex
-    }
-    fn tagged(&self) -> bool {
-        self.tagged
-    }
-    fn segment(&self) -> u32 {
-        self.segment
-    }
-    fn update_transport_checksum(&mut self, at: usize, addresses: u32, ports: u32, _ipv6: bool, udp: bool) {
-        let Some(mut w) = self.window::<2>(at) else { return };
-        let old: u16 = w.load::<u16, 0>();
-        if udp && old == 0 {
-            return;
-        }
-        let new = checksum::apply(old, checksum::fold(addresses as u64 + ports as u64));
-        w.store::<u16, 0>(if udp && new == 0 { 0xffff } else { new });
-    }
-    fn hop_limit_changed(&mut self) {}
-    fn route(&mut self, _query: &RouteQuery) -> Route {
-        self.route
-    }
-    fn write<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) -> bool {
-        self.bytes.get_mut(at..at + N).map(|to| to.copy_from_slice(bytes)).is_some()
-    }
-    fn read<const N: usize>(&mut self, at: usize) -> Option<[u8; N]> {
-        self.bytes.get(at..at + N)?.try_into().ok()
-    }
-    fn resize(&mut self, len: u32) -> bool {
-        self.bytes.resize(len as usize, 0);
-        true
-    }
-    fn copy_in(&mut self, at: u32, text: &mut HeadText, offset: u32, len: u32) -> bool {
-        let Some(from) = self.bytes.get(at as usize..(at + len) as usize) else { return false };
-        text[offset as usize..(offset + len) as usize].copy_from_slice(from);
-        true
-    }
-    fn copy_out(&mut self, at: u32, text: &HeadText, offset: u32, len: u32) -> bool {
-        let Some(to) = self.bytes.get_mut(at as usize..(at + len) as usize) else { return false };
-        to.copy_from_slice(&text[offset as usize..(offset + len) as usize]);
-        true
-    }
-    fn sum(text: &HeadText, offset: u32, len: u32) -> u64 {
-        let bytes = &text[offset as usize..(offset + len) as usize];
-        bytes.chunks(2).map(|pair| u16::from_ne_bytes([pair[0], *pair.get(1).unwrap_or(&0)]) as u64).sum()
-    }
-    fn clone_to(&mut self, ifindex: u32) -> bool {
-        self.clones.push((ifindex, self.bytes.clone()));
-        true
-    }
-    fn insert_after_link(&mut self, bytes: u32) -> bool {
-        self.bytes.splice(14..14, std::iter::repeat_n(0, bytes as usize));
-        true
-    }
-    fn checksum_pending(&mut self, _at: usize) -> bool {
-        false
-    }
-}

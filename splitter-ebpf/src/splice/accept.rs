@@ -8,7 +8,7 @@ use super::{
 use crate::{
     bytes::{Packet, Ref, opaque},
     env::{Env, Tables},
-    field,
+    field, flag,
     lb::frontend_of,
     network::Network,
     packet::{Parsed, tcp},
@@ -217,10 +217,15 @@ pub fn answered<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment:
         emit::answer_to(p, out, end, segment.end().wrapping_add(1), tcp::ACK, 0);
         if segment.ack == end {
             env.drop_spliced(&p.key);
+        } else {
+            flag!(set entry.owner, splice_flag::FIN);
         }
         return Verdict::ANSWER;
     }
     if segment.len == 0 {
+        if segment.ack == end && field!(entry.owner) >> 24 & splice_flag::FIN as u32 != 0 {
+            env.drop_spliced(&p.key);
+        }
         return Verdict::DROP;
     }
     // It has not heard the answer, or sends more than was asked for.

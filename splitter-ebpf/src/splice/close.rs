@@ -1,6 +1,6 @@
 //! The end of a spliced flow.
 
-use super::{Segment, emit, leg, stash};
+use super::{Segment, emit, leg, segment::after, stash};
 use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
@@ -37,18 +37,19 @@ fn release<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, key:
 
 /// Notes a FIN or RST of the client. 1: with this packet the flow is over.
 #[inline(never)]
-pub fn noted_by_client<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, entry: Ref<Spliced<F>>) -> u32 {
+pub fn noted_by_client<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segment, entry: Ref<Spliced<F>>) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let key = place!(scratch.partner);
+    leg::key_in_use(entry, key);
+    let leg = env.leg(key);
     if segment.is(tcp::FIN) {
         flag!(set entry.owner, splice_flag::FIN);
-        let key = place!(scratch.partner);
-        leg::key_in_use(entry, key);
-        if let Some(leg) = env.leg(key) {
+        if let Some(leg) = leg {
             flag!(set leg.owner, leg_flag::PEER_FIN);
         }
     }
-    let _ = p;
-    ends(env, segment, field!(entry.owner), false)
+    let heard = leg.is_none_or(|leg| after(segment.ack.wrapping_add(field!(entry.ack_add)), field!(leg.next)));
+    ends(env, segment, field!(entry.owner), heard as u32)
 }
 
 /// As [`noted_by_client`], of the backend.
@@ -58,14 +59,20 @@ pub fn noted_by_server<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segmen
         flag!(set leg.owner, leg_flag::FIN);
         flag!(set flow.owner, splice_flag::PEER_FIN);
     }
-    ends(env, segment, field!(flow.owner), true)
+    let heard = after(segment.ack, field!(flow.next).wrapping_add(field!(flow.seq_add)));
+    ends(env, segment, field!(flow.owner), heard as u32 | BY_SERVER)
 }
 
-/// Whether a packet is a flow's last: a reset, or the acknowledgement after both FINs.
+/// [`ends`]: the packet acknowledges all data of the other side, and its FIN.
+const HEARD: u32 = 1;
+/// [`ends`]: the packet is the backend's.
+const BY_SERVER: u32 = 2;
+
+/// Whether a packet is a flow's last: a reset, or the acknowledgement of the other side's FIN after both.
 #[inline(always)]
-fn ends<E: Env>(env: &E, segment: &Segment, owner: u32, by_server: bool) -> u32 {
-    let reset = segment.is(tcp::RST);
-    let last = (owner >> 24) as u8 & BOTH == BOTH && segment.len == 0 && !segment.is(tcp::FIN);
+fn ends<E: Env>(env: &E, segment: &Segment, owner: u32, how: u32) -> u32 {
+    let (reset, by_server) = (segment.is(tcp::RST), how & BY_SERVER != 0);
+    let last = (owner >> 24) as u8 & BOTH == BOTH && segment.len == 0 && !segment.is(tcp::FIN) && how & HEARD != 0;
     if !reset && !last {
         return 0;
     }
@@ -106,23 +113,31 @@ pub fn reset_idle_legs<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P
     let mut i = 0;
     while i < IDLE_LEGS {
         let idle = field!(scratch.spliced.idle)[i];
-        if idle != 0 {
+        if idle != 0 && find_idle::<F, E>(env, idle) != 0 {
             let (Action::Redirect(ifindex) | Action::RedirectPeer(ifindex)) = verdict.action() else { return verdict };
             packet.clone_to(ifindex);
-            verdict = reset_idle(packet, env, p, idle);
+            verdict = reset_idle(packet, env, p);
         }
         i += 1;
     }
     verdict
 }
 
-/// The packet in hand becomes the reset of an idle leg of `scratch.client`.
+/// Key of the idle leg of `scratch.client` to a backend, into `scratch.partner`. 0: it was evicted.
 #[inline(never)]
-fn reset_idle<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, backend: u32) -> Verdict {
-    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+fn find_idle<F: Network, E: Env + Tables<F>>(env: &E, backend: u32) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     let (key, client) = (place!(scratch.partner), place!(scratch.client));
-    let Some(backend) = env.backend(backend) else { return Verdict::DROP };
+    let Some(backend) = env.backend(backend) else { return 0 };
     leg::key_to(client, backend, key);
+    env.leg(key).is_some() as u32
+}
+
+/// The packet in hand becomes the reset of the idle leg that `scratch.partner` names.
+#[inline(never)]
+fn reset_idle<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let key = place!(scratch.partner);
     let Some(leg) = env.leg(key) else { return Verdict::DROP };
     let (out, t) = (place!(scratch.out), place!(scratch.translation));
     (out.src, out.dst, out.ports) = (key.dst, key.src, crate::answer::swapped(key.ports));

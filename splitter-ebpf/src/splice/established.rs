@@ -21,7 +21,7 @@ pub fn client<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &
     let flags = (field!(entry.owner) >> 24) as u8;
     if flags & splice_flag::STASHED != 0 && segment.len != 0 {
         let end = stash::at(env, field!(entry.stash)).map_or(0, |stash| field!(stash.len)).wrapping_add(field!(entry.request_at));
-        if !after(segment.end(), end) {
+        if after(end, segment.seq) {
             // It sends again what the node has acknowledged in part: the leg gets all of it once more.
             *place!(scratch.client) = p.key;
             return Verdict::DELIVER;
@@ -60,7 +60,7 @@ pub fn plain<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     *place!(scratch.client) = p.key;
     let mut over = segment.is(tcp::RST);
     if segment.is(tcp::FIN | tcp::RST) || field!(entry.owner) >> 24 & EITHER != 0 {
-        over = close::noted_by_client(env, p, segment, entry) != 0;
+        over = close::noted_by_client(env, segment, entry) != 0;
     }
     let verdict = forward(packet, env, p, &numbers);
     if over { close::over(env, entry, verdict) } else { verdict }
@@ -97,9 +97,7 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
     let Some(backend) = env.backend(field!(leg.owner) & 0xff_ffff) else { return Verdict::DROP };
     if !serves(field!(backend.state)) {
         env.count(Reason::BackendDown);
-        env.drop_leg(&p.key);
-        env.drop_spliced(client);
-        return Verdict::RESET;
+        return close::over(env, flow, Verdict::RESET);
     }
     let flags = (field!(leg.owner) >> 24) as u8;
     if flags & leg_flag::STASHED != 0 {

@@ -1,6 +1,6 @@
 //! From the first byte of a request to its complete head.
 
-use super::{Rounds, accept, emit, segment::Segment, stash};
+use super::{Rounds, accept, close, emit, segment::Segment, stash};
 use crate::{
     bytes::{COPY, Packet, Ref, opaque},
     env::{Env, Tables},
@@ -71,6 +71,11 @@ pub fn more<F: Network, P: Packet, E: Env + Tables<F>>(
         env.drop_spliced(&p.key);
         return Verdict::RESET;
     };
+    if segment.is(tcp::FIN) && segment.len == 0 && segment.seq == field!(entry.next) {
+        // The rest of the head will not come.
+        close::forget(env, p, entry);
+        return Verdict::RESET;
+    }
     field!(entry.window = segment.window);
     if segment.len == 0 && field!(entry.owner) & 0xff_ffff != 0 {
         // Acknowledges what the leg in use still sends.

@@ -101,6 +101,8 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
         STAY => Verdict::PLAIN,
         OPEN => {
             if !gathered && (keep(env, p, segment, entry, splice_state::OPENING) == 0 || stow(packet, env, segment, entry) == 0) {
+                // It is a new request when it comes again.
+                field!(entry.body_end = segment.seq);
                 return Verdict::DROP;
             }
             leg::park(env, entry, at, 0);
@@ -209,16 +211,22 @@ fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: 
     {
         return stay(env, entry, current);
     }
-    if let Some(counters) = env.counters(choice.version) {
-        field!(counters.requests += 1);
-        if current != 0 {
-            field!(counters.switches += 1);
-        }
-    }
+    count(env, current, choice.version);
     if decide::backend(env, field!(entry.service), facts, choice, 0) == 0 {
         return accept::NOBODY;
     }
     if current == 0 { OPEN } else { switch(env, p, entry, at, ack) }
+}
+
+/// Counts a request for a version. `current`: backend in use, or 0.
+#[inline(never)]
+fn count<E: Env>(env: &E, current: u32, version: u32) -> u32 {
+    let Some(counters) = env.counters(version) else { return 0 };
+    field!(counters.requests += 1);
+    if current != 0 && env.backend(current).is_none_or(|backend| field!(backend.version) != version) {
+        field!(counters.switches += 1);
+    }
+    0
 }
 
 /// The request goes to the leg in use.

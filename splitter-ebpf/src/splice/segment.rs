@@ -82,8 +82,9 @@ pub fn options<P: Packet>(packet: &mut P, segment: &Segment) -> u32 {
         if at >= end {
             return true;
         }
-        // Four bytes from here on: kind, length, and what a SYN's options say in two.
-        let Some([kind, len, first, second]) = packet.read::<4>(start.wrapping_add(at) as usize) else { return true };
+        // The last option may end the packet: no more is read than it has.
+        let place = start.wrapping_add(at) as usize;
+        let Some([kind, len]) = packet.read::<2>(place) else { return true };
         if kind == 1 {
             at += 1;
             return false;
@@ -92,8 +93,14 @@ pub fn options<P: Packet>(packet: &mut P, segment: &Segment) -> u32 {
             return true;
         }
         match kind {
-            2 => found |= (first as u32) << 8 | second as u32,
-            3 => found |= (tcp_option::SCALE as u32) << 24 | (if first > 14 { 14 } else { first as u32 }) << 16,
+            2 => {
+                let Some(size) = packet.read::<2>(place + 2) else { return true };
+                found |= u16::from_be_bytes(size) as u32;
+            }
+            3 => {
+                let Some([scale]) = packet.read::<1>(place + 2) else { return true };
+                found |= (tcp_option::SCALE as u32) << 24 | (if scale > 14 { 14 } else { scale as u32 }) << 16;
+            }
             4 => found |= (tcp_option::SACK as u32) << 24,
             _ => {}
         }

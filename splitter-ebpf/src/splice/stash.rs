@@ -5,10 +5,9 @@ use splitter_common::abi::{STASH_SLOTS, Stash};
 
 /// Slots that are tried.
 const PROBES: u32 = 8;
-/// Jiffies after which a slot was forgotten by its owner (whose entry was evicted): 65 s at 250 Hz.
-const STALE: u32 = 1 << 14;
 
-/// Takes a slot; 0: there is none.
+/// Takes a slot; 0: there is none. A slot is its owner's until it is given back, however long that takes: another's text would be sent
+/// in the name of its client. What an evicted entry had taken is freed by the agent.
 #[inline(never)]
 pub fn take<E: Env>(env: &E, hash: u32) -> u32 {
     let now = env.ticks();
@@ -18,9 +17,8 @@ pub fn take<E: Env>(env: &E, hash: u32) -> u32 {
         if slot != 0
             && let Some(stash) = env.stash(slot)
         {
-            let stale = now.wrapping_sub(field!(stash.since)) > STALE;
             // SAFETY: the word lives as long as the map.
-            if unsafe { swap_in(&raw mut (*stash.as_ptr()).taken) } || stale {
+            if unsafe { swap_in(&raw mut (*stash.as_ptr()).taken) } {
                 field!(stash.since = now);
                 field!(stash.len = 0);
                 field!(stash.acknowledged = 0);

@@ -4,6 +4,7 @@
 mod frames;
 mod icmp;
 mod odd;
+mod splice;
 mod states;
 mod translate;
 

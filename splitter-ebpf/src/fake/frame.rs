@@ -1,0 +1,141 @@
+//! A frame in a vector with one route, and the hook that it plays.
+
+use super::Maps;
+use crate::{
+    bytes::{Packet, Route, RouteQuery, Window},
+    env::Tables,
+    field, lb,
+    network::Network,
+    packet::checksum,
+    place, splice,
+    verdict::{Action, Verdict},
+};
+use splitter_common::{abi::*, http::HeadText};
+
+/// `MAX_TAIL_CALL_CNT` of the kernel.
+const TAIL_CALLS: u32 = 33;
+
+/// A frame. `XDP`: which hook it plays.
+pub struct Frame<const XDP: bool> {
+    pub bytes: Vec<u8>,
+    pub ifindex: u32,
+    pub tagged: bool,
+    pub segment: u32,
+    pub route: Route,
+    /// Copies that were sent: interface and bytes.
+    pub clones: Vec<(u32, Vec<u8>)>,
+}
+
+impl<const XDP: bool> Frame<XDP> {
+    pub fn new(bytes: &[u8], route: Route) -> Self {
+        Self { bytes: bytes.to_vec(), ifindex: 2, tagged: false, segment: 0, route, clones: Vec::new() }
+    }
+    /// Through the pipeline, and through the splice's programs as the entry points call them.
+    pub fn run(&mut self, maps: &Maps) -> Action {
+        match lb::carries(self, maps) {
+            lb::Carries::Ipv4 => {
+                let verdict = lb::ipv4(self, maps);
+                self.go_on::<V4>(maps, verdict)
+            }
+            lb::Carries::Ipv6 => {
+                let verdict = lb::ipv6(self, maps);
+                self.go_on::<V6>(maps, verdict)
+            }
+            lb::Carries::Other => Action::Pass,
+        }
+    }
+
+    /// Follows the tail calls.
+    fn go_on<F: Network>(&mut self, maps: &Maps, mut verdict: Verdict) -> Action
+    where
+        Maps: Tables<F>,
+    {
+        for _ in 0..TAIL_CALLS {
+            let scratch = Tables::<F>::scratch(maps).expect("the fake has it");
+            let parsed = place!(scratch.parsed);
+            verdict = match verdict.action() {
+                Action::SpliceClient => splice::client(self, maps, parsed),
+                Action::SpliceServer => splice::server(self, maps, parsed),
+                Action::Again => lb::layer4(self, maps, parsed),
+                Action::Read | Action::Step | Action::Over(_) | Action::Reset | Action::TooBig(_) if XDP => return Action::Pass,
+                Action::Read => splice::read(self, maps, parsed),
+                Action::Step | Action::Over(_) | Action::Reset | Action::TooBig(_) => {
+                    field!(scratch.step = verdict);
+                    splice::steps(self, maps, parsed)
+                }
+                action => return action,
+            };
+        }
+        panic!("more tail calls than the kernel allows");
+    }
+}
+
+impl<const X: bool> Packet for Frame<X> {
+    const XDP: bool = X;
+    const EGRESS: bool = false;
+
+    fn window<const N: usize>(&mut self, at: usize) -> Option<Window<'_, N>> {
+        // SAFETY: in bounds; the window borrows the frame.
+        (at + N <= self.bytes.len()).then(|| unsafe { Window::new(self.bytes.as_mut_ptr().add(at)) })
+    }
+    fn len(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+    fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+    fn tagged(&self) -> bool {
+        self.tagged
+    }
+    fn segment(&self) -> u32 {
+        self.segment
+    }
+    fn update_transport_checksum(&mut self, at: usize, addresses: u32, ports: u32, _ipv6: bool, udp: bool) {
+        let Some(mut w) = self.window::<2>(at) else { return };
+        let old: u16 = w.load::<u16, 0>();
+        if udp && old == 0 {
+            return;
+        }
+        let new = checksum::apply(old, checksum::fold(addresses as u64 + ports as u64));
+        w.store::<u16, 0>(if udp && new == 0 { 0xffff } else { new });
+    }
+    fn hop_limit_changed(&mut self) {}
+    fn route(&mut self, _query: &RouteQuery) -> Route {
+        self.route
+    }
+    fn write<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) -> bool {
+        self.bytes.get_mut(at..at + N).map(|to| to.copy_from_slice(bytes)).is_some()
+    }
+    fn read<const N: usize>(&mut self, at: usize) -> Option<[u8; N]> {
+        self.bytes.get(at..at + N)?.try_into().ok()
+    }
+    fn resize(&mut self, len: u32) -> bool {
+        self.bytes.resize(len as usize, 0);
+        true
+    }
+    fn copy_in(&mut self, at: u32, text: &mut HeadText, offset: u32, len: u32) -> bool {
+        let Some(from) = self.bytes.get(at as usize..(at + len) as usize) else { return false };
+        text[offset as usize..(offset + len) as usize].copy_from_slice(from);
+        true
+    }
+    fn copy_out(&mut self, at: u32, text: &HeadText, offset: u32, len: u32) -> bool {
+        let Some(to) = self.bytes.get_mut(at as usize..(at + len) as usize) else { return false };
+        to.copy_from_slice(&text[offset as usize..(offset + len) as usize]);
+        true
+    }
+    fn sum(text: &HeadText, offset: u32, len: u32) -> u64 {
+        let bytes = &text[offset as usize..(offset + len) as usize];
+        bytes.chunks(2).map(|pair| u16::from_ne_bytes([pair[0], *pair.get(1).unwrap_or(&0)]) as u64).sum()
+    }
+    fn clone_to(&mut self, ifindex: u32) -> bool {
+        self.clones.push((ifindex, self.bytes.clone()));
+        true
+    }
+    fn insert_after_link(&mut self, bytes: u32) -> bool {
+        self.bytes.splice(14..14, std::iter::repeat_n(0, bytes as usize));
+        true
+    }
+    fn checksum_pending(&mut self, _at: usize) -> bool {
+        false
+    }
+}

@@ -1,0 +1,317 @@
+//! Spliced flows on a host: clients and backends that keep their own TCP numbers, and the node between them. Every packet that comes out
+//! is read by `etherparse`, every number is checked by the end that gets it, and every lab ends with all stashes given back.
+
+mod close;
+mod failure;
+mod first;
+mod handshake;
+mod heads;
+mod pin;
+mod responses;
+mod switch;
+
+use super::{BACKEND_SIDE, CLIENT_SIDE, ROUTE, addr, backend, frames};
+use crate::{
+    fake::{Frame, Maps},
+    packet::tcp::{ACK, FIN, RST, SYN},
+    verdict::Action,
+};
+use etherparse::{PacketBuilder, SlicedPacket, TcpOptionElement as Opt, TransportSlice};
+use splitter_common::{abi::*, http::name_bit};
+use std::{
+    cell::Cell,
+    net::{IpAddr, SocketAddr},
+};
+
+const PSH: u8 = 8;
+/// Segment size that clients are told.
+const MSS: u16 = 1400;
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+/// Goes to version 2 by a rule.
+const GET2: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nx-v: 2\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+/// A TCP segment on the wire.
+#[derive(Clone, Debug, PartialEq)]
+struct Wire {
+    src: SocketAddr,
+    dst: SocketAddr,
+    flags: u8,
+    seq: u32,
+    ack: u32,
+    window: u16,
+    options: Vec<Opt>,
+    payload: Vec<u8>,
+}
+
+impl Wire {
+    fn build(&self) -> Vec<u8> {
+        let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let ip = match (self.src.ip(), self.dst.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => link.ipv4(src.octets(), dst.octets(), 64),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => link.ipv6(src.octets(), dst.octets(), 64),
+            _ => panic!("mixed families"),
+        };
+        let mut tcp = ip.tcp(self.src.port(), self.dst.port(), self.seq, self.window).options(&self.options).expect("they fit");
+        for (flag, set) in [(SYN, 0), (FIN, 1), (RST, 2), (PSH, 3), (ACK, 4)] {
+            if self.flags & flag == 0 {
+                continue;
+            }
+            tcp = match set {
+                0 => tcp.syn(),
+                1 => tcp.fin(),
+                2 => tcp.rst(),
+                3 => tcp.psh(),
+                _ => tcp.ack(self.ack),
+            };
+        }
+        let mut out = Vec::new();
+        tcp.write(&mut out, &self.payload).expect("fits");
+        out
+    }
+
+    /// Checks every checksum.
+    fn parse(bytes: &[u8]) -> Self {
+        let seen = frames::parse(bytes);
+        let packet = SlicedPacket::from_ethernet(bytes).expect("a valid frame");
+        let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("no TCP") };
+        let bits = [(tcp.syn(), SYN), (tcp.fin(), FIN), (tcp.rst(), RST), (tcp.psh(), PSH), (tcp.ack(), ACK)];
+        Self {
+            src: seen.src,
+            dst: seen.dst,
+            flags: bits.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum(),
+            seq: tcp.sequence_number(),
+            ack: tcp.acknowledgment_number(),
+            window: tcp.window_size(),
+            options: tcp.options_iterator().map(|option| option.expect("a valid option")).collect(),
+            payload: seen.payload,
+        }
+    }
+
+    /// Length in sequence space.
+    fn len(&self) -> u32 {
+        self.payload.len() as u32 + (self.flags & SYN != 0) as u32 + (self.flags & FIN != 0) as u32
+    }
+}
+
+/// A service of `mode: http`: version 1 (weight 100) has backends 1 and 2, version 2 (weight 0) has 3, version 3 (weight 0) has 4. The
+/// header `x-v` with `1`, `2` or `3` names the version, the header `user` is the key.
+struct Http {
+    maps: Maps,
+    vip: SocketAddr,
+    client: SocketAddr,
+    last: Cell<Action>,
+}
+
+impl Http {
+    fn new(ipv6: bool) -> Self {
+        let maps = Maps::new();
+        for id in 1..=4 {
+            maps.add_backend(id, addr(backend(ipv6, id).ip()), 8080, TCP);
+        }
+        let vip = if ipv6 { "[fd09::9]:80" } else { "10.9.9.9:80" }.parse::<SocketAddr>().expect("an address");
+        let client = if ipv6 { "[fd01::2]:40000" } else { "10.1.0.2:40000" }.parse().expect("an address");
+        let frontend = FrontendKey { addr: addr(vip.ip()), port: vip.port().to_be_bytes(), proto: TCP, pad: 0 };
+        maps.serve(1, frontend, split_by::CONNECTION, &[(100, &[1, 2]), (0, &[3]), (0, &[4])]);
+        maps.serve_http(1, MSS, Some(rules()));
+        Self { maps, vip, client, last: Cell::new(Action::Pass) }
+    }
+
+    fn both() -> [Self; 2] {
+        [false, true].map(Self::new)
+    }
+
+    fn ipv6(&self) -> bool {
+        self.vip.is_ipv6()
+    }
+
+    /// A packet into the node; the packets that come out. What goes by, or back, has the link header that it needs.
+    fn run(&self, wire: &Wire, side: u32) -> Vec<Wire> {
+        let bytes = wire.build();
+        let mut frame = Frame::<false>::new(&bytes, ROUTE);
+        frame.ifindex = side;
+        let action = frame.run(&self.maps);
+        self.last.set(action);
+        let mut out: Vec<Wire> = Vec::new();
+        for (ifindex, clone) in &frame.clones {
+            assert_eq!(*ifindex, BACKEND_SIDE);
+            out.push(Wire::parse(clone));
+        }
+        match action {
+            Action::Drop => return out,
+            Action::Redirect(to) => {
+                assert_eq!((to, &frame.bytes[..12]), (BACKEND_SIDE, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12][..]));
+            }
+            Action::Return(to) => assert_eq!((to, &frame.bytes[..6], &frame.bytes[6..12]), (side, &bytes[6..12], &bytes[..6])),
+            Action::Pass => assert_eq!(frame.bytes, bytes, "untouched"),
+            other => panic!("{other:?}"),
+        }
+        out.push(Wire::parse(&frame.bytes));
+        out
+    }
+
+    /// A client before its handshake.
+    fn stranger(&self) -> End<'_> {
+        End { lab: self, me: self.client, peer: self.vip, side: CLIENT_SIDE, seq: 1000, ack: 0, window: 64_000 }
+    }
+
+    /// A client whose SYN had options, after its handshake.
+    fn client_with(&self, isn: u32, options: &[Opt]) -> End<'_> {
+        let mut client = End { seq: isn, ..self.stranger() };
+        let out = self.run(&Wire { options: options.to_vec(), ..client.wire(SYN, &[]) }, CLIENT_SIDE);
+        let [syn_ack] = &out[..] else { panic!("{out:?}") };
+        (client.seq, client.ack) = (client.seq.wrapping_add(1), syn_ack.seq);
+        client.hear(syn_ack);
+        assert_eq!(client.send(ACK, &[]), []);
+        client
+    }
+
+    fn client(&self) -> End<'_> {
+        self.client_with(1000, &[Opt::MaximumSegmentSize(1460), Opt::SelectiveAcknowledgementPermitted, Opt::Noop, Opt::WindowScale(7)])
+    }
+
+    /// The backend that a SYN goes to, and its SYN-ACK.
+    fn backend_of(&self, syn: &Wire) -> (End<'_>, Wire) {
+        assert_eq!((syn.flags, &syn.payload[..]), (SYN, &[][..]), "{syn:?}");
+        assert_ne!(syn.dst, self.vip);
+        let ack = syn.seq.wrapping_add(1);
+        let end = End { lab: self, me: syn.dst, peer: syn.src, side: BACKEND_SIDE, seq: 0xffff_fff0, ack, window: 500 };
+        let options = vec![Opt::MaximumSegmentSize(1460), Opt::SelectiveAcknowledgementPermitted, Opt::WindowScale(7)];
+        let syn_ack = Wire { options, ..end.wire(SYN | ACK, &[]) };
+        (End { seq: end.seq.wrapping_add(1), ..end }, syn_ack)
+    }
+
+    /// A backend answers a SYN, and gets `request`.
+    fn accept(&self, syn: &Wire, request: &[u8]) -> End<'_> {
+        let (mut server, syn_ack) = self.backend_of(syn);
+        let out = self.run(&syn_ack, BACKEND_SIDE);
+        assert_eq!(payloads(&out), request);
+        out.iter().for_each(|wire| server.hear(wire));
+        server
+    }
+
+    /// A client's request opens a leg.
+    fn open(&self, client: &mut End<'_>, request: &[u8]) -> End<'_> {
+        let syn = one(client.say(request));
+        self.accept(&syn, request)
+    }
+
+    /// A response, and its acknowledgement.
+    fn respond(&self, client: &mut End<'_>, server: &mut End<'_>, response: &[u8]) {
+        let seen = one(server.say(response));
+        assert_eq!(seen.payload, response);
+        client.hear(&seen);
+        server.hear(&one(client.send(ACK, &[])));
+    }
+
+    /// A client with an open leg to version 1, whose first response is over.
+    fn ready(&self) -> (End<'_>, End<'_>) {
+        let mut client = self.client();
+        let mut server = self.open(&mut client, GET);
+        self.respond(&mut client, &mut server, OK);
+        (client, server)
+    }
+
+    fn version_of(&self, end: &End<'_>) -> u32 {
+        (1..=4).find(|id| backend(self.ipv6(), *id) == end.me).map_or(0, |id| [1, 1, 2, 3][id as usize - 1])
+    }
+
+    fn id_of(&self, end: &End<'_>) -> u32 {
+        (1..=4).find(|id| backend(self.ipv6(), *id) == end.me).expect("a backend")
+    }
+
+    /// Evicts the leg to a backend.
+    fn evict(&self, server: &End<'_>) {
+        let id = self.id_of(server);
+        if self.ipv6() { self.maps.v6.forget_legs(id) } else { self.maps.v4.forget_legs(id) }
+    }
+
+    /// Entries of `SPLICED` and `LEGS`.
+    fn entries(&self) -> [usize; 2] {
+        if self.ipv6() { self.maps.v6.spliced_sizes() } else { self.maps.v4.spliced_sizes() }
+    }
+
+    fn counted(&self, reason: Reason) -> u64 {
+        self.maps.counted(reason)
+    }
+}
+
+impl Drop for Http {
+    fn drop(&mut self) {
+        let sizes = if self.ipv6() { self.maps.v6.sizes() } else { self.maps.v4.sizes() };
+        if !std::thread::panicking() {
+            assert_eq!((self.maps.taken(), sizes), (0, [0; 5]), "stashes taken, and entries of layer 4");
+        }
+    }
+}
+
+/// One end of a TCP connection, as its own stack sees it.
+#[derive(Clone)]
+struct End<'a> {
+    lab: &'a Http,
+    me: SocketAddr,
+    peer: SocketAddr,
+    side: u32,
+    seq: u32,
+    ack: u32,
+    window: u16,
+}
+
+impl End<'_> {
+    fn wire(&self, flags: u8, payload: &[u8]) -> Wire {
+        let ack = if flags & ACK != 0 { self.ack } else { 0 };
+        let (options, payload) = (Vec::new(), payload.to_vec());
+        Wire { src: self.me, dst: self.peer, flags, seq: self.seq, ack, window: self.window, options, payload }
+    }
+
+    /// Sends, and remembers what was sent.
+    fn send(&mut self, flags: u8, payload: &[u8]) -> Vec<Wire> {
+        let wire = self.wire(flags, payload);
+        self.seq = self.seq.wrapping_add(wire.len());
+        self.lab.run(&wire, self.side)
+    }
+
+    fn say(&mut self, payload: &[u8]) -> Vec<Wire> {
+        self.send(ACK | PSH, payload)
+    }
+
+    /// Sends the last `payload` once more.
+    fn again(&self, flags: u8, payload: &[u8]) -> Vec<Wire> {
+        let mut wire = self.wire(flags, payload);
+        wire.seq = wire.seq.wrapping_sub(wire.len());
+        self.lab.run(&wire, self.side)
+    }
+
+    /// Takes a segment that comes next, and acknowledges all that was sent.
+    fn hear(&mut self, wire: &Wire) {
+        assert_eq!((wire.src, wire.dst, wire.seq), (self.peer, self.me, self.ack), "{wire:?}");
+        assert!(wire.flags & ACK == 0 || wire.ack == self.seq, "{} is not acknowledged by {wire:?}", self.seq);
+        self.ack = self.ack.wrapping_add(wire.len());
+    }
+}
+
+fn one(mut out: Vec<Wire>) -> Wire {
+    assert_eq!(out.len(), 1, "{out:?}");
+    out.remove(0)
+}
+
+fn payloads(out: &[Wire]) -> Vec<u8> {
+    out.iter().flat_map(|wire| &wire.payload).copied().collect()
+}
+
+/// Rules of [`Http`].
+fn rules() -> Box<HttpRules> {
+    let mut rules = Box::new(HttpRules::empty());
+    let text = b"x-v123user";
+    rules.pool[..text.len()].copy_from_slice(text);
+    rules.pool_len = text.len() as u32;
+    rules.name_filter = name_bit(b"x-v") | name_bit(b"user");
+    (rules.rule_count, rules.predicate_count, rules.name_count, rules.key_name) = (3, 3, 2, 1);
+    for i in 0..3u8 {
+        rules.predicates[i as usize] = HttpPredicate { at: 3 + i as u16, len: 1, kind: http_match::EXACT };
+        rules.rules[i as usize] = HttpRule { mask: 1 << i, version: i as u32 + 1, pad: 0 };
+    }
+    rules.names[0] = HttpName { at: 0, len: 3, subject: http_subject::HEADER, first: 0, count: 3, pad: 0 };
+    rules.names[1] = HttpName { at: 6, len: 4, subject: http_subject::HEADER, first: 3, count: 0, pad: 0 };
+    rules
+}

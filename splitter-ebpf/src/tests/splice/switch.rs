@@ -1,0 +1,205 @@
+//! Requests of one connection to several versions.
+use super::*;
+
+#[test]
+fn a_request_to_another_version_opens_a_leg_and_the_next_ones_use_both() {
+    for lab in Http::both() {
+        let (mut client, mut first) = lab.ready();
+        let begin = client.seq;
+        let syn = one(client.say(GET2));
+        assert_eq!((syn.dst, syn.seq), (backend(lab.ipv6(), 3), begin.wrapping_sub(1)));
+        let mut second = lab.accept(&syn, GET2);
+        lab.respond(&mut client, &mut second, OK);
+        assert_eq!(lab.entries(), [1, 2]);
+        for round in 0..3 {
+            // Both legs get their own numbers, which `hear` checks.
+            first.hear(&one(client.say(GET)));
+            lab.respond(&mut client, &mut first, OK);
+            second.hear(&one(client.say(GET2)));
+            lab.respond(&mut client, &mut second, &[OK, OK].concat()[..OK.len()]);
+            assert_eq!(lab.entries(), [1, 2], "round {round}");
+        }
+        let (one, two) = (lab.maps.version(1), lab.maps.version(2));
+        assert_eq!((one.requests, one.status[2], one.switches, one.connections), (4, 4, 3, 1));
+        assert_eq!((two.requests, two.status[2], two.switches, two.connections), (4, 4, 4, 1));
+    }
+}
+
+#[test]
+fn three_versions_share_a_connection() {
+    for lab in Http::both() {
+        let (mut client, server) = lab.ready();
+        let mut legs = vec![(1, server)];
+        for version in [2, 3, 1, 3, 2, 1, 2] {
+            let request = format!("GET /{version} HTTP/1.1\r\nHost: a\r\nx-v: {version}\r\n\r\n").into_bytes();
+            let out = one(client.say(&request));
+            if out.flags & SYN != 0 {
+                legs.push((version, lab.accept(&out, &request)));
+            } else {
+                let leg = legs.iter_mut().find(|(of, _)| *of == version).expect("an idle leg");
+                assert_eq!(out.payload, request);
+                leg.1.hear(&out);
+            }
+            let leg = legs.iter_mut().find(|(of, _)| *of == version).expect("a leg");
+            assert_eq!(lab.version_of(&leg.1), version);
+            lab.respond(&mut client, &mut leg.1, OK);
+        }
+        assert_eq!((legs.len(), lab.entries()), (3, [1, 3]));
+        let out = client.send(RST, &[]);
+        assert_eq!(out.len(), 3);
+        for (wire, version) in out.iter().zip([2]) {
+            assert_eq!(wire.dst, legs.iter().find(|(of, _)| *of == version).expect("a leg").1.me);
+        }
+        for (_, leg) in &legs {
+            let reset = out.iter().find(|wire| wire.dst == leg.me).expect("its reset");
+            assert_eq!((reset.flags & RST, reset.seq, reset.src), (RST, leg.ack, lab.client));
+        }
+        assert_eq!(lab.entries(), [0, 0]);
+    }
+}
+
+#[test]
+fn the_same_version_needs_no_leg() {
+    for lab in Http::both() {
+        let (mut client, mut server) = lab.ready();
+        for _ in 0..5 {
+            let seen = one(client.say(GET));
+            assert_eq!(seen.payload, GET);
+            server.hear(&seen);
+            lab.respond(&mut client, &mut server, OK);
+        }
+        let counters = lab.maps.version(1);
+        assert_eq!((counters.requests, counters.connections, counters.switches, counters.status[2]), (6, 1, 0, 6));
+    }
+}
+
+#[test]
+fn an_idle_leg_is_kept_alive_by_the_node() {
+    for lab in Http::both() {
+        let (mut client, mut first) = lab.ready();
+        let mut second = lab.open(&mut client, GET2);
+        assert_eq!(first.send(ACK, &[]), [], "nothing to say");
+        // The end of the response again, and a keep-alive probe.
+        for (back, len) in [(5, 5), (1, 0)] {
+            let wire = Wire { seq: first.seq.wrapping_sub(back), ..first.wire(ACK, &OK[OK.len() - len..]) };
+            let ack = one(lab.run(&wire, BACKEND_SIDE));
+            assert_eq!((ack.flags, ack.seq, ack.ack, ack.src), (ACK, first.ack, first.seq, lab.client));
+        }
+        lab.respond(&mut client, &mut second, OK);
+        assert_eq!((lab.counted(Reason::IdleLeg), lab.entries()), (2, [1, 2]));
+    }
+}
+
+#[test]
+fn an_idle_leg_that_its_backend_closes_is_opened_anew() {
+    for lab in Http::both() {
+        for end in [FIN | ACK, RST | ACK] {
+            let (mut client, mut first) = lab.ready();
+            let mut second = lab.open(&mut client, GET2);
+            lab.respond(&mut client, &mut second, OK);
+            let out = first.send(end, &[]);
+            assert_eq!(out.len(), (end & FIN != 0) as usize);
+            assert!(out.iter().all(|wire| wire.flags == RST && wire.seq == first.ack && wire.dst == first.me));
+            assert_eq!(lab.entries(), [1, 1]);
+            let mut first = lab.open(&mut client, GET);
+            lab.respond(&mut client, &mut first, OK);
+            assert_eq!(client.send(RST, &[]).len(), 2);
+            assert_eq!(lab.entries(), [0, 0]);
+        }
+    }
+}
+
+#[test]
+fn a_user_moves_with_the_next_request_when_a_version_is_rolled_back() {
+    for lab in Http::both() {
+        lab.maps.change_service(1, |service| {
+            service.split_by = split_by::VALUE;
+            (service.versions[0].end, service.versions[1].end, service.versions[2].end) = (0, 1 << 32, 1 << 32);
+        });
+        let get = b"GET / HTTP/1.1\r\nHost: a\r\nuser: ann\r\n\r\n";
+        let mut client = lab.client();
+        let mut canary = lab.open(&mut client, get);
+        assert_eq!(lab.version_of(&canary), 2);
+        lab.respond(&mut client, &mut canary, OK);
+        canary.hear(&one(client.say(get)));
+        // While the response is under way nothing moves.
+        lab.maps.change_service(1, |service| service.versions[0].end = 1 << 32);
+        lab.respond(&mut client, &mut canary, OK);
+        let mut stable = lab.open(&mut client, get);
+        assert_eq!(lab.version_of(&stable), 1);
+        lab.respond(&mut client, &mut stable, OK);
+        assert_eq!((lab.maps.version(2).requests, lab.maps.version(1).requests, lab.maps.version(1).switches), (2, 1, 1));
+    }
+}
+
+#[test]
+fn users_keep_their_version_over_connections() {
+    let lab = Http::new(false);
+    lab.maps.change_service(1, |service| {
+        service.split_by = split_by::VALUE;
+        (service.versions[0].end, service.versions[1].end, service.versions[2].end) = (1 << 31, 1 << 32, 1 << 32);
+    });
+    let mut versions = [0; 4];
+    for user in 0..200 {
+        let get = format!("GET / HTTP/1.1\r\nHost: a\r\nuser: u{user}\r\n\r\n").into_bytes();
+        let of: Vec<u32> = [40_000, 40_777]
+            .map(|port| {
+                let mut client = End { me: SocketAddr::new(lab.client.ip(), port), ..lab.stranger() };
+                let syn_ack = one(client.send(SYN, &[]));
+                client.ack = syn_ack.seq;
+                client.hear(&syn_ack);
+                let server = lab.open(&mut client, &get);
+                client.send(RST, &[]);
+                lab.version_of(&server)
+            })
+            .to_vec();
+        assert_eq!(of[0], of[1], "user {user}");
+        versions[of[0] as usize] += 1;
+    }
+    assert!(versions[1] > 60 && versions[2] > 60, "{versions:?}");
+}
+
+#[test]
+fn every_request_is_drawn_anew() {
+    let lab = Http::new(false);
+    lab.maps.change_service(1, |service| {
+        service.split_by = split_by::REQUEST;
+        (service.versions[0].end, service.versions[1].end, service.versions[2].end) = (1 << 31, 1 << 32, 1 << 32);
+    });
+    let mut client = lab.client();
+    let mut legs: Vec<End<'_>> = Vec::new();
+    for _ in 0..200 {
+        let out = one(client.say(GET));
+        let leg = match legs.iter().position(|leg| leg.me == out.dst && out.flags & SYN == 0) {
+            Some(leg) => {
+                legs[leg].hear(&out);
+                leg
+            }
+            None => {
+                legs.push(lab.accept(&out, GET));
+                legs.len() - 1
+            }
+        };
+        lab.respond(&mut client, &mut legs[leg], OK);
+    }
+    let (one, two) = (lab.maps.version(1), lab.maps.version(2));
+    assert_eq!((one.requests + two.requests, one.status[2] + two.status[2], legs.len()), (200, 200, 2));
+    assert!(one.requests.abs_diff(two.requests) < 60, "{} {}", one.requests, two.requests);
+    assert!(one.switches + two.switches > 60);
+}
+
+#[test]
+fn a_spurious_retransmission_of_an_old_request_harms_nobody() {
+    for lab in Http::both() {
+        let (mut client, mut first) = lab.ready();
+        let mut second = lab.open(&mut client, GET2);
+        lab.respond(&mut client, &mut second, OK);
+        let old = Wire { seq: 1001, ..client.wire(ACK | PSH, GET) };
+        for wire in lab.run(&old, CLIENT_SIDE) {
+            let end = wire.seq.wrapping_add(wire.payload.len() as u32);
+            assert!(end.wrapping_sub(second.ack) as i32 <= 0, "it takes it for new: {wire:?}");
+        }
+        first.hear(&one(client.say(GET)));
+        lab.respond(&mut client, &mut first, OK);
+    }
+}
