@@ -1,0 +1,130 @@
+//! Rollouts of `mode: http`: the status codes that the kernel counts take a canary back.
+
+use crate::support::{Bed, PORT, Split, eventually, run_on, vip};
+use serde_json::Value;
+use splitter_bench::load::{ErrorKind, Plan, Reuse};
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// Half of 400 requests a second go to the canary.
+const HALF: &str = "rollout: {canary: v2, steps: [50%, 100%], dwell: 10m, warmUp: 0s, coolDown: 0s, gates: {errorRate: {max: 1%}}}";
+const RATE: f64 = 400.0;
+/// From the first bad answer to the last request that the canary gets.
+const BAR: Duration = Duration::from_millis(500);
+/// The median of these counts, so that one pause of a busy machine does not.
+const RUNS: usize = 3;
+
+type Arrivals = Arc<Mutex<Vec<Instant>>>;
+
+/// Answers 500 to every request and notes when each one came.
+struct Failing {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    arrivals: Arrivals,
+}
+
+impl Failing {
+    fn start(bed: &Bed, backend: usize) -> Failing {
+        let bind = || TcpListener::bind(("0.0.0.0", PORT));
+        let listener = bed.lab.backend(backend).run(bind).expect("a namespace").expect("a free port");
+        listener.set_nonblocking(true).expect("a listener");
+        let (stop, arrivals) = (Arc::new(AtomicBool::new(false)), Arrivals::default());
+        let (ours, seen) = (stop.clone(), arrivals.clone());
+        let accept = move || {
+            while !ours.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    // A connection's thread ends with the connection.
+                    Ok((stream, _)) => drop(std::thread::spawn({
+                        let seen = seen.clone();
+                        move || fail(stream, &seen)
+                    })),
+                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
+                }
+            }
+        };
+        Failing { stop, thread: Some(std::thread::spawn(accept)), arrivals }
+    }
+
+    /// The requests since the last time.
+    fn arrivals(&self) -> Vec<Instant> {
+        std::mem::take(&mut self.arrivals.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // A panic was printed already.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn fail(mut stream: TcpStream, arrivals: &Arrivals) {
+    let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+    let ready = stream.set_nonblocking(false).is_ok() && stream.set_read_timeout(Some(Duration::from_secs(60))).is_ok();
+    while ready {
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return,
+            Ok(length) => text.extend_from_slice(&piece[..length]),
+        }
+        while let Some(end) = text.windows(4).position(|four| four == b"\r\n\r\n") {
+            text.drain(..end + 4);
+            arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+            if stream.write_all(b"HTTP/1.1 500 Internal Server Error\r\nx-version: b3\r\ncontent-length: 0\r\n\r\n").is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// One rollout: how long the canary got requests, and how many.
+fn taken_back(bed: &Bed, canary: &Failing) -> (Duration, usize) {
+    canary.arrivals();
+    bed.cli(&["rollout", "start", "web"]);
+    let status = || serde_json::from_str::<Value>(&bed.cli(&["rollout", "status", "web", "-o", "json"])).expect("JSON");
+    eventually("the canary is taken back", || (status()["phase"] == "rolled-back").then_some(()));
+    // Long enough for any request that still comes.
+    run_on(Duration::from_secs(1));
+    let arrivals = canary.arrivals();
+    let (first, last) = (arrivals.first().expect("requests at the canary"), arrivals.last().expect("the same"));
+    let weights: Vec<f64> = bed.service("web").versions.iter().map(|version| version.weight_ratio).collect();
+    assert_eq!(weights, [1.0, 0.0]);
+    (*last - *first, arrivals.len())
+}
+
+fn a_canary_of_500s(name: &str, reuse: Reuse) {
+    let mut bed = Bed::new(name, &[Split::http(100, 0).with(HALF)]);
+    bed.stop_server(3);
+    let canary = Failing::start(&bed, 3);
+    let load = bed.start_load(Plan { rate: Some(RATE), reuse, ..Plan::http(vip(false)) });
+    run_on(Duration::from_millis(500));
+    let mut runs: Vec<(Duration, usize)> = (0..RUNS).map(|_| taken_back(&bed, &canary)).collect();
+    let phase = load.stop().unwrap().remove(0);
+    let bad: u64 = runs.iter().map(|(_, requests)| *requests as u64).sum();
+    // The canary's answers come through as they are, and nothing else fails.
+    assert_eq!(phase.errors, [(ErrorKind::Status, bad)].into(), "{:?}", phase.first_error);
+    let history: Vec<Value> = serde_json::from_str(&bed.cli(&["rollout", "history", "web", "-o", "json"])).expect("JSON");
+    assert_eq!(history.last().unwrap()["by"], "gate errorRate", "{history:#?}");
+    println!("{reuse:?}: from the first bad answer to the last request at the canary, and requests: {runs:?}");
+    runs.sort_unstable();
+    assert!(runs[RUNS / 2].0 < BAR, "{runs:?}");
+}
+
+#[test]
+fn a_canary_that_answers_500_is_taken_back() {
+    a_canary_of_500s("bad500", Reuse::New);
+}
+
+/// Kept connections leave the canary too: their next requests go elsewhere.
+#[test]
+fn a_canary_that_answers_500_on_kept_connections_is_taken_back() {
+    a_canary_of_500s("kept500", Reuse::KeepAlive);
+}
