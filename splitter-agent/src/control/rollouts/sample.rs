@@ -21,7 +21,13 @@ pub struct Sampler {
     /// By version number: numbers are given from 1 on without large gaps.
     counters: Vec<Option<VersionCounters>>,
     sides: Vec<Option<Side>>,
-    histograms: HashMap<(u32, Measure), Vec<(u16, u64)>>,
+    histograms: HashMap<(u32, Measure), Known>,
+}
+
+/// A histogram as it was read last, and its version's counters just before: while they stand, no packet came that could have left a sample.
+struct Known {
+    counters: Option<VersionCounters>,
+    buckets: Vec<(u16, u64)>,
 }
 
 fn kernel_measure(measure: Measure) -> abi::Measure {
@@ -58,25 +64,37 @@ impl Sampler {
         self.sides.get(version as usize).copied().flatten()
     }
 
-    /// New samples of each watched version and measure; those seen for the first time have none.
+    /// New samples of each watched version and measure; those seen for the first time have none. Reads only histograms of versions whose
+    /// counters moved: a sample that the kernel notes just after they were read comes with the next one, and none is lost.
     pub fn histograms(&mut self, tables: &impl Tables, wanted: &[(u32, Measure)]) -> Result<HashMap<(u32, Measure), Counts>, TableError> {
-        let all = if wanted.len() > FEW { Some(counters::histograms(tables)?) } else { None };
-        let mut found = HashMap::with_capacity(wanted.len());
-        for key @ (version, measure) in wanted {
-            let kernel = kernel_measure(*measure);
-            let current = match &all {
-                Some(all) => all.get(&(*version, kernel as u32)).map(buckets).unwrap_or_default(),
-                None => buckets(&counters::histogram(tables, *version, kernel)?),
+        let moved: Vec<(u32, Measure)> = wanted.iter().filter(|key| self.moved(key)).copied().collect();
+        let all = if moved.len() > FEW { Some(counters::histograms(tables)?) } else { None };
+        let mut found = HashMap::with_capacity(moved.len());
+        for key @ (version, measure) in moved {
+            let kernel = kernel_measure(measure);
+            let buckets = match &all {
+                Some(all) => all.get(&(version, kernel as u32)).map(buckets).unwrap_or_default(),
+                None => buckets(&counters::histogram(tables, version, kernel)?),
             };
-            if let Some(last) = self.histograms.get(key) {
-                found.insert(*key, newer(last, &current));
+            if let Some(last) = self.histograms.get(&key) {
+                found.insert(key, newer(&last.buckets, &buckets));
             }
-            self.histograms.insert(*key, current);
+            self.histograms.insert(key, Known { counters: self.counter(version), buckets });
         }
         if self.histograms.len() > 2 * wanted.len() + FEW {
             self.histograms.retain(|key, _| wanted.contains(key));
         }
         Ok(found)
+    }
+
+    /// Something was counted for this version since its histogram was read, or nothing is known of either.
+    fn moved(&self, key: &(u32, Measure)) -> bool {
+        let counters = self.counter(key.0);
+        counters.is_none() || self.histograms.get(key).is_none_or(|known| known.counters != counters)
+    }
+
+    fn counter(&self, version: u32) -> Option<VersionCounters> {
+        self.counters.get(version as usize).copied().flatten()
     }
 }
 
@@ -166,5 +184,26 @@ mod tests {
             let first = bucket_of(20, 0);
             assert_eq!(*new, Counts::new(vec![(first + 1, 4.0), (first + 3, 2.0), (first + 9, 2.0)]));
         }
+    }
+
+    #[test]
+    fn histograms_are_read_when_their_counters_moved() {
+        let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
+        let wanted = [(7, Measure::FirstByte)];
+        let key = HistogramKey::new(7, abi::Measure::FirstByte, 20);
+        let mut look = |packets_out: u64, samples: u32| {
+            let counters = VersionCounters { packets_out, ..VersionCounters::default() };
+            let mut octave = HistogramOctave { counts: [0; 32] };
+            octave.counts[1] = samples;
+            memory.put(Table::Counters, bytes_of(&[7u32]), bytes_of(&[counters, VersionCounters::default()])).unwrap();
+            memory.put(Table::Histograms, bytes_of(&[key]), bytes_of(&[octave, HistogramOctave { counts: [0; 32] }])).unwrap();
+            sampler.counters(&memory, &[7]).unwrap();
+            sampler.histograms(&memory, &wanted).unwrap().get(&wanted[0]).map(Counts::total)
+        };
+        assert_eq!(look(1, 5), None, "seen for the first time");
+        // Noted just after the counters were read: not lost.
+        assert_eq!(look(1, 6), None);
+        assert_eq!(look(2, 8), Some(3.0));
+        assert_eq!(look(2, 8), None);
     }
 }
