@@ -384,8 +384,8 @@ fn pieces<F: Network, P: Packet, E: Env + Tables<F>>(
     emit::send(packet, env, t)
 }
 
-/// Segments of one request: what does not fit comes with the client's retransmission.
-const PIECES: u32 = 8;
+/// Segments of one head: enough for the smallest segments that are usual (RFC 9293, 3.7.1).
+const PIECES: u32 = 16;
 
 #[inline(always)]
 fn interface<E: Env>(env: &E, slot: u32) -> u32 {
