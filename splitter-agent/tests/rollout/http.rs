@@ -70,7 +70,10 @@ impl Drop for Failing {
 fn fail(mut stream: TcpStream, arrivals: &Arrivals) {
     let (mut text, mut piece) = (Vec::new(), [0; 4096]);
     let ready = stream.set_nonblocking(false).is_ok() && stream.set_read_timeout(Some(Duration::from_secs(60))).is_ok();
-    while ready {
+    if !ready {
+        return;
+    }
+    loop {
         match stream.read(&mut piece) {
             Ok(0) | Err(_) => return,
             Ok(length) => text.extend_from_slice(&piece[..length]),
