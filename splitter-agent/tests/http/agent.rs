@@ -1,11 +1,60 @@
-//! Weights change under load, in the middle of requests.
+//! The agent dies, returns and is replaced, weights change: under load, in the middle of requests.
 
 use crate::{
-    stage::{Stage, asks, count, mix, tagged},
-    support::{no_failures, run_on, vip},
+    stage::{Stage, V1, V2, asks, count, kinds, mix, tagged},
+    support::{SPLITTER, no_failures, run_on, vip},
+    wire::{TO_V1, TO_V2, Wire},
 };
-use splitter_bench::load::Plan;
-use std::time::Duration;
+use splitter_bench::load::{Load, Plan, Reuse};
+use std::{fs, time::Duration};
+
+/// Kept and new connections with tags, at a steady rate.
+fn loads(stage: &Stage) -> [Load; 2] {
+    let kept = Plan { rate: Some(400.0), ..mix(vip(false), kinds("/bytes/1000", V1, V2, V1)) };
+    [stage.start_load(kept.clone()), stage.start_load(Plan { reuse: Reuse::New, concurrency: 100, rate: Some(200.0), ..kept })]
+}
+
+fn survives(stage: &mut Stage, next: impl FnOnce(&mut Stage)) {
+    let mut wires: Vec<Wire> = (0..20).map(|_| Wire::open(stage.lab.client(), vip(false))).collect();
+    let mut all = |when: &str| {
+        for wire in &mut wires {
+            for (tag, expected) in [(TO_V1, V1), (TO_V2, V2)] {
+                assert!(expected.contains(&wire.get("/", &[tag]).as_str()), "{when}");
+            }
+        }
+    };
+    all("before");
+    let loads = loads(stage);
+    run_on(Duration::from_millis(500));
+    stage.kill_agent();
+    run_on(Duration::from_secs(count(2, 30)));
+    all("without an agent");
+    next(stage);
+    stage.start();
+    run_on(Duration::from_secs(1));
+    all("with the next agent");
+    for load in loads {
+        let phases = load.stop().unwrap();
+        phases.iter().for_each(|phase| no_failures("while the agent was away", phase));
+        assert!(phases[0].requests() > 500, "{}", phases[0].requests());
+    }
+    assert!(stage.status().agent.adopted);
+}
+
+#[test]
+fn a_killed_agent_is_missed_by_no_request() {
+    survives(&mut Stage::begin(crate::support::Bed::prepare("killed", Default::default(), &[tagged(100, 0)]), &[], None), |_| {});
+}
+
+#[test]
+fn an_upgrade_loses_no_request() {
+    let mut stage = Stage::begin(crate::support::Bed::prepare("upgrade", Default::default(), &[tagged(100, 0)]), &[], None);
+    survives(&mut stage, |stage| {
+        let copy = stage.site.dir.join("splitter-new");
+        fs::copy(SPLITTER, &copy).unwrap();
+        stage.bed.site.splitter = copy;
+    });
+}
 
 /// Answers in progress for 250 ms, weights turned round every 10 ms: every answer is whole and of one server.
 #[test]
