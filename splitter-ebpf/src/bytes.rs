@@ -241,6 +241,24 @@ pub unsafe fn set_bits(word: *mut u32, bits: u32) {
     };
 }
 
+/// Adds to a word that other CPUs may write at the same time, modulo 2^32.
+///
+/// # Safety
+/// As [`set_bits`].
+#[inline(always)]
+pub unsafe fn add_to(word: *mut u32, value: u32) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::arch::asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) word, in(wreg) value)
+    };
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise; tests have one thread.
+    unsafe {
+        *word = (*word).wrapping_add(value)
+    };
+}
+
 /// As [`set_bits`], clears.
 ///
 /// # Safety

@@ -236,9 +236,9 @@ pub fn answered<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment:
     Verdict::ANSWER
 }
 
-/// Room that is left for a head, as the client's scale says it.
+/// Room that is left for a head, as the client's scale says it. Rounded up: a window must not shrink, nor close before the last byte.
 #[inline(always)]
 pub fn window(used: u32, options: u8) -> u16 {
     let left = HEAD_LIMIT.saturating_sub(opaque(used));
-    if options & tcp_option::SCALE != 0 { (left >> LOCAL_SCALE) as u16 } else { left as u16 }
+    if options & tcp_option::SCALE != 0 { (left.div_ceil(1 << LOCAL_SCALE)) as u16 } else { left as u16 }
 }

@@ -3,7 +3,7 @@
 use super::{Numbers, Segment, emit, segment::after};
 use crate::{
     answer::swapped,
-    bytes::Ref,
+    bytes::{Ref, add_to},
     env::{Env, Tables},
     field, flag,
     lb::Translation,
@@ -32,6 +32,14 @@ pub fn numbers<F: Family>(leg: &Leg<F>) -> Numbers {
 pub fn numbers_of_client<F: Family>(s: &Spliced<F>) -> Numbers {
     let shift = if s.options & tcp_option::UNSCALED != 0 { s.scale as i32 & 15 } else { 0 };
     Numbers { seq: s.seq_add, ack: s.ack_add, shift }
+}
+
+/// Puts another backend into a flow's owner word, whose flags other CPUs may set at the same time.
+#[inline(always)]
+pub fn own<F: Family>(entry: Ref<Spliced<F>>, backend: u32) {
+    let old = field!(entry.owner) & 0xff_ffff;
+    // SAFETY: a Ref points to a live map value. Only the backend's bits change: they are the difference.
+    unsafe { add_to(&raw mut (*entry.as_ptr()).owner, backend.wrapping_sub(old)) };
 }
 
 /// Notes whether the leg that comes into use scales windows.
@@ -132,8 +140,7 @@ pub fn take_up<F: Network, E: Env + Tables<F>>(entry: Ref<Spliced<F>>, env: &E, 
     field!(entry.ports = swapped(key.ports));
     field!(entry.nexthop = field!(leg.forward));
     take_scale(entry, leg);
-    let flags = field!(entry.owner) & 0xff00_0000;
-    field!(entry.owner = flags | field!(leg.owner) & 0xff_ffff);
+    own(entry, field!(leg.owner) & 0xff_ffff);
     flag!(clear leg.owner, leg_flag::IDLE);
     let _ = env;
     1

@@ -81,8 +81,7 @@ fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: 
     field!(entry.dst = t.dst);
     field!(entry.ports = t.ports);
     field!(entry.nexthop = l.forward);
-    let flags = field!(entry.owner) & 0xff00_0000;
-    field!(entry.owner = flags | choice.backend & 0xff_ffff);
+    leg::own(entry, choice.backend & 0xff_ffff);
     field!(entry.seq_add = 0);
     field!(entry.ack_add = 0);
     field!(entry.state = splice_state::OPENING);
