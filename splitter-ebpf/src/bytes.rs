@@ -259,6 +259,28 @@ pub unsafe fn add_to(word: *mut u32, value: u32) {
     };
 }
 
+/// Writes `new` to a word that is `old`; what it was, which is `old` when it was written. Ordered before and after all else (Linux 5.12).
+///
+/// # Safety
+/// As [`set_bits`].
+#[inline(always)]
+pub unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let found: u64;
+        // SAFETY: the caller's promise.
+        unsafe {
+            core::arch::asm!("r0 = cmpxchg_64({0} + 0, r0, {1})", in(reg) word, in(reg) new, inout("r0") old => found);
+        }
+        found
+    }
+    // SAFETY: the caller's promise; tests have one thread.
+    #[cfg(not(target_arch = "bpf"))]
+    unsafe {
+        if *word == old { word.replace(new) } else { *word }
+    }
+}
+
 /// As [`set_bits`], clears.
 ///
 /// # Safety

@@ -54,6 +54,8 @@ pub trait Env: Tables<V4> + Tables<V6> {
     fn count(&self, reason: Reason);
     fn http_rules(&self, service: u32) -> Option<Ref<HttpRules>>;
     fn stash(&self, slot: u32) -> Option<Ref<Stash>>;
+    /// 0: nobody holds it.
+    fn splice_lock(&self, slot: u32) -> Option<Ref<u64>>;
     /// Copies the first `len` bytes of a stash's text.
     fn copy_text(&self, to: &mut HeadText, from: &HeadText, len: u32);
 }
@@ -79,6 +81,9 @@ pub struct Scratch<F: Family> {
     pub out: Out<F>,
     pub client: FlowKey<F>,
     pub step: Verdict,
+    /// Slot of the lock that the packet holds, plus 1, and what is written there.
+    pub locked: u32,
+    pub lock: u64,
     /// Bytes of `text` in use.
     pub read: u32,
     /// Version that a rule names, or `splice::gather::NO_RULE`.

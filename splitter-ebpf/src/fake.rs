@@ -127,6 +127,7 @@ pub struct Maps {
     config: Map<u32, Config>,
     http_rules: Map<u32, HttpRules>,
     stashes: Map<u32, Stash>,
+    locks: Map<u32, u64>,
     pub v4: Flows<V4>,
     pub v6: Flows<V6>,
 }
@@ -152,6 +153,7 @@ impl Maps {
             config: Map::new(),
             http_rules: Map::new(),
             stashes: Map::new(),
+            locks: Map::new(),
             v4: Flows::new(),
             v6: Flows::new(),
         };
@@ -234,6 +236,21 @@ impl Maps {
     pub fn taken(&self) -> usize {
         // SAFETY: single-threaded, no reference is alive.
         self.stashes.0.borrow().values().filter(|stash| unsafe { (*stash.get()).taken } != 0).count()
+    }
+
+    /// Locks that are held.
+    pub fn locks_held(&self) -> usize {
+        // SAFETY: single-threaded, no reference is alive.
+        self.locks.0.borrow().values().filter(|lock| unsafe { *lock.get() } != 0).count()
+    }
+
+    /// Another CPU takes all locks, at a tick, or gives them back.
+    pub fn hold_all_locks(&self, since: Option<u32>) {
+        for slot in 0..SPLICE_LOCKS {
+            if let Some(lock) = self.splice_lock(slot) {
+                lock.set(since.map_or(0, |ticks| 1 << 32 | ticks as u64));
+            }
+        }
     }
 
     /// Takes all slots of stashes, or gives all back.
@@ -383,6 +400,10 @@ impl Env for Maps {
         let empty = Stash { taken: 0, since: 0, len: 0, acknowledged: 0, pad: 0, text: [0; _] };
         self.stashes.put_new(&slot, empty);
         (slot < STASH_SLOTS).then(|| self.stashes.get(&slot)).flatten()
+    }
+    fn splice_lock(&self, slot: u32) -> Option<Ref<u64>> {
+        self.locks.put_new(&slot, 0);
+        (slot < SPLICE_LOCKS).then(|| self.locks.get(&slot)).flatten()
     }
     fn copy_text(&self, to: &mut HeadText, from: &HeadText, len: u32) {
         to[..len as usize].copy_from_slice(&from[..len as usize]);

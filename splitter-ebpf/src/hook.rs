@@ -458,7 +458,10 @@ macro_rules! splice_programs {
             let Some(scratch) = Tables::<$family>::scratch(&Kernel) else { return TC_NEXT };
             let mut packet = Skb::<$egress>(ctx);
             let verdict = $run(&mut packet, &Kernel, place!(scratch.parsed));
-            go_on::<$family, $egress>(packet, verdict)
+            let action = go_on::<$family, $egress>(packet, verdict);
+            // No other program goes on.
+            splice::release::<$family, _>(&Kernel);
+            action
         }
     )* };
 }

@@ -117,6 +117,10 @@ impl Env for Kernel {
         maps::reference(maps::STASHES.get_ptr_mut(slot))
     }
     #[inline(always)]
+    fn splice_lock(&self, slot: u32) -> Option<Ref<u64>> {
+        maps::reference(maps::SPLICE_LOCKS.get_ptr_mut(slot))
+    }
+    #[inline(always)]
     fn copy_text(&self, to: &mut HeadText, from: &HeadText, len: u32) {
         let len = opaque(len);
         if len != 0 && len <= HEAD_LIMIT {

@@ -75,6 +75,9 @@ flow_maps! {
 
 #[map]
 pub static STASHES: Array<Stash> = Array::pinned(STASH_SLOTS, 0);
+/// See `splice::lock`.
+#[map]
+pub static SPLICE_LOCKS: Array<u64> = Array::pinned(splitter_common::abi::SPLICE_LOCKS, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<VersionCounters> = PerCpuArray::pinned(1_024, 0);
 #[map]

@@ -183,22 +183,36 @@ fn tunnels_carry_bytes() {
     }
 }
 
-/// Requests that do not wait for answers: all are answered in order and whole; the first one's tag counts, the others' may.
+/// Requests that do not wait for answers: all are answered in order and whole; the first one's tag counts, the others' may. With pauses, a
+/// request comes while another CPU opens the leg of the one before.
 #[test]
 fn pipelined_requests_are_answered_in_order() {
     let stage = Stage::new("pipeline", &[tagged(100, 0)]);
-    for round in 0..40 {
-        let mut wire = Wire::open(stage.lab.client(), vip(false));
-        let tags: Vec<&str> = (0..6).map(|i| if (i + round) % 2 == 0 { TO_V2 } else { TO_V1 }).collect();
-        let requests: Vec<Vec<u8>> = (0..).zip(&tags).map(|(i, tag)| get(&format!("/bytes/{}", 100 + i), &[tag])).collect();
-        wire.send(requests.concat());
-        for (i, tag) in tags.iter().enumerate() {
-            let answer = wire.answer().unwrap_or_else(|error| panic!("answer {i} of a pipeline: {error}"));
-            assert_eq!((answer.status, answer.body.len()), (200, 100 + i), "answer {i}: {answer:?}");
-            if i == 0 {
-                assert!(is(&answer.version, if *tag == TO_V2 { V2 } else { V1 }), "{answer:?}");
-            }
+    for pause in [None, Some(Duration::from_micros(300)), Some(Duration::from_micros(50))] {
+        for round in 0..40 {
+            pipeline(&stage, round, pause);
         }
-        assert_eq!(wire.ask(get("/", &[TO_V1])).status, 200, "the connection goes on");
     }
+}
+
+/// Six requests on one connection, each a segment when there is a pause.
+fn pipeline(stage: &Stage, round: usize, pause: Option<Duration>) {
+    let mut wire = Wire::open(stage.lab.client(), vip(false));
+    let tags: Vec<&str> = (0..6).map(|i| if (i + round) % 2 == 0 { TO_V2 } else { TO_V1 }).collect();
+    let requests: Vec<Vec<u8>> = (0..).zip(&tags).map(|(i, tag)| get(&format!("/bytes/{}", 100 + i), &[tag])).collect();
+    match pause {
+        None => wire.send(requests.concat()),
+        Some(pause) => requests.iter().for_each(|request| {
+            wire.send(request);
+            std::thread::sleep(pause);
+        }),
+    }
+    for (i, tag) in tags.iter().enumerate() {
+        let answer = wire.answer().unwrap_or_else(|error| panic!("answer {i} of a pipeline with {pause:?}: {error}"));
+        assert_eq!((answer.status, answer.body.len()), (200, 100 + i), "answer {i}: {answer:?}");
+        if i == 0 {
+            assert!(is(&answer.version, if *tag == TO_V2 { V2 } else { V1 }), "{answer:?}");
+        }
+    }
+    assert_eq!(wire.ask(get("/", &[TO_V1])).status, 200, "the connection goes on");
 }

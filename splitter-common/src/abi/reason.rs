@@ -118,6 +118,8 @@ reasons! {
     IdleLeg = 39, "idle_leg", Answer;
     /// A client's segment that arrived while its leg was being opened; it comes again.
     NotYetOpen = 40, "not_yet_open", Drop;
+    /// A packet of a connection that another CPU was working on for long; it comes again.
+    Contended = 41, "contended", Drop;
 }
 
 /// Entries of `REASONS`; room to append.

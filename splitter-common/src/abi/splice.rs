@@ -5,6 +5,7 @@
 //! | `SPLICED` | [`FlowKey`], as the client sends | [`Spliced`] | a client's connection |
 //! | `LEGS` | [`FlowKey`], as the backend sends | [`Leg`] | a connection to a backend; a spliced flow has one in use and may have others idle |
 //! | `STASHES` (both families) | slot u32 | [`Stash`] | the head of a request until a backend has it |
+//! | `SPLICE_LOCKS` (both families) | hash of the client's connection | u64 | who changes a spliced flow: 0 nobody, else 2^32 and the jiffies since when |
 //!
 //! Sequence numbers are in host order. *Client numbers* are those that the client sees, *leg numbers* those that the backend sees.
 
@@ -157,6 +158,9 @@ pub mod leg_flag {
 
 /// Slots of `STASHES`; slot 0 is not used. A power of two.
 pub const STASH_SLOTS: u32 = 1024;
+
+/// Slots of `SPLICE_LOCKS`. A power of two.
+pub const SPLICE_LOCKS: u32 = 4096;
 
 /// Value of `STASHES` (array).
 #[repr(C)]

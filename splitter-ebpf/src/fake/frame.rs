@@ -45,8 +45,17 @@ impl<const XDP: bool> Frame<XDP> {
         }
     }
 
-    /// Follows the tail calls.
-    fn go_on<F: Network>(&mut self, maps: &Maps, mut verdict: Verdict) -> Action
+    /// Follows the tail calls, and lets go of the flow behind the last one.
+    fn go_on<F: Network>(&mut self, maps: &Maps, verdict: Verdict) -> Action
+    where
+        Maps: Tables<F>,
+    {
+        let action = self.follow::<F>(maps, verdict);
+        splice::release::<F, Maps>(maps);
+        action
+    }
+
+    fn follow<F: Network>(&mut self, maps: &Maps, mut verdict: Verdict) -> Action
     where
         Maps: Tables<F>,
     {

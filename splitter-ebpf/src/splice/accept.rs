@@ -177,6 +177,7 @@ pub fn answer_with<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     stash::give_back(env, field!(entry.stash));
     field!(entry.stash = 0);
+    field!(entry.last = env.ticks());
     env.count(if status == REFUSED { Reason::HeadRefused } else { Reason::Unavailable });
     let (out, client) = (place!(scratch.out), place!(scratch.client));
     (out.src, out.dst, out.ports) = (client.dst, client.src, crate::answer::swapped(client.ports));

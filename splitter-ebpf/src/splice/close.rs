@@ -21,18 +21,21 @@ pub fn forget<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     let key = place!(scratch.partner);
     leg::key_in_use(entry, key);
-    release(env, entry, key);
-    env.drop_spliced(&p.key);
+    release(env, entry, &p.key, key);
     0
 }
 
-/// Drops the leg in use and what the flow holds.
+/// Drops the flow of `client`, the leg in use, whose key is `leg`, and what they hold.
 #[inline(always)]
-fn release<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, key: &FlowKey<F>) {
+fn release<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, client: &FlowKey<F>, leg: &FlowKey<F>) {
     stash::give_back(env, field!(entry.stash));
     field!(entry.stash = 0);
-    env.drop_leg(key);
-    env.drop_snat(key);
+    if leg::source_translated(entry, client) {
+        env.drop_snat(client);
+        env.drop_snat(leg);
+    }
+    env.drop_leg(leg);
+    env.drop_spliced(client);
 }
 
 /// Notes a FIN or RST of the client. 1: with this packet the flow is over.
@@ -97,8 +100,7 @@ pub fn over<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, ver
     leg::key_in_use(entry, key);
     let idle = field!(entry.idle);
     place!(scratch.spliced).idle = idle;
-    release(env, entry, key);
-    env.drop_spliced(place!(scratch.client));
+    release(env, entry, place!(scratch.client), key);
     match verdict.action() {
         Action::Redirect(ifindex) | Action::RedirectPeer(ifindex) if idle != [0; IDLE_LEGS] => Verdict::over(ifindex),
         _ => verdict,

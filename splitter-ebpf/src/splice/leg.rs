@@ -105,6 +105,13 @@ pub fn park<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, at:
     let (key, client) = (place!(scratch.partner), place!(scratch.client));
     key_in_use(entry, key);
     let Some(leg) = env.leg(key) else { return 0 };
+    if source_translated(entry, client) {
+        // Nobody could find it again. Its backend is reset when it speaks.
+        env.drop_snat(client);
+        env.drop_snat(key);
+        env.drop_leg(key);
+        return 0;
+    }
     let mut idle = field!(entry.idle);
     let (mut i, mut put) = (0, 0);
     while i < IDLE_LEGS {
@@ -115,8 +122,8 @@ pub fn park<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, at:
         i += 1;
     }
     field!(entry.idle = idle);
-    if put == 0 || source_translated(entry, client) {
-        // Nobody could find it again. Its backend is reset when it speaks.
+    if put == 0 {
+        // No room to remember it. As above.
         env.drop_leg(key);
         return 0;
     }

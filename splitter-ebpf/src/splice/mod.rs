@@ -17,7 +17,8 @@
 //! The node acknowledges nothing that a backend has not, but the beginning of a head whose end is still to come: the end stays
 //! unacknowledged, so the client's timer drives what has to be sent again.
 //!
-//! Packets of known flows take `client` and `server` straight to `nat::forward`. The rest is TC's.
+//! Packets of known flows take `client` and `server` straight to `nat::forward`. The rest is TC's, and goes one packet of a connection at a
+//! time: see `lock`.
 
 mod accept;
 mod close;
@@ -27,6 +28,7 @@ mod emit;
 mod established;
 mod gather;
 mod leg;
+mod lock;
 mod numbers;
 mod open;
 mod request;
@@ -35,6 +37,7 @@ mod segment;
 mod stash;
 
 pub use emit::Out;
+pub use lock::release;
 pub use numbers::{Numbers, Renumber};
 pub use segment::Segment;
 
@@ -47,6 +50,7 @@ use crate::{
     nat,
     network::Network,
     packet::{Ip, Parsed, tcp},
+    place,
     verdict::{Action, Verdict},
 };
 use segment::after;
@@ -63,8 +67,7 @@ pub type Rounds = splitter_common::http::Plain;
 #[inline(always)]
 pub fn client<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let Some(segment) = Segment::read(packet, p) else { return Verdict::PASS };
-    let entry = env.spliced(&p.key);
-    if let Some(entry) = entry
+    if let Some(entry) = env.spliced(&p.key)
         && let Some((t, numbers)) = usual_client(env, &segment, entry)
     {
         return nat::forward::forward(packet, env, p, &t, &numbers);
@@ -72,6 +75,11 @@ pub fn client<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     if P::XDP {
         return Verdict::PASS;
     }
+    if !lock::acquire(env, &p.key) {
+        return Verdict::DROP;
+    }
+    // Again: it may be another one by now, or gone.
+    let entry = env.spliced(&p.key);
     let mut verdict = from_client(packet, env, p, &segment, entry);
     if verdict == Verdict::PLAIN {
         verdict = established::plain(packet, env, p, &segment);
@@ -119,6 +127,14 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     if P::XDP {
         return Verdict::PASS;
     }
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let client = place!(scratch.client);
+    leg::client_of(entry, client);
+    if !lock::acquire(env, client) {
+        return Verdict::DROP;
+    }
+    // As in `client`.
+    let Some(entry) = env.leg(&p.key) else { return Verdict::AGAIN };
     from_server(packet, env, p, &segment, entry)
 }
 

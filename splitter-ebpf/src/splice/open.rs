@@ -37,7 +37,9 @@ pub fn connect<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let Some(entry) = env.spliced(place!(scratch.client)) else { return Verdict::DROP };
     if route(packet, env, p, entry) == 0 {
-        return Verdict::DROP;
+        // No port for it, or no room in a table: said at once, since nothing tells when there will be.
+        accept::answer_with(env, entry, accept::NOBODY);
+        return Verdict::TO_CLIENT;
     }
     syn(env, entry)
 }

@@ -11,6 +11,7 @@ use crate::{
     place,
     verdict::Verdict,
 };
+use core::sync::atomic::{Ordering, compiler_fence};
 use splitter_common::{
     abi::*,
     http::{HEAD_LIMIT, verdict},
@@ -61,6 +62,8 @@ const RESPONSE: u32 = 2;
 #[inline(always)]
 fn why_pinned<F: Network>(segment: &Segment, entry: Ref<Spliced<F>>, current: Ref<Leg<F>>) -> u32 {
     let flags = (field!(current.owner) >> 24) as u8;
+    // What the flags vouch for is read behind them: see `response`.
+    compiler_fence(Ordering::Acquire);
     if flags & (leg_flag::UNSURE | leg_flag::CHUNKED) != 0 {
         return RESPONSE;
     }
@@ -157,6 +160,7 @@ fn keep<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segmen
     field!(entry.ack_base = segment.ack);
     field!(entry.next = segment.seq);
     field!(entry.tries = 0);
+    field!(entry.last = env.ticks());
     1
 }
 

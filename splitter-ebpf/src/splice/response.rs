@@ -84,10 +84,10 @@ fn follow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, se
         if !chunks.is_end() && !chunks.is_odd() {
             return false;
         }
-        flag!(clear leg.owner, leg_flag::CHUNKED);
         if chunks.is_odd() {
             flag!(set leg.owner, leg_flag::UNSURE);
         }
+        flag!(clear leg.owner, leg_flag::CHUNKED);
         true
     });
     0
@@ -107,8 +107,6 @@ fn head<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, rest
         field!(leg.body_end = at);
         return 0;
     }
-    flag!(clear leg.owner, leg_flag::AWAIT);
-    answered(env, response.status as u32, leg);
     if response.status == 101 {
         let client = place!(scratch.client);
         leg::client_of(leg, client);
@@ -124,7 +122,9 @@ fn head<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, rest
         field!(leg.chunks = Chunks::default());
         flag!(set leg.owner, if chunked { leg_flag::CHUNKED } else { leg_flag::UNSURE });
     }
-    1
+    // Behind all that says where the response ends: the CPU that has the client's next request reads it without waiting for this one.
+    flag!(clear leg.owner, leg_flag::AWAIT);
+    answered(env, response.status as u32, leg)
 }
 
 /// Counts a response and its time.

@@ -1,6 +1,10 @@
 //! Where a request's head waits until a backend has it: a bounded number of slots, taken and given back.
 
-use crate::{bytes::Ref, bytes::opaque, env::Env, field};
+use crate::{
+    bytes::{Ref, compare_exchange, opaque},
+    env::Env,
+    field,
+};
 use splitter_common::abi::{STASH_SLOTS, Stash};
 
 /// Slots that are tried.
@@ -17,8 +21,8 @@ pub fn take<E: Env>(env: &E, hash: u32) -> u32 {
         if slot != 0
             && let Some(stash) = env.stash(slot)
         {
-            // SAFETY: the word lives as long as the map.
-            if unsafe { swap_in(&raw mut (*stash.as_ptr()).taken) } {
+            // SAFETY: a Ref points to a live map value.
+            if unsafe { compare_exchange(&raw mut (*stash.as_ptr()).taken, 0, 1) } == 0 {
                 field!(stash.since = now);
                 field!(stash.len = 0);
                 field!(stash.acknowledged = 0);
@@ -44,26 +48,4 @@ pub fn give_back<E: Env>(env: &E, slot: u16) {
 #[inline(always)]
 pub fn at<E: Env>(env: &E, slot: u16) -> Option<Ref<Stash>> {
     if slot == 0 { None } else { env.stash(slot as u32) }
-}
-
-/// Sets a word that was 0 to 1; whether it was 0 (Linux 5.12).
-///
-/// # Safety
-/// `word` points to a live map value.
-#[inline(always)]
-unsafe fn swap_in(word: *mut u64) -> bool {
-    #[cfg(target_arch = "bpf")]
-    {
-        let old: u64;
-        // SAFETY: the caller's promise.
-        unsafe {
-            core::arch::asm!("r0 = cmpxchg_64({0} + 0, r0, {1})", in(reg) word, in(reg) 1u64, inout("r0") 0u64 => old);
-        }
-        old == 0
-    }
-    // SAFETY: the caller's promise; tests have one thread.
-    #[cfg(not(target_arch = "bpf"))]
-    unsafe {
-        word.replace(1) == 0
-    }
 }

@@ -1,11 +1,12 @@
 //! Spliced flows on a host: clients and backends that keep their own TCP numbers, and the node between them. Every packet that comes out
-//! is read by `etherparse`, every number is checked by the end that gets it, and every lab ends with all stashes given back.
+//! is read by `etherparse`, every number is checked by the end that gets it, and every lab ends with all stashes and locks given back.
 
 mod close;
 mod failure;
 mod first;
 mod handshake;
 mod heads;
+mod lock;
 mod pin;
 mod responses;
 mod switch;
@@ -241,6 +242,7 @@ impl Drop for Http {
         let sizes = if self.ipv6() { self.maps.v6.sizes() } else { self.maps.v4.sizes() };
         if !std::thread::panicking() {
             assert_eq!((self.maps.taken(), sizes), (0, [0; 5]), "stashes taken, and entries of layer 4");
+            assert_eq!(self.maps.locks_held(), 0);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Backends that refuse, are silent, are gone.
 use super::*;
+use crate::env::Env;
 
 #[test]
 fn a_refused_request_goes_to_another_backend() {
@@ -193,5 +194,40 @@ fn a_leg_that_was_evicted_ends_the_connection() {
         lab.evict(&server);
         let reset = one(client.say(GET));
         assert_eq!((reset.flags & RST, lab.entries(), lab.counted(Reason::LegLost)), (RST, [0, 0], 1));
+    }
+}
+
+/// Every leg of the service gets a source port of the node's own.
+fn translate_sources(lab: &Http, ports: u16) {
+    lab.maps.add_iface(BACKEND_SIDE, Iface { addr4: [10, 2, 0, 1], addr6: [0xfd; 16], ..Iface::default() });
+    lab.maps.change_service(1, |service| service.snat = snat::ALWAYS);
+    let config = lab.maps.config().expect("the fake has one");
+    config.set(Config { snat_port_count: ports, ..config.get() });
+}
+
+#[test]
+fn without_a_port_for_source_translation_the_client_is_told() {
+    for lab in Http::both() {
+        translate_sources(&lab, 0);
+        let mut client = lab.client();
+        let answer = one(client.say(GET));
+        told(&lab, &mut client, &answer, false);
+        assert_eq!(lab.counted(Reason::SnatPortsExhausted), 1);
+    }
+}
+
+#[test]
+fn ports_of_source_translation_are_given_back() {
+    for lab in Http::both() {
+        translate_sources(&lab, 100);
+        let (mut client, first) = lab.ready();
+        assert_ne!(first.peer, lab.client);
+        for request in [GET2, GET] {
+            let mut server = lab.open(&mut client, request);
+            lab.respond(&mut client, &mut server, OK);
+            assert_eq!(lab.entries(), [1, 1], "a leg that nobody could find again is forgotten");
+        }
+        client.send(RST, &[]);
+        assert_eq!(lab.entries(), [0, 0]);
     }
 }

@@ -1,0 +1,72 @@
+//! One packet of a connection at a time: its two ends are received on different CPUs, and so are two segments of one end when its process
+//! moves. Whatever reads a flow's state in order to change it holds the lock of the client's connection, from the program that finds that
+//! out to the last one that the packet goes through. Plain packets do without.
+//!
+//! Locks are slots of a table, not words of the entries: a connection has one before its entry is there and after it was evicted, and two
+//! connections that share a slot only wait for each other. Nobody waits for long: see [`acquire`].
+
+use super::{Rounds, accept::flow_hash};
+use crate::{
+    bytes::{compare_exchange, opaque},
+    env::{Env, Tables},
+    field,
+    network::Network,
+};
+use splitter_common::{
+    abi::{FlowKey, Reason, SPLICE_LOCKS},
+    http::Loop,
+};
+
+/// How often a lock is asked for: some ten microseconds, several times what a packet takes.
+const TRIES: u32 = 1024;
+/// Age of a lock that its holder has forgotten, jiffies: there is no such holder, but a lock must not outlive one.
+const FORGOTTEN: u32 = 50;
+/// Tells a lock that is held from one that is not: jiffies may be 0.
+const HELD: u64 = 1 << 32;
+
+/// Takes the lock of the client's connection `key`. `false`: another CPU keeps it, and the packet is dropped, which its sender makes good.
+/// Held until [`release`] (Linux 5.17).
+#[inline(never)]
+pub fn acquire<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>) -> bool {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return false };
+    let slot = opaque(flow_hash(key).wrapping_mul(0x9e37_79b1) >> 16) & (SPLICE_LOCKS - 1);
+    let Some(lock) = env.splice_lock(slot) else { return false };
+    let now = env.ticks();
+    let mine = HELD | now as u64;
+    let mut mine_now = false;
+    Rounds::repeat(TRIES, |_| {
+        // SAFETY: a Ref points to a live map value.
+        let mut found = unsafe { compare_exchange(lock.as_ptr(), 0, mine) };
+        mine_now = found == 0;
+        if !mine_now && now.wrapping_sub(found as u32) > FORGOTTEN {
+            let old = found;
+            // SAFETY: as above.
+            found = unsafe { compare_exchange(lock.as_ptr(), old, mine) };
+            mine_now = found == old;
+        }
+        mine_now
+    });
+    if !mine_now {
+        env.count(Reason::Contended);
+        return false;
+    }
+    field!(scratch.locked = slot + 1);
+    field!(scratch.lock = mine);
+    true
+}
+
+/// Gives back the lock that this packet holds, if any.
+#[inline(always)]
+pub fn release<F: Network, E: Env + Tables<F>>(env: &E) {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return };
+    let locked = field!(scratch.locked);
+    if locked == 0 {
+        return;
+    }
+    field!(scratch.locked = 0);
+    if let Some(lock) = env.splice_lock(opaque(locked - 1) & (SPLICE_LOCKS - 1)) {
+        let mine = field!(scratch.lock);
+        // Not when it was taken away. SAFETY: a Ref points to a live map value.
+        unsafe { compare_exchange(lock.as_ptr(), mine, 0) };
+    }
+}
