@@ -4,6 +4,7 @@
 //! outlives a call which may move the frame (resize, checksum helpers): the verifier would refuse it too, less clearly.
 
 use core::marker::PhantomData;
+pub use splitter_common::barrier::opaque;
 use splitter_common::http::HeadText;
 
 /// Most bytes that are copied at once between a frame and a text.
@@ -297,18 +298,4 @@ pub unsafe fn clear_bits(word: *mut u32, bits: u32) {
     unsafe {
         *word &= !bits
     };
-}
-
-/// Hides a value from the optimiser, which would otherwise drop a mask that it thinks redundant and the verifier does not.
-#[inline(always)]
-pub fn opaque(value: u32) -> u32 {
-    #[cfg(target_arch = "bpf")]
-    {
-        let mut value = value;
-        // SAFETY: no instruction at all; the constraint makes the register opaque.
-        unsafe { core::arch::asm!("{0} = {0}", inout(wreg) value, options(pure, nomem, nostack)) };
-        value
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    value
 }

@@ -193,6 +193,7 @@ fn pipelined_requests_are_answered_in_order() {
             pipeline(&stage, round, pause);
         }
     }
+    assert_eq!(stage.locks_held(), 0);
 }
 
 /// Six requests on one connection, each a segment when there is a pause.

@@ -1,6 +1,7 @@
 //! A node that splits an http service, and what stands behind it. Owns the choice of what splits; tests say what they send and expect.
 
 use crate::support::{Bed, PORT, Split, no_failures};
+use aya::maps::{Array, Map, MapData};
 use splitter_bench::{
     foreign::{self, Proxy, Server},
     lab::{Lab, Options, Process},
@@ -108,6 +109,13 @@ impl Stage {
         no_failures(&format!("{what} to {target}"), &total);
         assert_eq!(total.requests(), requests, "{what} to {target}");
         total
+    }
+
+    /// Slots of `SPLICE_LOCKS` that are held; when nothing is on its way, none.
+    pub fn locks_held(&self) -> usize {
+        let map = MapData::from_pin(self.site.pins.join("SPLICE_LOCKS")).expect("the agent pins it");
+        let locks = Array::<_, u64>::try_from(Map::from_map_data(map).expect("a kind that aya knows")).expect("an array of words");
+        locks.iter().filter(|lock| *lock.as_ref().expect("a value") != 0).count()
     }
 
     pub fn load(&self, plan: Plan) -> splitter_bench::load::Outcome {

@@ -32,6 +32,7 @@ fn each_request_goes_where_its_tag_says() {
             stage.mixed(path, mix(vip(v6), kinds(path, V1, V2, V1)), count(500, 20_000));
         }
     }
+    assert_eq!(stage.locks_held(), 0, "every packet gives back its connection's lock");
 }
 
 #[test]
