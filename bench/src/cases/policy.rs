@@ -26,9 +26,19 @@ pub fn run(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
     let large = measure(place, MANY, starts, changes)?;
     large.report(&many, Some(&one), rows);
     measure(place, MANY, starts, changes)?.report(&again(&many), Some(&many), rows);
-    let row = rows.add(&many, "kernel_bytes_per_flow", large.flow_bytes, None);
-    row.more.insert("map", "TCP4: memory / max_entries, two entries a flow".into());
-    row.more.insert("max_entries", large.max_entries.into());
+    let tables = large.tables.context("no status was read")?;
+    for (metric, value, map) in [
+        ("kernel_bytes_per_flow", tables.flow, "TCP4: memory / max_entries, two entries a flow"),
+        (
+            "kernel_bytes_per_spliced_flow",
+            tables.spliced,
+            "SPLICED4 and LEGS4: memory / max_entries, an entry of each; each idle leg is one more",
+        ),
+        ("kernel_bytes_per_leg", tables.leg, "LEGS4: memory / max_entries"),
+        ("kernel_bytes_of_stashes", tables.stashes, "STASHES: a fixed number of slots for heads of requests"),
+    ] {
+        rows.add(&many, metric, value, None).more.insert("map", map.into());
+    }
     Ok(())
 }
 
@@ -45,8 +55,19 @@ struct Figures {
     /// Resident memory, KiB: at rest after the load, and after all changes.
     idle: Samples,
     after: Samples,
-    flow_bytes: f64,
-    max_entries: u64,
+    tables: Option<Tables>,
+}
+
+/// Bytes of kernel memory.
+#[derive(Debug, PartialEq)]
+struct Tables {
+    /// Of a TCP flow over IPv4, both directions.
+    flow: f64,
+    /// Of an http connection over IPv4 with one leg.
+    spliced: f64,
+    leg: f64,
+    /// Of all stashes.
+    stashes: f64,
 }
 
 impl Figures {
@@ -109,7 +130,7 @@ fn agent_life(
         texts.len()
     );
     figures.first_apply.push(apply_ms(&status)?);
-    (figures.flow_bytes, figures.max_entries) = flow(&status)?;
+    figures.tables = Some(tables(&status)?);
     for i in 0..changes {
         let middle = texts.len() / 2;
         texts[middle] = synthetic::filler(middle as u32, 11 + i);
@@ -143,13 +164,19 @@ fn weight(status: &Value, service: &str) -> Option<u64> {
     service["versions"].as_array()?.iter().find(|version| version["name"] == "v2")?["weight"].as_u64()
 }
 
-/// Bytes of kernel memory that a TCP flow over IPv4 takes, both directions, and how many entries the table has.
-fn flow(status: &Value) -> Result<(f64, u64)> {
+fn tables(status: &Value) -> Result<Tables> {
+    let leg = entry(status, "legs4")?.0;
+    let (stash, slots) = entry(status, "stashes")?;
+    Ok(Tables { flow: entry(status, "tcp4")?.0 * 2.0, spliced: entry(status, "spliced4")?.0 + leg, leg, stashes: stash * slots })
+}
+
+/// Bytes of kernel memory that an entry of a table takes, and how many entries it can have.
+fn entry(status: &Value, name: &str) -> Result<(f64, f64)> {
     let tables = status["tables"].as_array().context("the status has no tables")?;
-    let table = tables.iter().find(|table| table["name"] == "tcp4").context("the status has no table tcp4")?;
-    let number = |field: &str| table[field].as_u64().filter(|number| *number > 0).with_context(|| format!("table tcp4 has no {field}"));
-    let entries = number("max_entries")?;
-    Ok((number("memory")? as f64 / entries as f64 * 2.0, entries))
+    let table = tables.iter().find(|table| table["name"] == name).with_context(|| format!("the status has no table {name}"))?;
+    let number = |field: &str| table[field].as_u64().filter(|number| *number > 0).with_context(|| format!("table {name} has no {field}"));
+    let entries = number("max_entries")? as f64;
+    Ok((number("memory")? as f64 / entries, entries))
 }
 
 /// Resident memory of a process, KiB.
@@ -173,11 +200,16 @@ mod tests {
         let status = json!({
             "applied": {"apply_ms": 1.5},
             "services": [{"name": "a", "versions": [version("v1", 90), version("v2", 12)]}],
-            "tables": [{"name": "udp4", "memory": 1, "max_entries": 1}, {"name": "tcp4", "memory": 96_000, "max_entries": 1_000}],
+            "tables": [
+                {"name": "legs4", "memory": 200_000, "max_entries": 2_000},
+                {"name": "spliced4", "memory": 120_000, "max_entries": 1_000},
+                {"name": "stashes", "memory": 5_000, "max_entries": 10},
+                {"name": "tcp4", "memory": 96_000, "max_entries": 1_000},
+            ],
         });
         assert_eq!((apply_ms(&status).unwrap(), weight(&status, "a"), weight(&status, "b")), (1.5, Some(12), None));
-        assert_eq!(flow(&status).unwrap(), (192.0, 1_000));
-        assert!(flow(&json!({"tables": [{"name": "tcp4", "memory": 0, "max_entries": 5}]})).is_err());
+        assert_eq!(tables(&status).unwrap(), Tables { flow: 192.0, spliced: 220.0, leg: 100.0, stashes: 5_000.0 });
+        assert!(entry(&json!({"tables": [{"name": "tcp4", "memory": 0, "max_entries": 5}]}), "tcp4").is_err());
     }
 
     #[test]
