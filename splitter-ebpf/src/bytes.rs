@@ -260,6 +260,28 @@ pub unsafe fn add_to(word: *mut u32, value: u32) {
     };
 }
 
+/// Reads a word; what is read after it was written no earlier than the word (Linux 5.12).
+///
+/// # Safety
+/// As [`set_bits`].
+#[inline(always)]
+pub unsafe fn ordered(word: *mut u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let found: u32;
+        // SAFETY: the caller's promise.
+        unsafe {
+            core::arch::asm!("{1} = atomic_fetch_add((u32 *)({0} + 0), {1})", in(reg) word, inout(wreg) 0u32 => found);
+        }
+        found
+    }
+    // SAFETY: the caller's promise.
+    #[cfg(not(target_arch = "bpf"))]
+    unsafe {
+        *word
+    }
+}
+
 /// Writes `new` to a word that is `old`; what it was, which is `old` when it was written. Ordered before and after all else (Linux 5.12).
 ///
 /// # Safety
@@ -282,7 +304,7 @@ pub unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
     }
 }
 
-/// As [`set_bits`], clears.
+/// As [`set_bits`], clears. All that was written before is seen by who sees the bits clear and reads them by [`ordered`].
 ///
 /// # Safety
 /// As [`set_bits`].
@@ -291,7 +313,7 @@ pub unsafe fn clear_bits(word: *mut u32, bits: u32) {
     #[cfg(target_arch = "bpf")]
     // SAFETY: the caller's promise.
     unsafe {
-        core::arch::asm!("lock *(u32 *)({0} + 0) &= {1}", in(reg) word, in(wreg) !bits)
+        core::arch::asm!("{1} = atomic_fetch_and((u32 *)({0} + 0), {1})", in(reg) word, inout(wreg) !bits => _)
     };
     #[cfg(not(target_arch = "bpf"))]
     // SAFETY: the caller's promise; tests have one thread.

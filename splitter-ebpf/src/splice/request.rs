@@ -2,7 +2,7 @@
 
 use super::{Segment, accept, close, decide, emit, gather, leg, segment::after, stash};
 use crate::{
-    bytes::{Packet, Ref},
+    bytes::{Packet, Ref, ordered},
     env::{Env, Tables},
     field, flag,
     lb::{facts_of, serves},
@@ -11,7 +11,6 @@ use crate::{
     place,
     verdict::Verdict,
 };
-use core::sync::atomic::{Ordering, compiler_fence};
 use splitter_common::{
     abi::*,
     http::{HEAD_LIMIT, verdict},
@@ -61,9 +60,8 @@ const RESPONSE: u32 = 2;
 /// Whether the request before is over on both sides, so that the next one may go anywhere. 0: it is.
 #[inline(always)]
 fn why_pinned<F: Network>(segment: &Segment, entry: Ref<Spliced<F>>, current: Ref<Leg<F>>) -> u32 {
-    let flags = (field!(current.owner) >> 24) as u8;
-    // What the flags vouch for is read behind them: see `response`.
-    compiler_fence(Ordering::Acquire);
+    // What the flags vouch for is read behind them: see `response`. SAFETY: a Ref points to a live map value.
+    let flags = (unsafe { ordered(&raw mut (*current.as_ptr()).owner) } >> 24) as u8;
     if flags & (leg_flag::UNSURE | leg_flag::CHUNKED) != 0 {
         return RESPONSE;
     }
