@@ -54,7 +54,8 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
     0
 }
 
-/// Follows a chunked body through the segment. What overtakes the next size line leaves the body open for good.
+/// Follows a chunked body through the segment. Data that is late, or lost and sent again, is not missed; what overtakes the next size line
+/// leaves the body open for good.
 #[inline(never)]
 fn follow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment, leg: Ref<Leg<F>>) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
@@ -64,10 +65,11 @@ fn follow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, se
     Rounds::repeat(CHUNK_ROUNDS, |_| {
         let at = field!(leg.body_end);
         let left = segment.end().wrapping_sub(at);
-        if after(segment.seq, at) || left as i32 <= 0 {
+        let skip = chunks.skip();
+        let overtaken = after(segment.seq, at) && segment.seq.wrapping_sub(at) > skip;
+        if overtaken || left as i32 <= 0 {
             return true;
         }
-        let skip = chunks.skip();
         if skip != 0 {
             let passed = if skip < left { skip } else { left };
             chunks.pass(passed);
