@@ -1,8 +1,10 @@
 //! `cargo xtask demo`: a canary release on this machine, with real servers, the real agent and real traffic, and a verdict.
 //!
-//! Owns the story; [`rollouts`] its last act, [`traffic`] what is sent, [`screen`] what is shown, [`report`] what is judged.
+//! Owns the story; [`rollouts`] its last act, [`traffic`] what is sent, [`requests`] what of it has rules, [`screen`] what is shown, [`report`]
+//! what is judged.
 
 mod report;
+mod requests;
 mod rollouts;
 mod screen;
 mod traffic;
@@ -19,7 +21,7 @@ use serde_json::Value;
 use splitter_bench::{
     agent::{METRICS, Site, quiet_log},
     lab::{self, Lab, Process, VIP4, VIP6, namespaces_of},
-    load::{Load, Phase, Plan},
+    load::{Load, Plan},
     serve,
 };
 use std::{
@@ -35,6 +37,8 @@ use traffic::Traffic;
 const VERSIONS: [(&str, &[usize]); 2] = [("v1", &[1, 2]), ("v2", &[3])];
 /// A service a family: the frontends of one service and its backends are of one family.
 const SERVICES: [&str; 2] = ["demo", "demo6"];
+/// With the http service.
+const ALL_SERVICES: u64 = SERVICES.len() as u64 + 1;
 const SERVER_PORT: u16 = 8080;
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -110,14 +114,16 @@ struct Show<'a> {
 fn play(programs: &Programs, flags: &Flags, report: &mut Report) -> Result<()> {
     let lab = Lab::new("demo")?;
     let weighted: Vec<_> = VERSIONS.into_iter().zip([95, 5]).map(|((name, backends), weight)| (name, weight, backends)).collect();
-    let site = Site::new(&programs.splitter, &lab.node, &policy(&lab, &weighted))?;
+    let text = policy(&lab, &weighted) + &requests::policy(&lab, &weighted);
+    let site = Site::new(&programs.splitter, &lab.node, &text)?;
     let servers = start_servers(programs, &lab, &site.dir)?;
-    let agent = site.start(SERVICES.len() as u64)?;
+    let agent = site.start(ALL_SERVICES)?;
     step::say(format_args!(
-        "  client {} -> {} and {} -> node (agent pid {}) -> 3 servers",
+        "  client {} -> {} and {} (mode: tcp), {VIP4}:{} (mode: http) -> node (agent pid {}) -> 3 servers",
         lab.client_ip(0, false),
         vip(false),
         vip(true),
+        requests::PORT,
         agent.pid()
     ));
     warm_up(&lab)?;
@@ -132,8 +138,8 @@ fn play(programs: &Programs, flags: &Flags, report: &mut Report) -> Result<()> {
 
 fn start_servers(programs: &Programs, lab: &Lab, dir: &Path) -> Result<Vec<Process>> {
     let start = |name: &str, i: usize| -> Result<Process> {
-        let listen = format!("[::]:{SERVER_PORT}");
-        let options = serve::Options::parse(["--listen", &listen, "--name", name].map(String::from))?;
+        let [listen, listen_http] = [SERVER_PORT, requests::SERVER_PORT].map(|port| format!("[::]:{port}"));
+        let options = serve::Options::parse(["--listen", &listen, "--listen", &listen_http, "--name", name].map(String::from))?;
         let log = quiet_log(dir, &format!("server-{i}"))?;
         let mut command = lab.backend(i).command(&programs.bench);
         command.arg("serve").args(options.arguments()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -175,13 +181,13 @@ impl Show<'_> {
         self.watch("agent killed", [50, 50], 2.0)?;
         self.traffic.next_phase();
         let began = Instant::now();
-        self.agent = self.site.start(SERVICES.len() as u64).context("the agent does not come back after SIGKILL")?;
+        self.agent = self.site.start(ALL_SERVICES).context("the agent does not come back after SIGKILL")?;
         self.report.command("splitter agent (again)", began.elapsed());
         self.screen.note(&format!("agent started again (pid {}): it adopts what the kernel holds", self.agent.pid()));
         self.watch("agent back", [50, 50], 4.0)?;
 
-        let (fresh4, fresh6, kept) = self.traffic.stop()?;
-        let seen: [(&str, &[&Phase]); 2] = [("demo", &[&fresh4, &kept]), ("demo6", &[&fresh6])];
+        let total = self.traffic.stop()?;
+        let seen = report::seen(&total);
         let mut after = self.site.status()?;
         // The agent may read its counters now and then only.
         for _ in 0..20 {
@@ -192,7 +198,7 @@ impl Show<'_> {
             after = self.site.status()?;
         }
         self.report.judge_counters(&before, &after, &seen);
-        self.report.judge_totals(&[&fresh4, &fresh6, &kept]);
+        self.report.judge_totals(&total);
         self.rollouts()?;
         self.screen.close();
         Ok(())
@@ -217,12 +223,12 @@ impl Show<'_> {
         Ok(())
     }
 
-    /// Sets the weights of both services by the CLI; what begins meanwhile counts in a phase of its own, which no share is asked of.
+    /// Sets the weights of all services by the CLI; what begins meanwhile counts in a phase of its own, which no share is asked of.
     fn change(&mut self, weights: Weights) -> Result<()> {
         self.traffic.next_phase();
         // A connection that was labelled just before goes out before the write.
         std::thread::sleep(Duration::from_millis(20));
-        for service in SERVICES {
+        for service in SERVICES.into_iter().chain([requests::SERVICE]) {
             let words: Vec<String> = VERSIONS.iter().zip(weights).map(|((name, _), weight)| format!("{name}={weight}")).collect();
             let arguments: Vec<&str> = ["weight", service].into_iter().chain(words.iter().map(String::as_str)).collect();
             let (_, took) = self.site.cli(&arguments)?;
@@ -283,19 +289,22 @@ impl Show<'_> {
             server.leave();
         });
         report.kept = Some(format!(
-            "the lab {} goes on. Try:\n  export SPLITTER_ADMIN={socket}\n  {splitter} status\n  {splitter} weight demo v1=90 v2=10\n  \
+            "the lab {} goes on. Try:\n  export SPLITTER_ADMIN={socket}\n  {splitter} status\n  {splitter} weight {service} v1=50 v2=50\n  \
              {splitter} explain demo --client 10.1.0.2\n  {splitter} flows demo\n  nsenter --net={client} curl -s http://{VIP4}/\n  \
-             nsenter --net={client} curl -s -g 'http://[{VIP6}]/'\n  nsenter --net={node} curl -s http://{METRICS}/metrics\n  \
+             nsenter --net={client} curl -s -g 'http://[{VIP6}]/'\n  nsenter --net={client} curl -s -H 'X-Canary: always' http://{VIP4}:{port}/\n  \
+             {splitter} explain {service} -H 'X-Canary: always'\n  nsenter --net={node} curl -s http://{METRICS}/metrics\n  \
              the policy is {dir}/policy.yaml, the agent's log {dir}/agent.log\nand to end it: cargo xtask lab down",
-            record.name
+            record.name,
+            port = requests::PORT,
+            service = requests::SERVICE
         ));
         Ok(())
     }
 }
 
-/// A number of the agent's status, by service and version.
-fn connections(status: &Value, service: &str, version: &str) -> Option<u64> {
+/// A counter of the agent's status, by service and version.
+fn counter(status: &Value, service: &str, version: &str, name: &str) -> Option<u64> {
     let services = status["services"].as_array()?;
     let versions = services.iter().find(|candidate| candidate["name"] == service)?["versions"].as_array()?;
-    versions.iter().find(|candidate| candidate["name"] == version)?["connections"].as_u64()
+    versions.iter().find(|candidate| candidate["name"] == version)?[name].as_u64()
 }

@@ -1,8 +1,11 @@
 //! What the demonstration is judged by, and its report as text and JSON. Pure: reads counts, talks to nobody.
 
-use super::{VERSIONS, Weights, connections, traffic::View};
+use super::{VERSIONS, Weights, counter, requests, traffic::View};
 use serde_json::{Map, Value, json};
-use splitter_bench::{load::Phase, stats::binomial_bound};
+use splitter_bench::{
+    load::{Phase, Version},
+    stats::binomial_bound,
+};
 use std::{fmt::Write, time::Duration};
 
 /// Fewer new connections than this prove nothing.
@@ -15,6 +18,7 @@ pub struct Report {
     /// Why it failed; empty when it passed.
     pub problems: Vec<String>,
     phases: Vec<Value>,
+    tags: Vec<Value>,
     commands: Vec<Value>,
     totals: Value,
     counters: Vec<Value>,
@@ -31,15 +35,39 @@ pub fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-/// Connections to a version that the client saw answered, over several loads.
-fn answered(loads: &[&Phase], version: &str) -> u64 {
-    loads.iter().filter_map(|load| load.versions.get(version)).map(|counts| counts.connections).sum()
+/// What the client saw of a service, and by which name the agent counts the same.
+pub struct Seen {
+    service: &'static str,
+    what: &'static str,
+    /// By version.
+    counts: [u64; 2],
 }
 
-/// Whether the agent's status holds at least what the client saw, per service.
-pub fn has_counted(status: &Value, seen: &[(&str, &[&Phase])]) -> bool {
-    let counted = |service, version, loads| connections(status, service, version).is_some_and(|count| count >= answered(loads, version));
-    seen.iter().all(|(service, loads)| VERSIONS.iter().all(|(version, _)| counted(service, version, loads)))
+impl Seen {
+    fn new(service: &'static str, what: &'static str, count: impl Fn(&str) -> u64) -> Seen {
+        Seen { service, what, counts: VERSIONS.map(|(version, _)| count(version)) }
+    }
+}
+
+/// Connections of layer 4's services, requests of the http service.
+pub fn seen(total: &View) -> [Seen; 3] {
+    let sum = |loads: &[&Phase], version: &str, count: fn(&Version) -> u64| {
+        loads.iter().filter_map(|load| load.versions.get(version)).map(count).sum::<u64>()
+    };
+    let tagged: Vec<&Phase> = total.tagged.iter().collect();
+    let connections = |version: &Version| version.connections;
+    [
+        Seen::new("demo", "connections", |version| sum(&[&total.fresh[0], &total.kept], version, connections)),
+        Seen::new("demo6", "connections", |version| sum(&[&total.fresh[1]], version, connections)),
+        Seen::new(requests::SERVICE, "requests", |version| sum(&tagged, version, |version| version.requests)),
+    ]
+}
+
+/// Whether the agent's status holds at least what the client saw.
+pub fn has_counted(status: &Value, seen: &[Seen]) -> bool {
+    let counted =
+        |seen: &Seen, version, count: u64| counter(status, seen.service, version, seen.what).is_some_and(|counted| counted >= count);
+    seen.iter().all(|seen| VERSIONS.iter().zip(seen.counts).all(|((version, _), count)| counted(seen, version, count)))
 }
 
 impl Report {
@@ -79,6 +107,7 @@ impl Report {
         for stranger in fresh.versions.keys().filter(|name| VERSIONS.iter().all(|(version, _)| version != name)) {
             self.problems.push(format!("{name}: answers came from {stranger:?}"));
         }
+        self.judge_tags(name, asked, &view.tagged);
         self.judge_between(view);
         self.phases.push(json!({
             "name": name,
@@ -89,9 +118,36 @@ impl Report {
         }));
     }
 
+    /// Of requests that meet a rule all go to its version, of the others what the weights ask.
+    fn judge_tags(&mut self, name: &str, weights: Weights, view: &[Phase]) {
+        for (tag, phase) in requests::TAGS.iter().zip(view) {
+            let ((v2, all), wrong, asked) = (requests::counts(phase), requests::wrong(phase), tag.asked(weights));
+            let (low, high) = binomial_bound(all, asked);
+            let what = format!("{name}: requests with {:?}", tag.name);
+            if all < ENOUGH {
+                self.problems.push(format!("{what}: only {all}, too few to judge"));
+            }
+            if !(low..=high).contains(&v2) {
+                self.problems.push(format!("{what}: {v2} of {all} went to v2, chance allows {low} to {high}"));
+            }
+            if wrong > 0 {
+                let why = phase.first_error.clone().unwrap_or_default();
+                self.problems.push(format!("{what}: {wrong} went to the wrong version, the first: {why}"));
+            }
+            self.tags.push(json!({
+                "phase": name,
+                "request": tag.name,
+                "asked_v2": rounded(asked),
+                "achieved_v2": rounded(share(v2, all)),
+                "requests": all,
+                "wrong": wrong,
+            }));
+        }
+    }
+
     /// While weights change no share is asked, but nothing may fail either.
     pub fn judge_between(&mut self, view: &View) {
-        if view.kept.requests() + view.fresh().requests() > 0 && view.failed() > 0 {
+        if view.requests() > 0 && view.failed() > 0 {
             self.note_failures(view.failed(), view.first_error());
         }
     }
@@ -104,9 +160,9 @@ impl Report {
     }
 
     /// After all traffic ended: every request was answered.
-    pub fn judge_totals(&mut self, loads: &[&Phase]) {
-        let mut all = Phase::default();
-        loads.iter().for_each(|load| all.merge(load));
+    pub fn judge_totals(&mut self, total: &View) {
+        let mut all = total.fresh();
+        [&total.kept].into_iter().chain(&total.tagged).for_each(|load| all.merge(load));
         if all.failed() > 0 {
             let text = format!(
                 "{} of {} requests failed: {:?}, the first: {}",
@@ -124,25 +180,26 @@ impl Report {
         self.totals = json!({"requests": all.requests(), "connections": all.connections(), "failed": all.failed()});
     }
 
-    /// The agent's counters go on over the restart, and agree with what the client saw (per service: its loads).
-    pub fn judge_counters(&mut self, before: &Value, after: &Value, seen: &[(&str, &[&Phase])]) {
+    /// The agent's counters go on over the restart, and agree with what the client saw.
+    pub fn judge_counters(&mut self, before: &Value, after: &Value, seen: &[Seen]) {
         if after["agent"]["adopted"] != true {
             self.problems.push("the second agent did not adopt the maps of the first".into());
         }
-        for (service, loads) in seen {
-            for (version, _) in VERSIONS {
-                let client = answered(loads, version);
-                let (Some(early), Some(late)) = (connections(before, service, version), connections(after, service, version)) else {
-                    self.problems.push(format!("`splitter status` has no connections of {service} {version}"));
+        for Seen { service, what, counts } in seen {
+            for ((version, _), client) in VERSIONS.iter().zip(*counts) {
+                let (Some(early), Some(late)) = (counter(before, service, version, what), counter(after, service, version, what)) else {
+                    self.problems.push(format!("`splitter status` has no {what} of {service} {version}"));
                     continue;
                 };
                 if late < early {
                     self.problems.push(format!("{service} {version}: the counter fell from {early} to {late} over the restart"));
                 }
                 if late < client || late as f64 > client as f64 * RESENT + 10.0 {
-                    self.problems.push(format!("{service} {version}: the agent counted {late} connections, the client {client}"));
+                    self.problems.push(format!("{service} {version}: the agent counted {late} {what}, the client {client}"));
                 }
-                self.counters.push(json!({"service": service, "version": version, "before_kill": early, "end": late, "client": client}));
+                self.counters.push(
+                    json!({"service": service, "version": version, "what": what, "before_kill": early, "end": late, "client": client}),
+                );
             }
         }
     }
@@ -167,6 +224,7 @@ impl Report {
             "problems": self.problems,
             "seconds": rounded(self.seconds),
             "phases": self.phases,
+            "tags": self.tags,
             "commands": self.commands,
             "totals": self.totals,
             "counters": self.counters,
@@ -185,6 +243,7 @@ impl Report {
             let _ =
                 writeln!(text, "  {:<15}{}   errors {}", phase["name"].as_str().unwrap_or_default(), shares.join("   "), phase["errors"]);
         }
+        self.tags_in_words(&mut text);
         if let Some(requests) = self.totals["requests"].as_u64() {
             let _ =
                 writeln!(text, "  {requests} requests over {} connections, {} failed", self.totals["connections"], self.totals["failed"]);
@@ -212,6 +271,28 @@ impl Report {
     }
 }
 
+impl Report {
+    /// A line a tag: its phases in their order.
+    fn tags_in_words(&self, text: &mut String) {
+        for tag in requests::TAGS {
+            let own: Vec<&Value> = self.tags.iter().filter(|row| row["request"] == tag.name).collect();
+            if own.is_empty() {
+                continue;
+            }
+            let percent = |row: &Value, field: &str| row[field].as_f64().unwrap_or_default() * 100.0;
+            let shares: Vec<String> =
+                own.iter().map(|row| format!("{:.2}% of {:.0}%", percent(row, "achieved_v2"), percent(row, "asked_v2"))).collect();
+            let sum = |field: &str| own.iter().filter_map(|row| row[field].as_u64()).sum::<u64>();
+            let whither = match tag.version {
+                Some(version) => format!("to {version}, whatever the weights"),
+                None => format!("to v2 {}", shares.join(", ")),
+            };
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {:<21}{} requests, {} wrong; {whither}", tag.name, sum("requests"), sum("wrong"));
+        }
+    }
+}
+
 fn text_of<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
@@ -236,7 +317,7 @@ fn rounded(value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use splitter_bench::load::{ErrorKind, Version};
+    use splitter_bench::load::ErrorKind;
 
     fn phase(v1: u64, v2: u64) -> Phase {
         let version = |connections| Version { connections, requests: connections, ..Version::default() };
@@ -244,9 +325,15 @@ mod tests {
         Phase { versions: versions.into(), begun: v1 + v2, ..Phase::default() }
     }
 
+    /// Of both families, and of requests with the header, the cookie, neither.
+    fn view(fresh: Phase, tagged: [Phase; 3]) -> View {
+        View { fresh: [fresh.clone(), fresh], kept: Phase::default(), tagged: tagged.into() }
+    }
+
     fn judged(v1: u64, v2: u64, asked: Weights) -> Vec<String> {
         let mut report = Report::default();
-        let view = View { fresh: [phase(v1, v2), phase(v1, v2)], kept: Phase::default() };
+        let untagged = phase(10 * u64::from(asked[0]), 10 * u64::from(asked[1]));
+        let view = view(phase(v1, v2), [phase(0, 500), phase(500, 0), untagged]);
         report.judge_phase("x", asked, Duration::from_secs(1), &view);
         report.problems
     }
@@ -265,10 +352,29 @@ mod tests {
         let mut failed = phase(10, 10);
         failed.errors.insert(ErrorKind::Reset, 1);
         failed.begun += 2;
-        let mut report = Report::default();
-        report.judge_totals(&[&failed]);
-        assert_eq!(report.problems.len(), 2, "one failed, one unanswered: {:?}", report.problems);
-        assert_eq!(report.json()["ok"], false);
+        for (fresh, header) in [(failed.clone(), phase(0, 0)), (phase(0, 0), failed)] {
+            let mut report = Report::default();
+            let view = View { fresh: [fresh, phase(0, 0)], ..view(phase(0, 0), [header, phase(0, 0), phase(0, 0)]) };
+            report.judge_totals(&view);
+            assert_eq!(report.problems.len(), 2, "one failed, one unanswered: {:?}", report.problems);
+            assert_eq!(report.json()["ok"], false);
+        }
+    }
+
+    #[test]
+    fn tags_are_judged_by_their_rule_and_the_rest_by_weight() {
+        let problems = |header: Phase, untagged: Phase| {
+            let mut report = Report::default();
+            report.judge_tags("x", [95, 5], &[header, phase(500, 0), untagged]);
+            report.problems.len()
+        };
+        assert_eq!(problems(phase(0, 500), phase(475, 25)), 0);
+        assert_eq!(problems(phase(1, 500), phase(475, 25)), 1, "a rule has no exceptions");
+        assert_eq!(problems(phase(0, 500), phase(0, 500)), 1);
+        assert_eq!(problems(phase(0, 50), phase(475, 25)), 1, "too few");
+        let mut strayed = phase(0, 500);
+        strayed.errors.insert(ErrorKind::WrongVersion, 1);
+        assert_eq!(problems(strayed, phase(475, 25)), 1, "one answer of the wrong server");
     }
 
     #[test]
@@ -294,7 +400,8 @@ mod tests {
         };
         let judge = |before: u64, after: u64, adopted| {
             let mut report = Report::default();
-            report.judge_counters(&status(before, adopted), &status(after, adopted), &[("demo", &[&phase(100, 10)])]);
+            let seen = Seen { service: "demo", what: "connections", counts: [100, 10] };
+            report.judge_counters(&status(before, adopted), &status(after, adopted), &[seen]);
             report.problems.len()
         };
         assert_eq!(judge(50, 100, true), 0);

@@ -1,6 +1,6 @@
 //! The last act: two rollouts by the judge in the node. A good v2 gets everything; a v3 whose server refuses every connection is taken back.
 
-use super::{PATIENCE, SERVICES, Show, policy, vip};
+use super::{PATIENCE, SERVICES, Show, policy, requests, vip};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use splitter_bench::load::{Load, Plan};
@@ -37,6 +37,8 @@ impl Show<'_> {
         let rollout = format!("  rollout: {{canary: {canary}, {ROLLOUT}}}\n");
         // The documents follow each other: the rollout ends each of them.
         let text = policy(&self.lab, versions).replacen("---\n", "", 1).replace("---\n", &format!("{rollout}---\n")) + &rollout;
+        // The http service has no part in it, and gives up backend 2.
+        let text = text + &requests::policy(&self.lab, &[("v1", 95, &[1]), ("v2", 5, &[3])]);
         let before = self.site.status()?["applied"]["generation"].as_u64().unwrap_or(0);
         let new = self.site.dir.join("policy.new");
         fs::write(&new, text)?;

@@ -1,6 +1,6 @@
 //! The live table: redrawn in place on a terminal, a line a second elsewhere. On standard error, so that a report on standard output stays clean.
 
-use super::{VERSIONS, Weights, report::share, traffic::View};
+use super::{VERSIONS, Weights, report::share, requests, traffic::View};
 use std::{
     io::{IsTerminal, Write},
     time::{Duration, Instant},
@@ -71,13 +71,14 @@ fn ms(value: Option<Duration>) -> String {
     value.map_or("-".into(), |value| format!("{:.2} ms", value.as_secs_f64() * 1e3))
 }
 
-fn bar(share: f64) -> String {
+/// A share as a bar.
+pub fn bar(share: f64) -> String {
     let full = (share * BAR as f64).round() as usize;
     format!("{}{}", "█".repeat(full.min(BAR)), "░".repeat(BAR - full.min(BAR)))
 }
 
 /// Thousands apart.
-fn count(value: u64) -> String {
+pub fn count(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -112,6 +113,7 @@ fn table(name: &str, asked: Weights, view: &View, seconds: f64) -> String {
             ms(quantile(0.99)),
         );
     }
+    text += &requests::table(asked, &view.tagged);
     let colour = if view.failed() == 0 { "\x1b[32m" } else { "\x1b[31m" };
     text += &format!("  errors  {colour}{}\x1b[0m", view.failed());
     text += &format!("       kept connections: {} requests, p50 {}\n", count(view.kept.requests()), ms(view.kept.latency().quantile(0.5)));
@@ -127,12 +129,14 @@ fn line(name: &str, asked: Weights, view: &View, seconds: f64) -> String {
     let versions: Vec<String> = VERSIONS.iter().zip(asked).map(version).collect();
     let latency = fresh.latency();
     format!(
-        "  {seconds:>5.1} s  {name:<14} {}  {} connections  {} errors  p50 {}  p99 {}",
+        "  {seconds:>5.1} s  {name:<14} {}  {} connections  {} errors  p50 {}  p99 {}\n{:27}{}",
         versions.join("  "),
         count(fresh.connections()),
         view.failed(),
         ms(latency.quantile(0.5)),
-        ms(latency.quantile(0.99))
+        ms(latency.quantile(0.99)),
+        "",
+        requests::line(asked, &view.tagged)
     )
 }
 

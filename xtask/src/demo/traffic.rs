@@ -1,5 +1,7 @@
-//! What the demonstration sends: new connections over IPv4 and IPv6, whose versions tell the shares, and kept connections, which must live on.
+//! What the demonstration sends: new connections over IPv4 and IPv6, whose versions tell the shares, kept connections, which must live on, and
+//! requests with tags.
 
+use super::requests::{TAGS, Tag};
 use anyhow::Result;
 use splitter_bench::{
     lab::Namespace,
@@ -8,7 +10,7 @@ use splitter_bench::{
 use std::net::SocketAddr;
 
 pub struct Traffic {
-    loads: Option<[Load; 3]>,
+    loads: Vec<Load>,
     phase: usize,
 }
 
@@ -18,9 +20,17 @@ pub struct View {
     pub fresh: [Phase; 2],
     /// Long-lived connections: they keep their version, so that they tell nothing about shares.
     pub kept: Phase,
+    /// Requests to the http service, by [`TAGS`].
+    pub tagged: Vec<Phase>,
 }
 
 impl View {
+    /// Counts in the order of the loads.
+    fn of(mut counts: impl Iterator<Item = Phase>) -> View {
+        let mut next = || counts.next().unwrap_or_default();
+        View { fresh: [next(), next()], kept: next(), tagged: counts.collect() }
+    }
+
     /// All new connections.
     pub fn fresh(&self) -> Phase {
         let mut all = self.fresh[0].clone();
@@ -28,13 +38,21 @@ impl View {
         all
     }
 
+    fn parts(&self) -> impl Iterator<Item = &Phase> {
+        self.fresh.iter().chain([&self.kept]).chain(&self.tagged)
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.parts().map(Phase::requests).sum()
+    }
+
     pub fn failed(&self) -> u64 {
-        self.fresh().failed() + self.kept.failed()
+        self.parts().map(Phase::failed).sum()
     }
 
     /// The first failure in words.
     pub fn first_error(&self) -> Option<String> {
-        self.fresh().first_error.or_else(|| self.kept.first_error.clone())
+        self.parts().find_map(|phase| phase.first_error.clone())
     }
 }
 
@@ -42,37 +60,34 @@ impl Traffic {
     pub fn start(client: &Namespace, v4: SocketAddr, v6: SocketAddr) -> Result<Traffic> {
         let fresh = |target, rate| Plan { concurrency: 64, rate: Some(rate), ..Plan::http(target) };
         let kept = Plan { concurrency: 16, rate: Some(200.0), reuse: Reuse::KeepAlive, ..Plan::http(v4) };
-        let start = |plan| Load::start(Some(client), plan);
-        Ok(Traffic { loads: Some([start(fresh(v4, 1200.0))?, start(fresh(v6, 400.0))?, start(kept)?]), phase: 0 })
+        let plans = [fresh(v4, 1200.0), fresh(v6, 400.0), kept].into_iter().chain(TAGS.iter().map(Tag::plan));
+        let loads = plans.map(|plan| Load::start(Some(client), plan)).collect::<Result<_>>()?;
+        Ok(Traffic { loads, phase: 0 })
     }
 
     /// What begins from now on counts in a new phase.
     pub fn next_phase(&mut self) {
-        for load in self.loads.iter().flatten() {
+        for load in &self.loads {
             self.phase = load.next_phase();
         }
     }
 
     pub fn running(&self) -> bool {
-        self.loads.iter().flatten().all(Load::running)
+        self.loads.iter().all(Load::running)
     }
 
     pub fn view(&self) -> View {
-        let mut phases = self.loads.iter().flatten().map(|load| load.snapshot(self.phase));
-        let mut next = || phases.next().unwrap_or_default();
-        View { fresh: [next(), next()], kept: next() }
+        View::of(self.loads.iter().map(|load| load.snapshot(self.phase)))
     }
 
-    /// Ends all loads and returns their totals: new connections over IPv4 and IPv6, kept ones.
-    pub fn stop(&mut self) -> Result<(Phase, Phase, Phase)> {
+    /// Ends all loads and returns their totals.
+    pub fn stop(&mut self) -> Result<View> {
         let mut totals = Vec::new();
-        for load in self.loads.take().into_iter().flatten() {
+        for load in self.loads.drain(..) {
             let mut total = Phase::default();
             load.stop()?.iter().for_each(|phase| total.merge(phase));
             totals.push(total);
         }
-        let mut totals = totals.into_iter();
-        let mut next = || totals.next().unwrap_or_default();
-        Ok((next(), next(), next()))
+        Ok(View::of(totals.into_iter()))
     }
 }
