@@ -61,7 +61,9 @@ pub trait Env: Tables<V4> + Tables<V6> {
 }
 
 /// Working memory of the unusual path, one per CPU: BPF allows 512 bytes of stack for all frames together, and IPv6 keys are large.
-/// A program is not re-entered on its CPU, and every function uses its own field.
+/// Every function uses its own field. A program is not re-entered on its CPU, with one exception: a copy that [`crate::bytes::Packet::clone_to`] sends goes
+/// through the egress program at once. It is nobody's by then, so of all fields only `parsed` is written, by IPv6, with offsets that are the same:
+/// behind a copy the key in it is the copy's.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Scratch<F: Family> {
