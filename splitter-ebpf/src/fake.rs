@@ -219,11 +219,9 @@ impl Maps {
             let Backend { addr, port, .. } = unsafe { *backend.get() };
             self.mark_http(Role::Backend, &addr, port, TCP);
         }
-        if let Some(rules) = &rules {
-            self.http_rules.put(&id, **rules);
-        }
+        self.http_rules.put(&id, rules.map_or_else(HttpRules::empty, |rules| *rules));
         self.change_service(id, |service| {
-            (service.mode, service.mss, service.has_rules) = (service_mode::HTTP, mss, rules.is_some() as u8);
+            (service.mode, service.mss, service.has_rules) = (service_mode::HTTP, mss, 1);
         });
     }
 

@@ -7,7 +7,8 @@ use splitter_common::{
 };
 use std::sync::Arc;
 
-/// The rules of a service over the ids of its versions; `None` when the kernel needs none.
+/// The rules of a service of `mode: http` over the ids of its versions. A service without rules has an empty value: the kernel's scanner
+/// wants one.
 pub fn rules(service: &model::Service, versions: &[u32]) -> Option<Arc<HttpRules>> {
     let http = service.http.as_ref()?;
     let mut compiler = Compiler::default();
@@ -23,7 +24,7 @@ pub fn rules(service: &model::Service, versions: &[u32]) -> Option<Arc<HttpRules
             let _ = compiler.rule(rule.conditions.iter().map(Condition::predicate), *version);
         }
     }
-    compiler.finish().map(Arc::from)
+    Some(compiler.finish().map_or_else(|| Arc::new(HttpRules::empty()), Arc::from))
 }
 
 /// The rules that some client can meet, with their positions in the policy: those that are compiled, in the same order. A network of the

@@ -206,7 +206,8 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         self.scan.at = self.scan.path.at;
         self.scan.line_index = 0;
         self.scan.wanted = http_subject::QUERY as u32;
-        if self.rules.is_some() { phase::QUESTION } else { self.next_line() }
+        let named = self.rules.is_some_and(|rules| rules.name_count != 0);
+        if named { phase::QUESTION } else { self.next_line() }
     }
 
     /// The first question mark of the target parts path and query.

@@ -12,7 +12,7 @@ use crate::{
 };
 use splitter_common::{
     abi::*,
-    http::{self, HEAD_LIMIT, HeadText, Loop},
+    http::{self, HEAD_LIMIT, HeadText, Loop, RequestHead, verdict},
 };
 
 /// Copies up to `len` bytes of the packet into a text; the number of bytes.
@@ -40,12 +40,13 @@ pub fn scan<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, entry: Re
     let (facts, text, scan) = (place!(scratch.facts), place!(scratch.text), place!(scratch.scan));
     crate::lb::facts_of(key, facts);
     let (head, len) = (place!(scratch.request), opaque(field!(scratch.read)));
-    let rules = env.http_rules(field!(entry.service));
-    match rules {
-        Some(rules) => rules.with(|rules| http::request::<Rounds>(text, len, Some(rules), &facts.client, scan, head)),
-        None => http::request::<Rounds>(text, len, None, &facts.client, scan, head),
-    }
-    field!(scratch.ruled = rules.and_then(|rules| rules.with(|rules| http::rule(rules, head.facts))).unwrap_or(NO_RULE));
+    // A service without rules has an empty value: another state here would be verified with the whole scanner once more.
+    let Some(rules) = env.http_rules(field!(entry.service)) else {
+        *head = RequestHead { verdict: verdict::TOO_LONG, ..RequestHead::default() };
+        return 0;
+    };
+    rules.with(|rules| http::request::<Rounds>(text, len, Some(rules), &facts.client, scan, head));
+    field!(scratch.ruled = rules.with(|rules| http::rule(rules, head.facts)).unwrap_or(NO_RULE));
     1
 }
 
