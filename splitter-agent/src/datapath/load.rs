@@ -9,10 +9,16 @@ use super::{
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
     maps::{MapData, MapInfo, ProgramArray},
-    programs::{ProgramFd, SchedClassifier, Xdp},
+    programs::{Program, ProgramFd, SchedClassifier, Xdp},
 };
 use splitter_common::abi::*;
-use std::{io::Read, os::fd::AsFd, path::Path};
+use std::{
+    io::Read,
+    iter,
+    os::fd::AsFd,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/splitter"));
 
@@ -21,6 +27,8 @@ pub const TC: &str = "splitter_tc";
 pub const TC_EGRESS: &str = "splitter_out";
 pub const XDP: &str = "splitter_xdp";
 const CLOCK: &str = "splitter_clock";
+/// Programs that are verified at the same time, at most.
+const LOADERS: usize = 4;
 /// Map and slot of each program that is reached by tail call.
 const CALLS: [(&str, u32, &str); 29] = [
     ("TC_CALLS", 0, "splitter_tc6"),
@@ -185,22 +193,39 @@ fn open_maps(pins: &Path) -> Result<Vec<(Table, std::os::fd::OwnedFd, u32)>, Dat
 }
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
-    for (name, program) in ebpf.programs_mut() {
-        let begin = std::time::Instant::now();
-        match program {
-            aya::programs::Program::SchedClassifier(program) => program.load(),
-            aya::programs::Program::Xdp(program) => program.load(),
-            _ => Ok(()),
-        }
-        .map_err(|error| DatapathError::program(name, error))?;
-        tracing::debug!(program = name, ms = begin.elapsed().as_millis() as u64, "loaded");
-    }
+    verify_programs(ebpf)?;
     for (map, slot, program) in CALLS {
         let fd = program_fd(ebpf, program)?;
         let Some(map) = ebpf.map_mut(map) else { continue };
         let set = ProgramArray::try_from(map).and_then(|mut calls| calls.set(slot, &fd, 0));
         set.map_err(|e| DatapathError::map(Path::new(program), e))?;
     }
+    Ok(())
+}
+
+/// Hands all programs to the kernel. The verifier takes a tenth of a second for one, and checks several at the same time.
+fn verify_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    let threads = std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(LOADERS));
+    let left = Mutex::new(ebpf.programs_mut());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    std::thread::scope(|scope| {
+        let loaders: Vec<_> = (0..threads).map(|_| scope.spawn(|| iter::from_fn(next).try_for_each(load_program))).collect();
+        loaders.into_iter().try_for_each(|loader| match loader.join() {
+            Ok(loaded) => loaded,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
+}
+
+fn load_program((name, program): (&str, &mut Program)) -> Result<(), DatapathError> {
+    let begin = std::time::Instant::now();
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => Ok(()),
+    };
+    loaded.map_err(|error| DatapathError::program(name, error))?;
+    tracing::debug!(program = name, ms = begin.elapsed().as_millis() as u64, "loaded");
     Ok(())
 }
 
