@@ -28,6 +28,11 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
     #[inline(always)]
     pub(super) fn field_name(&mut self) -> u32 {
         let from = self.scan.at;
+        if RESPONSE && from == self.scan.line && self.says_nothing_of_framing(from) {
+            // Read up to its end, with its value: what a response's other lines are called is between the backend and its client.
+            self.scan.seen &= !seen::HIT;
+            return phase::VALUE;
+        }
         let at = words::name_end(self.text, from);
         if at >= self.scan.len {
             return self.incomplete();
@@ -58,6 +63,13 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         }
         self.scan.at = at + 1;
         phase::NAME
+    }
+
+    /// Whether a line surely is none of the fields that frame a message: neither in one way of reading nor, folded or broken, in another.
+    #[inline(always)]
+    fn says_nothing_of_framing(&self, line: u32) -> bool {
+        let first = words::folded(words::word(self.text, line));
+        first != CONTENT_LENGTH[0] && first != TRANSFER_ENCODING[0] && words::is_token(self.byte(line))
     }
 
     #[inline(always)]

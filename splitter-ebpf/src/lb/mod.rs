@@ -18,7 +18,7 @@ use crate::{
     env::{Env, Table, Tables},
     nat,
     network::Network,
-    packet::{self, Ip, Parsed, parse, parse::Kind},
+    packet::{self, Ip, Parsed, parse, parse::Kind, tcp},
     place,
     verdict::{Action, Verdict},
 };
@@ -82,7 +82,7 @@ pub fn ipv4<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
     match parse::ipv4(packet, env, &mut parsed) {
         Kind::Transport => {
             let verdict = finish(packet, env, &parsed);
-            if verdict == Verdict::SPLICE_CLIENT || verdict == Verdict::SPLICE_SERVER {
+            if matches!(verdict, Verdict::SPLICE_CLIENT | Verdict::SPLICE_SERVER | Verdict::READ) {
                 // For the splice's programs, which are reached by tail call.
                 let Some(scratch) = Tables::<V4>::scratch(env) else { return Verdict::PASS };
                 *place!(scratch.parsed) = parsed;
@@ -189,7 +189,9 @@ fn transport<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
         return Verdict::PASS;
     }
     if known_as == Known::Http && p.is_tcp() && !p.fragment {
-        return splice;
+        // What a client pushes most likely is a request.
+        let asks = !P::XDP && splice == Verdict::SPLICE_CLIENT && p.flags & tcp::PSH != 0;
+        return if asks { Verdict::READ } else { splice };
     }
     // IPv6's keys need the stack for what comes after.
     if F::IPV6 { of_flow_apart(packet, env, p) } else { of_flow(packet, env, p) }

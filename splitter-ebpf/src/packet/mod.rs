@@ -23,6 +23,8 @@ pub mod tcp {
     pub const FIN: u8 = 1;
     pub const SYN: u8 = 2;
     pub const RST: u8 = 4;
+    /// Pushed data (RFC 9293, 3.9.1.2).
+    pub const PSH: u8 = 8;
     pub const ACK: u8 = 16;
 }
 

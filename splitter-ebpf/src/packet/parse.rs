@@ -166,7 +166,7 @@ fn transport<F: Ip, P: Packet>(packet: &mut P, out: &mut Parsed<F>) -> Kind {
     if out.key.proto == TCP as u32 {
         let Some(w) = packet.window::<20>(l4 as usize) else { return Kind::Odd(Reason::Truncated) };
         out.key.ports = w.load::<u32, 0>();
-        out.flags = w.load::<u8, 13>() & (tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK);
+        out.flags = w.load::<u8, 13>() & (tcp::FIN | tcp::SYN | tcp::RST | tcp::PSH | tcp::ACK);
     } else {
         let Some(w) = packet.window::<8>(l4 as usize) else { return Kind::Odd(Reason::Truncated) };
         out.key.ports = w.load::<u32, 0>();

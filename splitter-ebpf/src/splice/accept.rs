@@ -21,7 +21,7 @@ use splitter_common::{abi::*, http::HEAD_LIMIT};
 /// of common stacks (200 ms) at 250 Hz.
 const OVERTAKING: u32 = 40;
 /// Data and nothing else, then the end.
-const LAST: u8 = tcp::FIN | tcp::ACK | emit::PSH;
+const LAST: u8 = tcp::FIN | tcp::ACK | tcp::PSH;
 
 const BAD_REQUEST: [u8; 66] = *b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 const UNAVAILABLE: [u8; 74] = *b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

@@ -13,8 +13,6 @@ use crate::{
 };
 use splitter_common::{abi::*, http::HeadText};
 
-/// Pushed data (RFC 9293, 3.9.1.2).
-pub const PSH: u8 = 8;
 const HEADER: u32 = 20;
 /// Options of a SYN: segment size, window scale, SACK permitted, padded.
 const SYN_OPTIONS: u32 = 12;

@@ -24,11 +24,11 @@ pub fn fill<P: Packet>(packet: &mut P, segment: &Segment, text: &mut HeadText, o
     Rounds::repeat(HEAD_LIMIT / COPY, |_| {
         let left = len.wrapping_sub(done);
         let piece = if left > COPY { COPY } else { left };
-        if done >= len || !packet.copy_in(segment.at.wrapping_add(done), text, offset.wrapping_add(done), piece) {
+        if !packet.copy_in(segment.at.wrapping_add(done), text, offset.wrapping_add(done), piece) {
             return true;
         }
         done += piece;
-        false
+        done >= len
     });
     done
 }

@@ -54,7 +54,7 @@ use crate::{
     verdict::{Action, Verdict},
 };
 use segment::after;
-use splitter_common::abi::*;
+use splitter_common::{abi::*, barrier::forget};
 
 /// How loops of many rounds run.
 #[cfg(target_arch = "bpf")]
@@ -88,13 +88,28 @@ pub fn client<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
 }
 
 /// Reads the head in the scratch text and sends the request on its way. A program of its own, so that the verifier comes to the scanner
-/// with one state.
+/// with one state. Comes after [`client`], which holds the lock, or straight from the pipeline with data that most likely is a request.
 #[inline(always)]
 pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
-    let Some(segment) = Segment::read(packet, p) else { return Verdict::DROP };
-    let Some(entry) = env.spliced(&p.key) else { return Verdict::DROP };
-    let mut verdict = Verdict::READ;
-    if field!(entry.state) == splice_state::ESTABLISHED {
+    let Some(segment) = Segment::read(packet, p) else { return Verdict::PASS };
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let Some(mut entry) = env.spliced(&p.key) else { return Verdict::SPLICE_CLIENT };
+    let mut verdict =
+        if field!(scratch.locked) != 0 || asks(&segment, entry, place!(scratch.read)) { Verdict::READ } else { Verdict::PLAIN };
+    if verdict == Verdict::READ && field!(scratch.locked) == 0 {
+        if !lock::acquire(env, &p.key) {
+            return Verdict::DROP;
+        }
+        // As in `client`.
+        match env.spliced(&p.key) {
+            Some(again) if asks(&segment, again, place!(scratch.read)) => entry = again,
+            _ => {
+                lock::release::<F, _>(env);
+                return Verdict::SPLICE_CLIENT;
+            }
+        }
+    }
+    if verdict == Verdict::READ && field!(entry.state) == splice_state::ESTABLISHED {
         verdict = request::next(packet, env, p, &segment, entry);
     }
     if verdict == Verdict::READ {
@@ -106,6 +121,7 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
     }
     match usual_client(env, &segment, entry) {
         Some((t, numbers)) => nat::forward::forward(packet, env, p, &t, &numbers),
+        None if field!(scratch.locked) == 0 => Verdict::SPLICE_CLIENT,
         None => established::plain(packet, env, p, &segment),
     }
 }
@@ -182,6 +198,18 @@ pub fn quoted<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &mut Tran
 }
 
 const EITHER_FIN: u8 = splice_flag::FIN | splice_flag::PEER_FIN;
+
+/// Whether a segment holds the beginning of a request, and nothing else is to be done for it. `memory` is for the verifier: what it learns of
+/// the length here would let it go through the scanner once more.
+#[inline(always)]
+fn asks<F: Family>(segment: &Segment, entry: Ref<Spliced<F>>, memory: &mut u32) -> bool {
+    const OTHERWISE: u8 = EITHER_FIN | splice_flag::STASHED | splice_flag::SYN_AGAIN | splice_flag::PINNED;
+    field!(entry.state) == splice_state::ESTABLISHED
+        && field!(entry.owner) >> 24 & OTHERWISE as u32 == 0
+        && segment.flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0
+        && forget(memory, segment.len) != 0
+        && after(segment.end(), field!(entry.body_end))
+}
 
 /// The translation of a client's packet to which nothing special happens: acknowledgements, bodies, pinned connections.
 #[inline(always)]

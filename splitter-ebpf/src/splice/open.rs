@@ -353,7 +353,7 @@ fn pieces<F: Network, P: Packet, E: Env + Tables<F>>(
     let window = field!(flow.window) as u32;
     let window = if field!(flow.options) & tcp_option::UNSCALED != 0 { window << (field!(flow.scale) & 15) } else { window };
     out.window = if window > 0xffff { 0xffff } else { window as u16 };
-    out.flags = tcp::ACK | emit::PSH;
+    out.flags = tcp::ACK | tcp::PSH;
     let first = field!(flow.request_at).wrapping_add(field!(flow.seq_add));
     let len = field!(stash.len);
     let most = field!(leg.mss) as u32;

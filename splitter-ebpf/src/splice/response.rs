@@ -45,8 +45,7 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
         }
         let skip = at.wrapping_sub(segment.seq);
         let rest = Segment { at: segment.at.wrapping_add(skip), len: segment.len.wrapping_sub(skip), ..*segment };
-        head(packet, env, &rest, leg);
-        false
+        head(packet, env, &rest, leg) != INTERIM_HEAD
     });
     if is(leg, leg_flag::CHUNKED) {
         follow(packet, env, segment, leg);
@@ -95,8 +94,11 @@ fn follow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, se
     0
 }
 
+/// [`head`]: another one follows.
+const INTERIM_HEAD: u32 = 1;
+
 /// The head of a response at the beginning of `rest`.
-#[inline(never)]
+#[inline(always)]
 fn head<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, rest: &Segment, leg: Ref<Leg<F>>) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     let response = place!(scratch.response);
@@ -107,7 +109,7 @@ fn head<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, rest
     let known = response.verdict == verdict::COMPLETE;
     if known && response.status < 200 && response.status != 101 {
         field!(leg.body_end = at);
-        return 0;
+        return INTERIM_HEAD;
     }
     if response.status == 101 {
         let client = place!(scratch.client);

@@ -18,7 +18,7 @@ pub struct Segment {
     pub len: u32,
     /// As it stands in the header: not scaled.
     pub window: u16,
-    /// FIN, SYN, RST, ACK.
+    /// FIN, SYN, RST, PSH, ACK.
     pub flags: u8,
     /// Length of the header, bytes.
     pub header: u8,

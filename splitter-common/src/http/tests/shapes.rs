@@ -266,14 +266,34 @@ fn wrong_bytes_are_refused_at_once() {
     }
 }
 
+/// What the other fields of a response are called does not matter: it is the backend that says it, and nothing of where the body ends.
+#[test]
+fn names_that_frame_nothing_are_not_read_in_responses() {
+    for lines in ["X : a\r\n", "X\r\n", "X(: a\r\n", "Transfer: chunked\r\n", "X-Content-Length: 7\r\n", "x\r\nA: b\r\n"] {
+        for text in [std::format!("{lines}Content-Length: 5\r\n"), std::format!("Content-Length: 5\r\n{lines}")] {
+            let text = std::format!("HTTP/1.1 200 OK\r\n{text}\r\n");
+            let head = answer(text.as_bytes());
+            assert_eq!((head.verdict, head.length, head.head_len as usize), (verdict::COMPLETE, 5, text.len()), "{text:?}");
+        }
+    }
+}
+
 /// The same shapes in responses are passed on, but the connection is not read any more.
 #[test]
 fn broken_responses_are_pinned() {
     for lines in [
         "X: a\nY: b\r\n",
         "X: a\r\n b\r\n",
-        "X : a\r\n",
+        " X: a\r\n",
+        "\tContent-Length: 5\r\n",
+        ": a\r\n",
+        "Content-Length : 5\r\n",
+        "transfer-encoding : chunked\r\n",
+        "Content-X : a\r\n",
         "Content-Length: 5\r\nContent-Length: 5\r\n",
+        "Content-Length: 5\r\nX: a\r\nCONTENT-LENGTH: 5\r\n",
+        "X: a\rContent-Length: 5\r\n",
+        "X: a\nContent-Length: 5\r\n",
         "Content-Length: 5, 5\r\n",
         "Content-Length: x\r\n",
         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
