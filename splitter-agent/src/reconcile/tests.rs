@@ -96,11 +96,11 @@ fn answer(memory: &Memory, frontend: &FrontendKey, client: Ipv4Addr, header: u8)
         }
     }
     let ruled = match record.has_rules {
-        0 => None,
         _ if splice => {
             let Some(rules) = HTTP_RULES.get(memory, id).unwrap() else { return Answer::Torn("a record names missing rules") };
             http::rule(&rules, holds(&rules, header)).and_then(|version| record.versions.iter().position(|slot| slot.version == version))
         }
+        0 => None,
         _ => longest(memory, id, &client).map(|index| index as usize),
     };
     let index = ruled.or_else(|| decide::pick(&record, decide::bucket(record.salt, key)));
@@ -238,8 +238,8 @@ fn as_http(service: Arc<Model>) -> Arc<Model> {
 /// A service with the rules of http that it will have, as far as it has their versions: what a request meets while it changes.
 fn between(old: &Arc<Model>, desired: &[Arc<Model>]) -> Arc<Model> {
     let new = desired.iter().find(|new| new.name == old.name);
-    let (Some(new), Some(rules)) = (new, old.http.as_ref().filter(|http| !http.rules.is_empty())) else { return old.clone() };
-    let Some(wanted) = new.http.as_ref().filter(|http| !http.rules.is_empty()) else { return old.clone() };
+    let (Some(new), Some(rules)) = (new, old.http.as_ref()) else { return old.clone() };
+    let Some(wanted) = new.http.as_ref() else { return old.clone() };
     let (mut model, mut seen, mut found) = (Model::clone(old), Vec::new(), Vec::new());
     for rule in &wanted.rules {
         // The first rule that holds decides, by weight when its version is not there.

@@ -47,8 +47,8 @@ pub struct Service {
     pub snat: u8,
     /// Slots in use.
     pub version_count: u8,
-    /// 1 when `RULES` (`mode: http`: `HTTP_RULES`) is to be looked at for this service. The agent writes the rules before it sets this, and
-    /// clears it before it removes them.
+    /// 1 when `RULES` is to be looked at for this service. The agent writes the rules before it sets this, and clears it before it removes
+    /// them. With `mode: http` 1 always: `HTTP_RULES` has a value for each service, if an empty one.
     pub has_rules: u8,
     /// [`service_mode`] constant.
     pub mode: u8,
