@@ -103,6 +103,8 @@ pub struct Actor {
     pub(super) runtime: Runtime,
     pub(super) desired: Desired,
     pub(super) applied: observed::Applied,
+    /// Grows whenever services were applied: numbers, backends and weights of any of them may have changed.
+    pub(super) layout: u64,
     pub(super) started: f64,
     /// Maps that this process made and nothing was put in: they can be made larger.
     pub(super) empty: bool,
@@ -147,6 +149,7 @@ impl Actor {
             runtime,
             desired: Desired { state: "pending", ..Desired::default() },
             applied,
+            layout: 0,
             started: unix_now(),
             empty,
             swept: Instant::now(),
@@ -312,6 +315,7 @@ impl Actor {
     fn try_apply(&mut self) -> Result<bool, String> {
         self.make_room().map_err(|error| error.to_string())?;
         let services = weights::effective(&self.desired.services, &self.runtime.overrides);
+        self.layout += 1;
         let datapath = self.datapath.as_mut().ok_or(NO_MAPS)?;
         let report = self.reconciler.apply(&mut datapath.tables, &services).map_err(|error| error.to_string())?;
         self.empty &= services.is_empty();
@@ -382,6 +386,7 @@ impl Actor {
         let datapath = self.datapath.as_mut().ok_or_else(|| ControlError::Kernel(NO_MAPS.into()))?;
         if unsure {
             // An apply failed half-way: what the kernel holds is known only after the next one.
+            self.layout += 1;
             let mut services = weights::effective(&self.desired.services, &self.runtime.overrides);
             if let Some(service) = services.iter_mut().find(|service| service.name == name) {
                 let versions = &mut Arc::make_mut(service).versions;

@@ -36,35 +36,32 @@ fn sum<'a>(values: impl IntoIterator<Item = &'a VersionCounters>) -> VersionCoun
     total
 }
 
+/// The sum of a value as the table gives it: one after the other for each CPU.
+pub fn total(values: &[u8]) -> VersionCounters {
+    let mut total = VersionCounters::default();
+    values.chunks_exact(size_of::<VersionCounters>().next_multiple_of(8)).for_each(|value| add(&mut total, &read(value)));
+    total
+}
+
 pub fn of_version(tables: &impl Tables, version: u32) -> Result<VersionCounters, TableError> {
     Ok(sum(&per_cpu::<u32, VersionCounters>(tables, Table::Counters, version)?))
 }
 
-/// Counters by version number.
+/// Counters by version number; many are read by walking the table, and then others than the wanted ones are there too.
 pub fn of_versions(tables: &impl Tables, versions: &[u32]) -> Result<HashMap<u32, VersionCounters>, TableError> {
     let mut found = HashMap::with_capacity(versions.len());
-    visit_versions(tables, versions, |version, counters| {
-        found.insert(version, counters);
-    })?;
-    Ok(found)
-}
-
-/// The same one by one; many are read by scanning the table, and then others than the wanted ones are visited too.
-pub fn visit_versions(tables: &impl Tables, versions: &[u32], mut visit: impl FnMut(u32, VersionCounters)) -> Result<(), TableError> {
     if versions.len() <= FEW {
-        return versions.iter().try_for_each(|version| {
-            visit(*version, of_version(tables, *version)?);
-            Ok(())
-        });
+        for version in versions {
+            found.insert(*version, of_version(tables, *version)?);
+        }
+        return Ok(found);
     }
     let last = versions.iter().copied().max().unwrap_or(0);
-    let size = size_of::<VersionCounters>().next_multiple_of(8);
     each(tables, Table::Counters, |version: u32, values| {
-        let mut total = VersionCounters::default();
-        values.chunks_exact(size).for_each(|value| add(&mut total, &read(value)));
-        visit(version, total);
+        found.insert(version, total(values));
         version < last
-    })
+    })?;
+    Ok(found)
 }
 
 /// Samples of one histogram by octave.

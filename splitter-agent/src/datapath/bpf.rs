@@ -204,6 +204,30 @@ impl Kernel {
         }
     }
 
+    fn batch_range(&self, table: Table, first: u32, values: &mut [u8]) -> io::Result<()> {
+        let count = values.len() / self.value_size(table);
+        assert!(table.is_array() && values.len() == count * self.value_size(table), "{table}");
+        // The token of an array is the last index that was read.
+        let (before, mut after, mut keys) = ([first.wrapping_sub(1)], [0u32], vec![0u32; count]);
+        loop {
+            let mut batch = Batch {
+                in_batch: if first == 0 { 0 } else { before.as_ptr() as u64 },
+                out_batch: after.as_mut_ptr() as u64,
+                keys: keys.as_mut_ptr() as u64,
+                values: values.as_mut_ptr() as u64,
+                count: count as u32,
+                map_fd: self.fd(table)?,
+                ..Batch::default()
+            };
+            match bpf(LOOKUP_BATCH, &mut batch) {
+                Ok(()) if batch.count as usize == count => return Ok(()),
+                Ok(()) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => continue,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
     fn element(&self, command: libc::c_long, table: Table, key: &[u8], value: *mut u8, flags: u64) -> io::Result<bool> {
         assert_eq!(key.len(), table.key_size(), "{table}");
         let mut element = Element { map_fd: self.fd(table)?, pad: 0, key: key.as_ptr() as u64, value: value as u64, flags };
@@ -243,6 +267,10 @@ impl Tables for Kernel {
 
     fn scan(&self, table: Table, cursor: &mut Cursor, limit: usize, keys: &mut Vec<u8>, values: &mut Vec<u8>) -> Result<bool, TableError> {
         self.batch_scan(table, cursor, limit, keys, values).map_err(|e| self.error(table, "read", e))
+    }
+
+    fn range(&self, table: Table, first: u32, values: &mut [u8]) -> Result<(), TableError> {
+        self.batch_range(table, first, values).map_err(|e| self.error(table, "read", e))
     }
 
     fn limit(&self, table: Table) -> u32 {

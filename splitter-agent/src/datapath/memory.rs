@@ -87,6 +87,12 @@ impl Tables for Memory {
         Ok(count == limit)
     }
 
+    fn range(&self, table: Table, first: u32, values: &mut [u8]) -> Result<(), TableError> {
+        assert!(table.is_array(), "{table}");
+        let parts = values.chunks_exact_mut(self.value_size(table));
+        parts.enumerate().try_for_each(|(i, value)| self.get(table, &(first + i as u32).to_ne_bytes(), value).map(|_| ()))
+    }
+
     fn limit(&self, table: Table) -> u32 {
         self.limits.get(&table).copied().unwrap_or(1 << 20)
     }

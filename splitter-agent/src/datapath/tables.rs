@@ -120,6 +120,8 @@ pub trait Tables {
     /// Reads about `limit` entries into the vectors (cleared first); `false` when the table's end was reached. Entries that come and go
     /// meanwhile may be missed or seen twice.
     fn scan(&self, table: Table, cursor: &mut Cursor, limit: usize, keys: &mut Vec<u8>, values: &mut Vec<u8>) -> Result<bool, TableError>;
+    /// Reads entries of an array whose indexes follow each other from `first` on, as many as fit into `values`; all must exist.
+    fn range(&self, table: Table, first: u32, values: &mut [u8]) -> Result<(), TableError>;
     /// Most entries.
     fn limit(&self, table: Table) -> u32;
     /// Possible CPUs: how many values an entry of a per-CPU table has.

@@ -56,6 +56,9 @@ impl Tables for Faulty<'_> {
     fn scan(&self, table: Table, cursor: &mut Cursor, limit: usize, keys: &mut Vec<u8>, values: &mut Vec<u8>) -> Result<bool, TableError> {
         self.inner.scan(table, cursor, limit, keys, values)
     }
+    fn range(&self, table: Table, first: u32, values: &mut [u8]) -> Result<(), TableError> {
+        self.inner.range(table, first, values)
+    }
     fn limit(&self, table: Table) -> u32 {
         self.inner.limit(table)
     }

@@ -2,7 +2,7 @@
 
 use super::super::counters::{self, Histogram};
 use crate::{
-    datapath::{TableError, Tables},
+    datapath::{Table, TableError, Tables},
     model::Measure,
     rollout::{
         Side,
@@ -10,18 +10,35 @@ use crate::{
     },
 };
 use splitter_common::abi::{self, VersionCounters};
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 /// More versions than this, and histograms are read by walking their whole table, less often.
 pub const FEW: usize = 128;
+/// Bytes of counters that one read brings: they stay in the CPU's cache until they are summed.
+const PORTION: usize = 1 << 15;
 
 /// Remembers the last look. Counters only grow; where one did not, its version is new under an old number, and counts from zero.
 #[derive(Default)]
 pub struct Sampler {
-    /// By version number: numbers are given from 1 on without large gaps.
-    counters: Vec<Option<VersionCounters>>,
-    sides: Vec<Option<Side>>,
+    /// Numbers that follow each other are read together: the first one, and the slots of all.
+    ranges: Vec<(u32, Range<usize>)>,
+    slots: Vec<Slot>,
+    /// The last read succeeded.
+    complete: bool,
+    /// What one read brings; kept, so that nothing is allocated ten times a second.
+    values: Vec<u8>,
     histograms: HashMap<(u32, Measure), Known>,
+}
+
+/// One version's counters, over all CPUs.
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    version: u32,
+    /// The last look differs from the one before, or was the first.
+    moved: bool,
+    now: Option<VersionCounters>,
+    /// Before they moved.
+    last: Option<VersionCounters>,
 }
 
 /// A histogram as it was read last, and its version's counters just before: while they stand, no packet came that could have left a sample.
@@ -38,36 +55,67 @@ fn kernel_measure(measure: Measure) -> abi::Measure {
 }
 
 impl Sampler {
-    /// Reads the counters of these versions; [`Sampler::side`] tells what is new.
-    pub fn counters(&mut self, tables: &impl Tables, versions: &[u32]) -> Result<(), TableError> {
-        let length = versions.iter().max().map_or(0, |last| *last as usize + 1);
-        self.sides.clear();
-        self.sides.resize(length, None);
-        // What is not watched now is seen for the first time when it is watched again.
-        let mut last = std::mem::replace(&mut self.counters, vec![None; length]);
-        last.resize(length, None);
-        for version in versions {
-            // Wanted: the scan may visit others too.
-            self.sides[*version as usize] = Some(Side::default());
-        }
-        counters::visit_versions(tables, versions, |version, now| {
-            let index = version as usize;
-            if let Some(side) = self.sides.get_mut(index).filter(|side| side.is_some()) {
-                *side = last[index].map(|last| delta(&last, &now));
-                self.counters[index] = Some(now);
+    /// Reads these versions from now on. What is known of those that were read before stays.
+    pub fn watch(&mut self, mut versions: Vec<u32>) {
+        versions.sort_unstable();
+        versions.dedup();
+        let known = std::mem::take(&mut self.slots);
+        let slot = |version: u32| {
+            let old = known.binary_search_by_key(&version, |slot| slot.version).ok().map(|index| known[index]);
+            old.unwrap_or(Slot { version, ..Slot::default() })
+        };
+        self.slots = versions.into_iter().map(slot).collect();
+        self.ranges.clear();
+        for (index, slot) in self.slots.iter().enumerate() {
+            match self.ranges.last_mut() {
+                Some((first, slots)) if *first as usize + slots.len() == slot.version as usize => slots.end += 1,
+                _ => self.ranges.push((slot.version, index..index + 1)),
             }
-        })
+        }
     }
 
-    /// Counts of a version between the last two looks; `None` when the last one was its first.
-    pub fn side(&self, version: u32) -> Option<Side> {
-        self.sides.get(version as usize).copied().flatten()
+    /// Where a watched version's counters are, until the next [`Sampler::watch`].
+    pub fn slot(&self, version: u32) -> Option<usize> {
+        self.slots.binary_search_by_key(&version, |slot| slot.version).ok()
+    }
+
+    /// Reads the counters of the watched versions; [`Sampler::side`] tells what is new. After an error it tells nothing of use, and the next
+    /// look compares with the one before.
+    pub fn look(&mut self, tables: &impl Tables) -> Result<(), TableError> {
+        // What a look saw that failed is told by the next one.
+        let pending = !std::mem::take(&mut self.complete);
+        let size = tables.value_size(Table::Counters);
+        let portion = (PORTION / size).max(1);
+        for (first, slots) in &self.ranges {
+            let mut version = *first;
+            for part in self.slots[slots.clone()].chunks_mut(portion) {
+                self.values.resize(part.len() * size, 0);
+                tables.range(Table::Counters, version, &mut self.values)?;
+                version += part.len() as u32;
+                for (slot, values) in part.iter_mut().zip(self.values.chunks_exact(size)) {
+                    slot.note(counters::total(values), pending);
+                }
+            }
+        }
+        self.complete = true;
+        Ok(())
+    }
+
+    /// Something was counted for the version in this slot between the last two looks, or it was seen for the first time.
+    pub fn moved(&self, slot: usize) -> bool {
+        self.slots.get(slot).is_none_or(|slot| slot.moved)
+    }
+
+    /// Counts of the version in this slot between the last two looks; `None` when the last one was its first.
+    pub fn side(&self, slot: usize) -> Option<Side> {
+        let slot = self.slots.get(slot)?;
+        if slot.moved { Some(delta(&slot.last?, &slot.now?)) } else { slot.now.map(|_| Side::default()) }
     }
 
     /// New samples of each watched version and measure; those seen for the first time have none. Reads only histograms of versions whose
     /// counters moved: a sample that the kernel notes just after they were read comes with the next one, and none is lost.
     pub fn histograms(&mut self, tables: &impl Tables, wanted: &[(u32, Measure)]) -> Result<HashMap<(u32, Measure), Counts>, TableError> {
-        let moved: Vec<(u32, Measure)> = wanted.iter().filter(|key| self.moved(key)).copied().collect();
+        let moved: Vec<(u32, Measure)> = wanted.iter().filter(|key| self.has_new(key)).copied().collect();
         let all = if moved.len() > FEW { Some(counters::histograms(tables)?) } else { None };
         let mut found = HashMap::with_capacity(moved.len());
         for key @ (version, measure) in moved {
@@ -88,13 +136,28 @@ impl Sampler {
     }
 
     /// Something was counted for this version since its histogram was read, or nothing is known of either.
-    fn moved(&self, key: &(u32, Measure)) -> bool {
+    fn has_new(&self, key: &(u32, Measure)) -> bool {
         let counters = self.counter(key.0);
         counters.is_none() || self.histograms.get(key).is_none_or(|known| known.counters != counters)
     }
 
     fn counter(&self, version: u32) -> Option<VersionCounters> {
-        self.counters.get(version as usize).copied().flatten()
+        self.slots[self.slot(version)?].now
+    }
+}
+
+impl Slot {
+    /// `pending`: nobody was told what the look before brought.
+    fn note(&mut self, now: VersionCounters, pending: bool) {
+        let untold = pending && self.moved;
+        if self.now == Some(now) && !untold {
+            self.moved = false;
+            return;
+        }
+        if !untold {
+            self.last = self.now;
+        }
+        (self.now, self.moved) = (Some(now), true);
     }
 }
 
@@ -136,7 +199,7 @@ fn newer(last: &[(u16, u64)], now: &[(u16, u64)]) -> Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::{Memory, Table, bytes_of};
+    use crate::datapath::{Memory, bytes_of};
     use splitter_common::abi::{HistogramKey, HistogramOctave};
 
     #[test]
@@ -148,20 +211,64 @@ mod tests {
         let mut counters = VersionCounters { connections: 100, resets_backend: 3, ..VersionCounters::default() };
         put(&mut memory, counters);
         let mut look = |memory: &Memory| {
-            sampler.counters(memory, &[7]).unwrap();
-            sampler.side(7)
+            sampler.watch(vec![7]);
+            sampler.look(memory).unwrap();
+            let slot = sampler.slot(7).unwrap();
+            (sampler.side(slot), sampler.moved(slot))
         };
-        assert_eq!(look(&memory), None, "the first look has no last one");
+        assert_eq!(look(&memory), (None, true), "the first look has no last one");
+        assert_eq!(look(&memory), (Some(Side::default()), false));
         (counters.connections, counters.resets_backend, counters.refused, counters.timeouts) = (110, 4, 1, 1);
         put(&mut memory, counters);
-        assert_eq!(look(&memory).unwrap(), Side { trials: 10.0, errors: 3.0, connections: 10.0 });
+        assert_eq!(look(&memory), (Some(Side { trials: 10.0, errors: 3.0, connections: 10.0 }), true));
         // Where requests are counted, they are the trials, and answers of class 5 are errors.
         (counters.connections, counters.requests, counters.status[5], counters.status[2]) = (111, 50, 2, 48);
         put(&mut memory, counters);
-        assert_eq!(look(&memory).unwrap(), Side { trials: 50.0, errors: 2.0, connections: 1.0 });
+        assert_eq!(look(&memory).0.unwrap(), Side { trials: 50.0, errors: 2.0, connections: 1.0 });
         // A number that was given anew starts from zero.
         put(&mut memory, VersionCounters { connections: 5, ..VersionCounters::default() });
-        assert_eq!(look(&memory).unwrap().trials, 5.0);
+        assert_eq!(look(&memory).0.unwrap().trials, 5.0);
+    }
+
+    #[test]
+    fn numbers_with_gaps_are_read_and_what_is_known_stays() {
+        let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
+        let put = |memory: &mut Memory, version: u32, connections: u64| {
+            let counters = VersionCounters { connections, ..VersionCounters::default() };
+            memory.put(Table::Counters, bytes_of(&[version]), bytes_of(&[counters, counters])).unwrap();
+        };
+        let versions: Vec<u32> = (1..=400).chain([900, 902, 903]).collect();
+        versions.iter().for_each(|version| put(&mut memory, *version, u64::from(*version)));
+        sampler.watch(versions.clone());
+        sampler.look(&memory).unwrap();
+        versions.iter().for_each(|version| put(&mut memory, *version, 3 * u64::from(*version)));
+        sampler.watch(versions.iter().rev().copied().filter(|version| version % 2 == 1 || *version > 800).chain([901]).collect());
+        sampler.look(&memory).unwrap();
+        for version in [1, 199, 399, 900, 902, 903] {
+            let side = sampler.side(sampler.slot(version).unwrap());
+            assert_eq!(side.unwrap().connections, 4.0 * f64::from(version), "{version}");
+        }
+        assert_eq!((sampler.slot(2), sampler.side(sampler.slot(901).unwrap())), (None, None));
+    }
+
+    #[test]
+    fn what_a_failed_look_saw_is_told_by_the_next() {
+        let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
+        let put = |memory: &mut Memory, connections: u64| {
+            let counters = VersionCounters { connections, ..VersionCounters::default() };
+            memory.put(Table::Counters, bytes_of(&[7u32]), bytes_of(&[counters, VersionCounters::default()])).unwrap();
+        };
+        sampler.watch(vec![7]);
+        sampler.look(&memory).unwrap();
+        put(&mut memory, 5);
+        sampler.look(&memory).unwrap();
+        // As an error in a later portion leaves it.
+        sampler.complete = false;
+        put(&mut memory, 8);
+        sampler.look(&memory).unwrap();
+        assert_eq!(sampler.side(0).unwrap().connections, 8.0);
+        sampler.look(&memory).unwrap();
+        assert_eq!(sampler.side(0).unwrap().connections, 0.0);
     }
 
     #[test]
@@ -197,7 +304,8 @@ mod tests {
             octave.counts[1] = samples;
             memory.put(Table::Counters, bytes_of(&[7u32]), bytes_of(&[counters, VersionCounters::default()])).unwrap();
             memory.put(Table::Histograms, bytes_of(&[key]), bytes_of(&[octave, HistogramOctave { counts: [0; 32] }])).unwrap();
-            sampler.counters(&memory, &[7]).unwrap();
+            sampler.watch(vec![7]);
+            sampler.look(&memory).unwrap();
             sampler.histograms(&memory, &wanted).unwrap().get(&wanted[0]).map(Counts::total)
         };
         assert_eq!(look(1, 5), None, "seen for the first time");

@@ -11,7 +11,6 @@ use crate::{
     observed::{RolloutEvent, RolloutStatus, WeightChange, WeightRequest},
     rollout::{self, Observation, Phase, State, Word, WordKind},
 };
-use std::collections::HashMap;
 
 impl Actor {
     /// Follows an operator's word, or says why not.
@@ -26,6 +25,7 @@ impl Actor {
         if entry.state.phase != Phase::Idle {
             self.rollouts.entries.insert(name.into(), entry);
         }
+        self.rollouts.rounds.changed();
         result.map(|()| status)
     }
 
@@ -53,7 +53,7 @@ impl Actor {
         let (canary, baseline) = (version(policy.canary), version(policy.baseline));
         let now = self.planned(name).map(|planned| weights::of(&planned.model)).unwrap_or_else(|_| weights::of(service));
         let state = State::new(name, &canary, &baseline, policy, &now);
-        Ok(Entry { state, compared: None, retry: None, backends: 0, watched: None, due: HashMap::new(), kept: 0.0 })
+        Ok(Entry::new(state))
     }
 
     /// One rollout, also one that was never started.
@@ -139,6 +139,7 @@ impl Actor {
     /// Service or version are gone: there is nothing to set weights of.
     fn forget(&mut self, name: &str) {
         let Some(entry) = self.rollouts.entries.remove(name) else { return };
+        self.rollouts.rounds.changed();
         self.rollouts.files.remove(name);
         if entry.state.phase.is_live() || entry.state.phase == Phase::Waiting {
             let (canary, reason) = (entry.state.canary.clone(), "the policy has this service or these versions no more");
