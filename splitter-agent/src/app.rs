@@ -5,6 +5,7 @@
 use crate::{
     admin,
     control::{Control, Loaded, Settings, Xdp},
+    memory,
     source::{self, Outcome},
 };
 use anyhow::{Context, Result};
@@ -38,6 +39,7 @@ pub struct Options {
 
 /// Runs until SIGTERM or SIGINT. The kernel goes on splitting afterwards.
 pub async fn run(options: Options) -> Result<()> {
+    memory::tune();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Both before the kernel is touched: a second agent stops here.
@@ -71,7 +73,7 @@ pub async fn run(options: Options) -> Result<()> {
             outcome = outcomes.recv() => {
                 let outcome = outcome.context("the policy's watcher ended by itself; restart the agent")?;
                 control.load(loaded(outcome)).await;
-                release_memory();
+                memory::release();
                 if std::mem::take(&mut first) {
                     notify("READY=1");
                     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %options.admin.display(), "ready");
@@ -115,15 +117,6 @@ fn shorten(mut findings: Vec<String>) -> Vec<String> {
         findings.push(format!("and {more} more: `splitter check` shows all"));
     }
     findings
-}
-
-/// Gives back what reading a large policy took, so that the resident size falls to what is kept.
-fn release_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim has no preconditions; it only returns free pages to the kernel.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 /// Tells systemd (`Type=notify`), when it listens: sd_notify(3).

@@ -5,6 +5,7 @@ pub mod app;
 pub mod cli;
 pub mod control;
 pub mod datapath;
+mod memory;
 pub mod model;
 pub mod observed;
 pub mod outside;

@@ -2,7 +2,7 @@
 
 use super::{
     Api, Listener,
-    http::{Answer, answer, connection, failure, json, places},
+    http::{Answer, answer, aside, connection, failure, json, places},
     percent_decode, rollouts,
 };
 use crate::control::ControlError;
@@ -49,10 +49,16 @@ async fn route(request: Request<Incoming>, writer: &Result<u32, String>, api: &i
         (request.method().clone(), |method: &str| failure(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers {method} only")));
     match parts[..] {
         ["healthz"] => answer(StatusCode::OK, "text/plain", "ok\n"),
-        ["v1", "status"] if method == Method::GET => json(StatusCode::OK, &api.status().await),
+        ["v1", "status"] if method == Method::GET => {
+            let status = api.status().await;
+            aside(move || json(StatusCode::OK, &status)).await
+        }
         ["v1", "status"] => expected("GET"),
         ["v1", "flows"] if method == Method::GET => match service_of(request.uri().query()) {
-            Ok(service) => finish(api.flows(service).await),
+            Ok(service) => {
+                let flows = api.flows(service).await;
+                aside(move || finish(flows)).await
+            }
             Err(error) => failure(StatusCode::BAD_REQUEST, error),
         },
         ["v1", "flows"] => expected("GET"),

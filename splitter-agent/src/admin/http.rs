@@ -1,10 +1,10 @@
 //! Serving HTTP/1.1 connections with limits: what both listeners share.
 
-use crate::observed::ApiError;
+use crate::{memory, observed::ApiError};
 use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode,
-    body::{Bytes, Incoming},
+    body::{Body, Bytes, Incoming},
     header::{CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
@@ -25,6 +25,9 @@ const HEAD: Duration = Duration::from_secs(5);
 const CONNECTION: Duration = Duration::from_secs(60);
 /// Connections served at once by a listener; more wait in the backlog.
 const CONNECTIONS: usize = 64;
+
+/// Answers of more bytes leave more behind than is worth keeping.
+const LARGE: u64 = 4 << 20;
 
 /// A listener's places; a place is free again when its connection ends.
 pub fn places() -> Arc<Semaphore> {
@@ -56,6 +59,19 @@ pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<By
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
+}
+
+/// Writes a large answer on a thread of its own: the listeners serve others meanwhile.
+pub async fn aside(write: impl FnOnce() -> Answer + Send + 'static) -> Answer {
+    let written = tokio::task::spawn_blocking(|| {
+        let answer = write();
+        if answer.body().size_hint().exact().is_some_and(|size| size > LARGE) {
+            memory::release();
+        }
+        answer
+    });
+    let written = written.await;
+    written.unwrap_or_else(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
 pub fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {

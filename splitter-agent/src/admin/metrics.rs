@@ -2,7 +2,7 @@
 
 use super::{
     Api,
-    http::{Answer, answer, connection, places},
+    http::{Answer, answer, aside, connection, places},
 };
 use crate::{observed::Status, telemetry};
 use hyper::{Method, Request, StatusCode, body::Incoming, header::ACCEPT};
@@ -40,13 +40,17 @@ async fn route(request: Request<Incoming>, api: &impl Api) -> Answer {
         return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET is answered here\n");
     }
     match request.uri().path() {
-        "/metrics" => match telemetry::render(api.status().await) {
-            Ok(text) if only_plain(&request) => answer(StatusCode::OK, telemetry::PLAIN_CONTENT_TYPE, telemetry::plain(&text)),
-            Ok(text) => answer(StatusCode::OK, telemetry::CONTENT_TYPE, text),
-            Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
-        },
+        "/metrics" => {
+            let (status, plain) = (api.status().await, only_plain(&request));
+            aside(move || match telemetry::render(status) {
+                Ok(text) if plain => answer(StatusCode::OK, telemetry::PLAIN_CONTENT_TYPE, telemetry::plain(&text)),
+                Ok(text) => answer(StatusCode::OK, telemetry::CONTENT_TYPE, text),
+                Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+            })
+            .await
+        }
         "/healthz" => answer(StatusCode::OK, TEXT, "ok\n"),
-        "/readyz" => match unready(&api.status().await) {
+        "/readyz" => match unready(&api.brief().await) {
             None => answer(StatusCode::OK, TEXT, "ok\n"),
             Some(reason) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
         },

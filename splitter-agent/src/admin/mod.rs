@@ -24,6 +24,8 @@ use std::future::Future;
 /// What the listeners need of the node: [`Control`], or a stand-in in tests.
 pub trait Api: Clone + Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = Status> + Send;
+    /// The part of it that costs nothing.
+    fn brief(&self) -> impl Future<Output = Status> + Send;
     fn flows(&self, service: Option<String>) -> impl Future<Output = Result<Vec<FlowRow>, ControlError>> + Send;
     fn explain(&self, request: ExplainRequest) -> impl Future<Output = Result<Explanation, ControlError>> + Send;
     fn set_weights(&self, service: &str, request: WeightRequest) -> impl Future<Output = Result<WeightChange, ControlError>> + Send;
@@ -36,6 +38,9 @@ pub trait Api: Clone + Send + Sync + 'static {
 impl Api for Control {
     async fn status(&self) -> Status {
         Control::status(self).await
+    }
+    async fn brief(&self) -> Status {
+        Control::brief(self).await
     }
     async fn flows(&self, service: Option<String>) -> Result<Vec<FlowRow>, ControlError> {
         Control::flows(self, service).await

@@ -20,6 +20,9 @@ impl Api for Node {
         status.applied.generation = self.generation;
         status
     }
+    async fn brief(&self) -> Status {
+        self.status().await
+    }
     async fn flows(&self, service: Option<String>) -> Result<Vec<FlowRow>, ControlError> {
         let service = service.ok_or_else(|| ControlError::Kernel("cannot dump".into()))?;
         Ok(vec![FlowRow { service, ..FlowRow::default() }])

@@ -1,24 +1,23 @@
 //! The actor behind [`super::Control`]: takes requests, timers and interface changes one after the other, on a thread of its own.
 
 use super::{
-    ControlError, Loaded, Settings, counters, live,
+    ControlError, Loaded, Settings,
     rates::Rates,
     rollouts::Rollouts,
-    status,
-    store::{Override, Runtime, Store},
+    snapshot::Snapshot,
+    store::{Runtime, Store},
     sweep::{Bits, Clock, Janitor},
     weights,
 };
 use crate::{
     datapath::{self, Datapath, DatapathError, Events, Patterns, Sizes, Table, Tables},
-    model::{OnWeightChange, Service},
-    observed::{self, ExplainRequest, Explanation, FlowRow, RolloutEvent, RolloutStatus, Status, WeightChange, WeightRequest},
-    reconcile::{Planned, ReconcileError, Reconciler},
+    model::Service,
+    observed::{self, ExplainRequest, Explanation, RolloutEvent, RolloutStatus, Status, WeightChange, WeightRequest},
+    reconcile::Reconciler,
     rollout::Word,
 };
 use splitter_common::abi::backend_state;
 use std::{
-    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -28,8 +27,10 @@ use tokio::sync::{mpsc, oneshot};
 #[derive(Debug)]
 pub enum Message {
     Load(Loaded, oneshot::Sender<()>),
-    Status(oneshot::Sender<Status>),
-    Flows(Option<String>, oneshot::Sender<Result<Vec<FlowRow>, ControlError>>),
+    /// After a sweep, when the last one is not fresh.
+    Status(oneshot::Sender<Snapshot>),
+    Flows(oneshot::Sender<Result<Snapshot, ControlError>>),
+    Brief(oneshot::Sender<Status>),
     Explain(ExplainRequest, oneshot::Sender<Result<Explanation, ControlError>>),
     SetWeights(String, WeightRequest, oneshot::Sender<Result<WeightChange, ControlError>>),
     Rollouts(oneshot::Sender<Vec<RolloutStatus>>),
@@ -47,8 +48,6 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// Flow counts in the status are not older than this.
 pub(super) const FRESH: Duration = Duration::from_secs(1);
 pub(super) const NO_MAPS: &str = "the kernel's maps could not be made: see `splitter status`";
-/// A second pass for flows that were being decided while the weights changed.
-const AGAIN: f64 = 1.0;
 
 /// The thread: starts, says so, and serves until the end.
 ///
@@ -109,6 +108,8 @@ pub struct Actor {
     /// Maps that this process made and nothing was put in: they can be made larger.
     pub(super) empty: bool,
     pub(super) swept: Instant,
+    /// Who asked for a status and waits for the sweep's end.
+    pub(super) waiting: Vec<oneshot::Sender<Snapshot>>,
     /// The clock of the rates.
     pub(super) begin: Instant,
     pub(super) rates: Rates,
@@ -153,6 +154,7 @@ impl Actor {
             started: unix_now(),
             empty,
             swept: Instant::now(),
+            waiting: Vec::new(),
             begin: Instant::now(),
             rates: Rates::default(),
             rollouts,
@@ -216,7 +218,9 @@ impl Actor {
                     self.tick(ticks.is_multiple_of(TICKS_PER_SWEEP));
                 }
                 _ = std::future::ready(()), if self.janitor.is_sweeping() => {
-                    self.sweep_step();
+                    if self.sweep_step() {
+                        self.answer_waiting();
+                    }
                     // Lets the sockets and timers be polled between two steps.
                     tokio::task::yield_now().await;
                 }
@@ -238,8 +242,9 @@ impl Actor {
                 self.load(loaded);
                 let _ = reply.send(());
             }
-            Message::Status(reply) => drop(reply.send(self.status())),
-            Message::Flows(service, reply) => drop(reply.send(self.flows(service))),
+            Message::Status(reply) => self.status(reply),
+            Message::Flows(reply) => drop(reply.send(self.snapshot())),
+            Message::Brief(reply) => drop(reply.send(self.brief())),
             Message::Explain(request, reply) => drop(reply.send(self.explain(&request))),
             Message::SetWeights(service, request, reply) => drop(reply.send(self.set_weights_by_hand(&service, &request))),
             Message::Rollouts(reply) => drop(reply.send(self.all_rollouts())),
@@ -251,7 +256,7 @@ impl Actor {
     }
 
     /// The datapath; absent only when making larger maps failed.
-    fn datapath(&mut self) -> Result<&mut Datapath, ControlError> {
+    pub(super) fn datapath(&mut self) -> Result<&mut Datapath, ControlError> {
         self.datapath.as_mut().ok_or_else(|| ControlError::Kernel(NO_MAPS.into()))
     }
 
@@ -345,125 +350,7 @@ impl Actor {
         self.look_at_interfaces()
     }
 
-    // ---- weights
-
-    pub(super) fn planned(&self, name: &str) -> Result<&Planned, ControlError> {
-        self.reconciler.service(name).ok_or_else(|| {
-            let known = weights::list(self.reconciler.services().map(|planned| planned.model.name.as_str()));
-            ControlError::NotFound(format!("there is no service {name:?}; the node runs: {known}"))
-        })
-    }
-
-    /// One map write, then the bookkeeping.
-    pub(super) fn change_weights(&mut self, name: &str, request: &WeightRequest) -> Result<WeightChange, ControlError> {
-        let planned = self.planned(name)?;
-        let after = weights::merge(&planned.model, request)?;
-        let before = weights::of(&planned.model);
-        let named: BTreeMap<String, u32> =
-            planned.model.versions.iter().map(|version| version.name.clone()).zip(after.iter().copied()).collect();
-        let mut change = WeightChange { service: name.into(), before, after: named, ..WeightChange::default() };
-        if request.dry_run {
-            change.flows_to_end = self.dry_run(name, &after)?;
-            change.generation = self.applied.generation;
-            return Ok(change);
-        }
-        let begin = Instant::now();
-        self.write_weights(name, &after)?;
-        change.write_us = begin.elapsed().as_secs_f64() * 1e6;
-        self.applied.generation += 1;
-        self.applied.at = unix_now();
-        self.keep_override(name, change.after.clone());
-        change.flows_to_end = self.weights_changed(name);
-        self.save_runtime();
-        change.applied = true;
-        change.generation = self.applied.generation;
-        Ok(change)
-    }
-
-    fn write_weights(&mut self, name: &str, weights: &[u32]) -> Result<(), ControlError> {
-        let kernel = |error: ReconcileError| ControlError::Kernel(error.to_string());
-        let unsure = self.reconciler.is_unsure();
-        let datapath = self.datapath.as_mut().ok_or_else(|| ControlError::Kernel(NO_MAPS.into()))?;
-        if unsure {
-            // An apply failed half-way: what the kernel holds is known only after the next one.
-            self.layout += 1;
-            let mut services = weights::effective(&self.desired.services, &self.runtime.overrides);
-            if let Some(service) = services.iter_mut().find(|service| service.name == name) {
-                let versions = &mut Arc::make_mut(service).versions;
-                versions.iter_mut().zip(weights).for_each(|(version, weight)| version.weight = *weight);
-            }
-            return self.reconciler.apply(&mut datapath.tables, &services).map(|_| ()).map_err(kernel);
-        }
-        self.reconciler.set_weights(&mut datapath.tables, name, weights).map_err(kernel)
-    }
-
-    fn keep_override(&mut self, name: &str, weights: BTreeMap<String, u32>) {
-        let base =
-            self.desired.services.iter().find(|service| service.name == name).map(|service| weights::of(service)).unwrap_or_default();
-        if base == weights {
-            self.runtime.overrides.remove(name);
-        } else {
-            self.runtime.overrides.insert(name.into(), Override { base, weights });
-        }
-    }
-
-    /// Flows that would have to go, were the weights these.
-    fn dry_run(&mut self, name: &str, weights: &[u32]) -> Result<u64, ControlError> {
-        let planned = self.planned(name)?;
-        if planned.model.on_weight_change == OnWeightChange::Keep {
-            return Ok(0);
-        }
-        let mut trial = planned.clone();
-        crate::plan::set_weights(&mut trial.image.record, weights);
-        let id = trial.image.id;
-        let trial = self.reconciler.with(trial);
-        let datapath = self.datapath()?;
-        live::strays(&mut datapath.tables, &trial, &HashSet::from([id]), live::Then::Count).map_err(|e| ControlError::Kernel(e.to_string()))
-    }
-
-    /// Notes the counters, and does with the flows what the policy says; returns how many end, now or later.
-    fn weights_changed(&mut self, name: &str) -> u64 {
-        let Some(planned) = self.reconciler.service(name) else { return 0 };
-        let (id, policy, mode) = (planned.image.id, planned.model.on_weight_change, planned.model.mode);
-        let numbers: Vec<(String, u32)> =
-            planned.model.versions.iter().map(|version| version.name.clone()).zip(status::versions(planned)).collect();
-        let Some(datapath) = &mut self.datapath else { return 0 };
-        let count = |number: u32| counters::of_version(&datapath.tables, number).map_or(0, |c| status::decisions(mode, &c));
-        let baseline = numbers.into_iter().map(|(version, number)| (version, count(number))).collect();
-        self.runtime.baselines.insert(name.into(), baseline);
-        let (then, delay) = match policy {
-            OnWeightChange::Keep => return 0,
-            OnWeightChange::Reset => (live::Then::End, AGAIN),
-            OnWeightChange::Drain(time) => (live::Then::Count, time.as_secs_f64()),
-        };
-        self.runtime.drains.insert(name.into(), unix_now() + delay);
-        live::strays(&mut datapath.tables, &self.reconciler, &HashSet::from([id]), then).unwrap_or_else(|error| {
-            tracing::error!(%error, service = name, "flows of the old weights stay");
-            0
-        })
-    }
-
-    fn end_drains(&mut self) {
-        let now = unix_now();
-        let due: Vec<String> = self.runtime.drains.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
-        if due.is_empty() || self.reconciler.is_unsure() {
-            return;
-        }
-        let ids: HashSet<u32> = due.iter().filter_map(|name| Some(self.reconciler.service(name)?.image.id)).collect();
-        let Some(datapath) = &mut self.datapath else { return };
-        match live::strays(&mut datapath.tables, &self.reconciler, &ids, live::Then::End) {
-            Ok(count) => {
-                tracing::info!(services = due.join(" "), flows = count, "flows of the old weights are reset");
-                due.iter().for_each(|name| {
-                    self.runtime.drains.remove(name);
-                });
-                self.save_runtime();
-            }
-            Err(error) => tracing::error!(%error, "flows of the old weights stay for now"),
-        }
-    }
-
-    fn save_runtime(&mut self) {
+    pub(super) fn save_runtime(&mut self) {
         self.runtime.generation = self.applied.generation;
         if let Err(error) = self.store.save_runtime(&self.runtime) {
             tracing::error!(%error, "a restart would forget weights set by the command line");

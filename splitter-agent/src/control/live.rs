@@ -11,7 +11,7 @@ use crate::{
     model::Mode,
     observed::FlowRow,
     plan,
-    reconcile::{Planned, Reconciler, flows},
+    reconcile::{Applied, Planned, flows},
 };
 use splitter_common::abi::*;
 use std::{
@@ -43,25 +43,25 @@ impl<F: FlowTables> Entry<'_, F> {
     }
 }
 
-fn by_number(reconciler: &Reconciler) -> HashMap<u32, &Planned> {
-    reconciler.services().map(|planned| (planned.image.id, planned)).collect()
+fn by_number(applied: &Applied) -> HashMap<u32, &Planned> {
+    applied.services().map(|planned| (planned.image.id, planned)).collect()
 }
 
 /// Visits the forward entries of a table.
 fn visit<F: FlowTables, V: Plain>(
     tables: &impl Tables,
-    reconciler: &Reconciler,
+    applied: &Applied,
     table: Typed<FlowKey<F>, V>,
     flow: impl Fn(&V) -> Flow<F>,
     mut each: impl FnMut(Entry<'_, F>),
 ) -> Result<(), TableError> {
-    let services = by_number(reconciler);
+    let services = by_number(applied);
     let mut cursor = Cursor::default();
     let mut more = true;
     while more {
         more = table.scan(tables, &mut cursor, |key, value| {
             let flow = flow(&value);
-            let (service, version) = reconciler.owner(flow.backend());
+            let (service, version) = applied.owner(flow.backend());
             if !flow.is(flow_flag::REVERSE)
                 && let Some(planned) = services.get(&service)
             {
@@ -73,19 +73,19 @@ fn visit<F: FlowTables, V: Plain>(
 }
 
 /// Rows of `splitter flows`: of one service, or of all; at most a hundred thousand.
-pub fn rows(tables: &impl Tables, reconciler: &Reconciler, service: Option<&str>, clock: Clock) -> Result<Vec<FlowRow>, TableError> {
+pub fn rows(tables: &impl Tables, applied: &Applied, service: Option<&str>, clock: Clock) -> Result<Vec<FlowRow>, TableError> {
     let mut rows = Vec::new();
-    family_rows::<V4>(tables, reconciler, service, clock, &mut rows)?;
-    family_rows::<V6>(tables, reconciler, service, clock, &mut rows)?;
-    spliced::rows::<V4>(tables, reconciler, service, clock, &mut rows)?;
-    spliced::rows::<V6>(tables, reconciler, service, clock, &mut rows)?;
+    family_rows::<V4>(tables, applied, service, clock, &mut rows)?;
+    family_rows::<V6>(tables, applied, service, clock, &mut rows)?;
+    spliced::rows::<V4>(tables, applied, service, clock, &mut rows)?;
+    spliced::rows::<V6>(tables, applied, service, clock, &mut rows)?;
     rows.sort_by(|a, b| (&a.service, &a.version, &a.client).cmp(&(&b.service, &b.version, &b.client)));
     Ok(rows)
 }
 
 fn family_rows<F: FlowTables>(
     tables: &impl Tables,
-    reconciler: &Reconciler,
+    applied: &Applied,
     service: Option<&str>,
     clock: Clock,
     rows: &mut Vec<FlowRow>,
@@ -102,11 +102,11 @@ fn family_rows<F: FlowTables>(
         }
     };
     let closing = flow_flag::FIN | flow_flag::PEER_FIN;
-    visit(tables, reconciler, F::TCP, plain, |e| add(e, &|flow| Some(if flow.is(closing) { "closing" } else { "established" })))?;
-    visit(tables, reconciler, F::UDP, plain, |e| add(e, &|flow| Some(if flow.is(flow_flag::REPLIED) { "replied" } else { "unreplied" })))?;
+    visit(tables, applied, F::TCP, plain, |e| add(e, &|flow| Some(if flow.is(closing) { "closing" } else { "established" })))?;
+    visit(tables, applied, F::UDP, plain, |e| add(e, &|flow| Some(if flow.is(flow_flag::REPLIED) { "replied" } else { "unreplied" })))?;
     let half = |half: &HalfOpen<F>| half.flow;
-    visit(tables, reconciler, F::HALF, half, |e| add(e, &|flow| (!flow.is(flow_flag::ESTABLISHED)).then_some("half-open")))?;
-    visit(tables, reconciler, F::CLOSING, plain, |e| add(e, &|_| Some("closing")))?;
+    visit(tables, applied, F::HALF, half, |e| add(e, &|flow| (!flow.is(flow_flag::ESTABLISHED)).then_some("half-open")))?;
+    visit(tables, applied, F::CLOSING, plain, |e| add(e, &|_| Some("closing")))?;
     for (at, key) in translated {
         if let Some(snat) = F::SNAT.get(tables, key)? {
             rows[at].snat = Some(endpoint(&F::mapped(&snat.addr), snat.port.to_ne_bytes()));
@@ -193,16 +193,16 @@ pub enum Then {
 }
 
 /// Flows of some services (by number) whose key now decides to another version than they have; returns how many.
-pub fn strays(tables: &mut impl Tables, reconciler: &Reconciler, services: &HashSet<u32>, then: Then) -> Result<u64, TableError> {
+pub fn strays(tables: &mut impl Tables, applied: &Applied, services: &HashSet<u32>, then: Then) -> Result<u64, TableError> {
     if services.is_empty() {
         return Ok(0);
     }
-    Ok(family_strays::<V4>(tables, reconciler, services, then)? + family_strays::<V6>(tables, reconciler, services, then)?)
+    Ok(family_strays::<V4>(tables, applied, services, then)? + family_strays::<V6>(tables, applied, services, then)?)
 }
 
 fn family_strays<F: FlowTables>(
     tables: &mut impl Tables,
-    reconciler: &Reconciler,
+    applied: &Applied,
     services: &HashSet<u32>,
     then: Then,
 ) -> Result<u64, TableError> {
@@ -211,7 +211,7 @@ fn family_strays<F: FlowTables>(
         let mut found = Vec::new();
         visit(
             tables,
-            reconciler,
+            applied,
             table,
             |flow: &Flow<F>| *flow,
             |entry| {

@@ -4,6 +4,7 @@
 //! and persistence. Must not read policies (sources do) or speak HTTP (`admin` does).
 
 mod actor;
+mod change;
 mod counters;
 mod decision;
 mod explain;
@@ -13,6 +14,7 @@ mod questions;
 mod rates;
 mod request;
 mod rollouts;
+mod snapshot;
 mod status;
 mod store;
 mod sweep;
@@ -25,9 +27,12 @@ use crate::{
     rollout::Word,
 };
 use actor::Message;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// How `--xdp` asks for the fast path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +89,8 @@ const ENDED: &str = "the control loop has ended: restart the agent";
 #[derive(Clone, Debug)]
 pub struct Control {
     sender: mpsc::Sender<Message>,
+    /// One large answer is made at a time: of 40,000 services it takes more than a hundred megabytes.
+    reading: Arc<Mutex<()>>,
 }
 
 impl Control {
@@ -99,7 +106,7 @@ impl Control {
         let outside = tokio::runtime::Handle::current();
         let task = tokio::task::spawn_blocking(move || actor::run(settings, receiver, ready, outside));
         match started.await {
-            Ok(Ok(())) => Ok((Control { sender }, task)),
+            Ok(Ok(())) => Ok((Control { sender, reading: Arc::default() }, task)),
             Ok(Err(error)) => Err(error),
             Err(_) => anyhow::bail!(ENDED),
         }
@@ -120,12 +127,22 @@ impl Control {
     }
 
     pub async fn status(&self) -> Status {
-        self.ask(Message::Status).await.unwrap_or_default()
+        let _turn = self.reading.lock().await;
+        let Some(snapshot) = self.ask(Message::Status).await else { return Status::default() };
+        tokio::task::spawn_blocking(move || snapshot.status()).await.unwrap_or_default()
+    }
+
+    /// The status without what is read from the kernel: services, tables, reasons and rollouts are empty.
+    pub async fn brief(&self) -> Status {
+        self.ask(Message::Brief).await.unwrap_or_default()
     }
 
     /// The live flows, of one service or of all.
     pub async fn flows(&self, service: Option<String>) -> Result<Vec<FlowRow>, ControlError> {
-        self.ask(|reply| Message::Flows(service, reply)).await.unwrap_or_else(ended)
+        let _turn = self.reading.lock().await;
+        let snapshot = self.ask(Message::Flows).await.unwrap_or_else(ended)?;
+        let rows = tokio::task::spawn_blocking(move || snapshot.flows(service.as_deref())).await;
+        rows.unwrap_or_else(|error| Err(ControlError::Kernel(error.to_string())))
     }
 
     pub async fn explain(&self, request: ExplainRequest) -> Result<Explanation, ControlError> {

@@ -1,26 +1,48 @@
-//! What the actor answers without changing anything: status, flows, explanations.
+//! What the actor is asked without changing anything. Walks over the kernel's tables are not made here: readers get a [`Snapshot`] and make them
+//! on a thread of their own, so that no weight change waits for a reader.
 
 use super::{
     ControlError,
     actor::{Actor, FRESH, NO_MAPS},
-    counters, explain, live, status,
+    counters, explain,
+    snapshot::Snapshot,
+    status,
 };
 use crate::{
     datapath::Datapath,
-    observed::{self, ExplainRequest, Explanation, FlowRow, Status},
+    observed::{self, ExplainRequest, Explanation, Status},
 };
 use splitter_common::abi::ABI_VERSION;
+use tokio::sync::oneshot;
 
 impl Actor {
-    pub(super) fn status(&mut self) -> Status {
-        if self.swept.elapsed() > FRESH && self.datapath.is_some() {
-            if !self.janitor.is_sweeping() {
-                self.reconciler.sweep_begins();
-                self.janitor.begin();
-            }
-            while !self.sweep_step() {}
+    /// Answers at once, or when the sweep that counts the flows has ended.
+    pub(super) fn status(&mut self, reply: oneshot::Sender<Snapshot>) {
+        self.waiting.push(reply);
+        if self.swept.elapsed() <= FRESH || self.datapath.is_none() {
+            self.answer_waiting();
+        } else if !self.janitor.is_sweeping() {
+            self.reconciler.sweep_begins();
+            self.janitor.begin();
         }
-        let mut status = Status {
+    }
+
+    pub(super) fn answer_waiting(&mut self) {
+        for reply in std::mem::take(&mut self.waiting) {
+            let snapshot = self.snapshot().unwrap_or_else(|error| {
+                tracing::error!(%error, "status");
+                let mut status = self.brief();
+                status.applied.error.get_or_insert(error.to_string());
+                Snapshot { status, ..Snapshot::default() }
+            });
+            // A requester that went away does not want the answer.
+            let _ = reply.send(Snapshot { rollouts: self.all_rollouts(), ..snapshot });
+        }
+    }
+
+    /// What needs no table.
+    pub(super) fn brief(&self) -> Status {
+        Status {
             agent: observed::Agent {
                 version: env!("CARGO_PKG_VERSION").into(),
                 abi_version: ABI_VERSION,
@@ -38,44 +60,27 @@ impl Actor {
                 warnings: self.desired.warnings.clone(),
             },
             applied: self.applied.clone(),
+            interfaces: self.datapath.as_ref().map(|datapath| status::interfaces(datapath.served())).unwrap_or_default(),
+            rollout_looks: self.rollouts.pace(),
+            rollout_events: self.rollouts.told.iter().map(|((service, event), count)| (service.clone(), event.clone(), *count)).collect(),
             ..Status::default()
-        };
-        if let Err(error) = self.observe(&mut status) {
-            tracing::error!(%error, "status");
-            status.applied.error.get_or_insert(error);
         }
-        status
     }
 
-    fn observe(&self, status: &mut Status) -> Result<(), String> {
-        let Some(datapath) = &self.datapath else { return Ok(()) };
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        let (tables, findings) = (&datapath.tables, self.janitor.findings());
-        let clock = self.clock().map_err(|e| text(&e))?;
-        status.interfaces = status::interfaces(datapath.served());
-        status.rollouts = self.all_rollouts();
-        status.rollout_looks = self.rollouts.pace();
-        status.rollout_events =
-            self.rollouts.told.iter().map(|((service, event), count)| (service.clone(), event.clone(), *count)).collect();
-        status.tables = status::tables(tables, findings);
-        status.reasons = status::reasons(tables).map_err(|e| text(&e))?;
-        status.services = status::services(tables, &self.reconciler, &self.runtime, findings, clock, &self.rates).map_err(|e| text(&e))?;
-        for service in status.services.iter_mut().filter(|service| service.weights_from == "cli") {
-            let entry = self.rollouts.entries.get(&service.name);
-            if entry.is_some_and(|entry| !entry.state.yielded && entry.state.is_owner()) {
-                service.weights_from = "rollout".into();
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn flows(&mut self, service: Option<String>) -> Result<Vec<FlowRow>, ControlError> {
-        if let Some(name) = &service {
-            self.planned(name)?;
-        }
+    pub(super) fn snapshot(&self) -> Result<Snapshot, ControlError> {
         let clock = self.clock().map_err(|e| ControlError::Kernel(e.to_string()))?;
-        let Some(datapath) = &self.datapath else { return Ok(Vec::new()) };
-        live::rows(&datapath.tables, &self.reconciler, service.as_deref(), clock).map_err(|e| ControlError::Kernel(e.to_string()))
+        let owners = self.rollouts.entries.values().filter(|entry| !entry.state.yielded && entry.state.is_owner());
+        Ok(Snapshot {
+            status: self.brief(),
+            tables: self.datapath.as_ref().map(|datapath| datapath.tables.clone()),
+            services: self.reconciler.applied().clone(),
+            runtime: self.runtime.clone(),
+            findings: self.janitor.findings().clone(),
+            clock,
+            rates: self.rates.clone(),
+            rollouts: Vec::new(),
+            owners: owners.map(|entry| entry.state.service.clone()).collect(),
+        })
     }
 
     pub(super) fn explain(&mut self, request: &ExplainRequest) -> Result<Explanation, ControlError> {

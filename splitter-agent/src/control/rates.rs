@@ -1,12 +1,12 @@
 //! Requests a second of each version, from counters looked at every few seconds. Pure; time is given.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-/// See the module.
+/// See the module. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Rates {
-    last: Option<(f64, HashMap<u32, u64>)>,
-    rates: HashMap<u32, f64>,
+    last: Option<(f64, Arc<HashMap<u32, u64>>)>,
+    rates: Arc<HashMap<u32, f64>>,
 }
 
 impl Rates {
@@ -22,9 +22,9 @@ impl Rates {
                 let grown = total.checked_sub(*before.get(version)?)?;
                 Some((*version, grown as f64 / elapsed))
             };
-            self.rates = totals.iter().filter_map(rate).collect();
+            self.rates = Arc::new(totals.iter().filter_map(rate).collect());
         }
-        self.last = Some((now, totals));
+        self.last = Some((now, Arc::new(totals)));
     }
 
     /// `None` before the second look.

@@ -13,7 +13,7 @@ use crate::{
     model::{Mode, OnWeightChange, SplitBy},
     observed,
     plan::mode_name,
-    reconcile::{Planned, Reconciler},
+    reconcile::{Applied, Planned},
 };
 use splitter_common::{
     abi::{Kind, Measure, VersionCounters, backend_state},
@@ -99,19 +99,19 @@ pub fn tables(tables: &impl Tables, findings: &Findings) -> Vec<observed::Table>
 /// Every service, sorted by name.
 pub fn services(
     tables: &impl Tables,
-    reconciler: &Reconciler,
+    applied: &Applied,
     runtime: &Runtime,
     findings: &Findings,
     clock: Clock,
     rates: &Rates,
 ) -> Result<Vec<observed::Service>, TableError> {
-    let mut planned: Vec<&Planned> = reconciler.services().collect();
+    let mut planned: Vec<&Planned> = applied.services().collect();
     planned.sort_unstable_by(|a, b| a.model.name.cmp(&b.model.name));
     let numbers: Vec<u32> = planned.iter().flat_map(|planned| versions(planned)).collect();
     let facts = Facts {
         counters: counters::of_versions(tables, &numbers)?,
         histograms: counters::histograms(tables)?,
-        flows: flows_by_version(reconciler, findings),
+        flows: flows_by_version(applied, findings),
         suspects: suspects(tables, clock)?,
         rates,
     };
@@ -131,10 +131,10 @@ pub fn versions(planned: &Planned) -> impl Iterator<Item = u32> + '_ {
     planned.image.record.versions.iter().take(planned.model.versions.len()).map(|slot| slot.version)
 }
 
-fn flows_by_version(reconciler: &Reconciler, findings: &Findings) -> HashMap<u32, u64> {
+fn flows_by_version(applied: &Applied, findings: &Findings) -> HashMap<u32, u64> {
     let mut flows = HashMap::new();
     for (backend, count) in &findings.flows {
-        *flows.entry(reconciler.owner(*backend).1).or_default() += count;
+        *flows.entry(applied.owner(*backend).1).or_default() += count;
     }
     flows
 }

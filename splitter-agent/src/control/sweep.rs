@@ -8,7 +8,7 @@ use crate::{
     reconcile::flows,
 };
 use splitter_common::abi::*;
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 /// Idle timeouts, seconds. Established TCP outlives the two hours of TCP keepalive (RFC 9293, 3.8.4).
 const ESTABLISHED: u32 = 2 * 3600 + 900;
@@ -26,7 +26,7 @@ const ORPHANED: u32 = 60;
 const NEXT_HOP: u32 = 60;
 
 /// What a sweep needs to know.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
     pub ticks: u32,
     pub ticks_per_second: u32,
@@ -130,7 +130,7 @@ const STAGES: [(Kind, bool); 17] = [
 pub struct Janitor {
     stage: Option<(usize, Cursor)>,
     now: Findings,
-    last: Findings,
+    last: Arc<Findings>,
     /// Flows of backends that are not among these are removed; `None`: not known yet.
     live: Option<Bits>,
 }
@@ -150,7 +150,7 @@ impl Janitor {
         self.now = Findings::default();
     }
 
-    pub fn findings(&self) -> &Findings {
+    pub fn findings(&self) -> &Arc<Findings> {
         &self.last
     }
 
@@ -172,7 +172,7 @@ impl Janitor {
         } else {
             self.free_next_hops(tables, clock)?;
             self.free_stashes(tables, clock)?;
-            self.last = std::mem::take(&mut self.now);
+            self.last = Arc::new(std::mem::take(&mut self.now));
         }
         result?;
         Ok(self.stage.is_none())
@@ -422,7 +422,7 @@ mod tests {
         let fresh = NextHop { checked: CLOCK.ticks, ..old };
         NEXTHOP_OWNERS.put(&mut memory, &[(3, old), (5, old), (6, fresh)]).unwrap();
         NEXTHOPS.put(&mut memory, &[(3, old), (5, old), (6, fresh)]).unwrap();
-        janitor.last.next_hops.set(5);
+        Arc::make_mut(&mut janitor.last).next_hops.set(5);
         let slots = |memory: &Memory| memory.entries(Table::NextHopOwners).map(|(key, _)| key[0]).collect::<Vec<_>>();
         sweep(&mut janitor, &mut memory);
         assert_eq!(slots(&memory), [3, 5, 6], "named in the last sweep");

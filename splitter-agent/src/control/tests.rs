@@ -120,31 +120,31 @@ fn flows_that_belong_elsewhere_are_counted_then_marked_both_ways() {
     let (mut reconciler, mut memory) = applied(service(SplitBy::Connection, [1, 0]));
     let keys: Vec<_> = (1..=100).map(|port| open(&reconciler, &mut memory, &format!("10.3.0.1:{port}"))).collect();
     let id = HashSet::from([reconciler.service("checkout").unwrap().image.id]);
-    assert_eq!(live::strays(&mut memory, &reconciler, &id, Then::Count).unwrap(), 0);
+    assert_eq!(live::strays(&mut memory, reconciler.applied(), &id, Then::Count).unwrap(), 0);
     reconciler.set_weights(&mut memory, "checkout", &[1, 1]).unwrap();
-    let half = live::strays(&mut memory, &reconciler, &id, Then::Count).unwrap();
+    let half = live::strays(&mut memory, reconciler.applied(), &id, Then::Count).unwrap();
     assert!((30..=70).contains(&half), "{half}");
-    assert_eq!(live::strays(&mut memory, &reconciler, &id, Then::End).unwrap(), half);
+    assert_eq!(live::strays(&mut memory, reconciler.applied(), &id, Then::End).unwrap(), half);
     let marked = |key: &FlowKey<V4>| V4::TCP.get(&memory, *key).unwrap().unwrap().is(flow_flag::RESET);
     assert_eq!(keys.iter().filter(|(forward, _)| marked(forward)).count() as u64, half);
     assert!(keys.iter().all(|(forward, reverse)| marked(forward) == marked(reverse)));
-    let still = live::strays(&mut memory, &reconciler, &id, Then::End).unwrap();
+    let still = live::strays(&mut memory, reconciler.applied(), &id, Then::End).unwrap();
     assert_eq!(still, 0, "marked ones are not counted again");
-    assert_eq!(live::strays(&mut memory, &reconciler, &HashSet::from([99]), Then::End).unwrap(), 0);
+    assert_eq!(live::strays(&mut memory, reconciler.applied(), &HashSet::from([99]), Then::End).unwrap(), 0);
 }
 
 #[test]
 fn rows_tell_the_names() {
     let (reconciler, mut memory) = applied(service(SplitBy::Connection, [0, 1]));
     open(&reconciler, &mut memory, "10.3.0.1:4000");
-    let rows = live::rows(&memory, &reconciler, None, CLOCK).unwrap();
+    let rows = live::rows(&memory, reconciler.applied(), None, CLOCK).unwrap();
     let row = &rows[0];
     assert_eq!(
         [&row.service, &row.version, &row.protocol, &row.client, &row.frontend, &row.backend, &row.state],
         ["checkout", "v2", "tcp", "10.3.0.1:4000", "10.9.9.9:80", "10.2.2.2:8080", "established"]
     );
     assert_eq!((rows.len(), row.idle), (1, 0.0));
-    assert!(live::rows(&memory, &reconciler, Some("other"), CLOCK).unwrap().is_empty());
+    assert!(live::rows(&memory, reconciler.applied(), Some("other"), CLOCK).unwrap().is_empty());
 }
 
 fn ask(reconciler: &Reconciler, memory: &Memory, client: Option<&str>) -> Result<crate::observed::Explanation, ControlError> {
@@ -197,14 +197,14 @@ fn status_tells_shares_since_the_weights_changed() {
     janitor.begin();
     while !janitor.step(&mut memory, CLOCK).unwrap() {}
     let mut runtime = Runtime::default();
-    let first = status::services(&memory, &reconciler, &runtime, janitor.findings(), CLOCK, &Rates::default()).unwrap();
+    let first = status::services(&memory, reconciler.applied(), &runtime, janitor.findings(), CLOCK, &Rates::default()).unwrap();
     let ratio = |services: &[crate::observed::Service]| services[0].versions.iter().map(|v| v.observed_ratio.unwrap()).collect::<Vec<_>>();
     assert_eq!(ratio(&first), [0.625, 0.375]);
     assert_eq!((first[0].versions[0].flows, first[0].versions[1].flows), (0, 1));
     assert_eq!(first[0].frontends, ["10.9.9.9:80/TCP"]);
     assert_eq!(first[0].on_weight_change, "reset");
     runtime.baselines.insert("checkout".into(), BTreeMap::from([("v1".into(), 90), ("v2".into(), 50)]));
-    let second = status::services(&memory, &reconciler, &runtime, janitor.findings(), CLOCK, &Rates::default()).unwrap();
+    let second = status::services(&memory, reconciler.applied(), &runtime, janitor.findings(), CLOCK, &Rates::default()).unwrap();
     assert_eq!(ratio(&second), [0.5, 0.5]);
     assert_eq!(status::tables(&memory, janitor.findings())[0].entries, 2);
     assert!(status::reasons(&memory).unwrap().is_empty());
@@ -225,7 +225,7 @@ fn http_services_tell_requests() {
     rates.note(0.0, numbers.iter().map(|number| (*number, 0)).collect());
     rates.note(5.0, numbers.iter().map(|number| (*number, 10)).collect());
     let janitor = Janitor::default();
-    let services = status::services(&memory, &reconciler, &Runtime::default(), janitor.findings(), CLOCK, &rates).unwrap();
+    let services = status::services(&memory, reconciler.applied(), &Runtime::default(), janitor.findings(), CLOCK, &rates).unwrap();
     let [v1, v2] = &services[0].versions[..] else { panic!("{services:?}") };
     assert_eq!((v1.observed_ratio, v2.observed_ratio), (Some(0.75), Some(0.25)), "by requests, not by connections");
     assert_eq!((v1.requests, v1.switches, v1.request_rate), (300, 9, Some(2.0)));

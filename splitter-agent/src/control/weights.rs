@@ -4,7 +4,11 @@ use super::{
     ControlError,
     store::{Override, Weights},
 };
-use crate::{model::Service, observed::WeightRequest};
+use crate::{
+    model::Service,
+    observed::WeightRequest,
+    reconcile::{Applied, Planned},
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Names that a message lists.
@@ -22,6 +26,17 @@ pub fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.truncate(NAMES);
     let all = if names.is_empty() { "none".into() } else { names.join(", ") };
     if more > 0 { format!("{all} and {more} more") } else { all }
+}
+
+/// A service that the node runs.
+///
+/// # Errors
+/// When there is none of this name; the text lists those that are.
+pub fn planned<'a>(applied: &'a Applied, name: &str) -> Result<&'a Planned, ControlError> {
+    applied.service(name).ok_or_else(|| {
+        let known = list(applied.services().map(|planned| planned.model.name.as_str()));
+        ControlError::NotFound(format!("there is no service {name:?}; the node runs: {known}"))
+    })
 }
 
 /// The weights that a request leads to, in the order of the service's versions.

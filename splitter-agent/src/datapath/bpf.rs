@@ -15,6 +15,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    sync::Arc,
 };
 
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
@@ -101,17 +102,17 @@ struct Map {
     limit: u32,
 }
 
-/// The kernel's maps.
-#[derive(Debug)]
+/// The kernel's maps. A clone is another handle to the same ones, for a reader on another thread.
+#[derive(Clone, Debug)]
 pub struct Kernel {
-    maps: BTreeMap<Table, Map>,
+    maps: Arc<BTreeMap<Table, Map>>,
     cpus: usize,
 }
 
 impl Kernel {
     /// Takes over descriptors with their `max_entries`; every table must be there.
     pub(super) fn new(maps: impl IntoIterator<Item = (Table, OwnedFd, u32)>, cpus: usize) -> Self {
-        Self { maps: maps.into_iter().map(|(table, fd, limit)| (table, Map { fd, limit })).collect(), cpus }
+        Self { maps: Arc::new(maps.into_iter().map(|(table, fd, limit)| (table, Map { fd, limit })).collect()), cpus }
     }
 
     fn fd(&self, table: Table) -> io::Result<u32> {

@@ -25,7 +25,8 @@ impl Reconciler {
         step.planned.iter().for_each(|planned| set_bits(&mut words, &planned.image));
         let names = step.new_names();
         let gone: HashSet<&str> = step.gone.iter().map(String::as_str).collect();
-        for (name, planned) in &self.services {
+        for planned in self.services() {
+            let name = &planned.model.name;
             if !names.contains(name.as_str()) && !gone.contains(name.as_str()) {
                 set_bits(&mut words, &planned.image);
             }

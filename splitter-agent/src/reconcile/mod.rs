@@ -5,14 +5,17 @@
 //! frontends; then removals in the opposite order of reading. What a packet on its way may still read goes later, by [`Reconciler::prune`].
 //! Numbers are free again only when a sweep of the flow tables that began afterwards has ended ([`Reconciler::swept`]).
 
+mod applied;
 mod bits;
 mod contents;
 pub mod flows;
 
+pub use applied::{Applied, Planned};
+
 use crate::{
     datapath::{BACKENDS, FRONTENDS, HTTP_RULES, IDS, MAGLEV, RULES, SCAN, SERVICES, Table, TableError, Tables, bytes_of, bytes_of_mut},
     model,
-    plan::{self, Generations, Ids, Key, MaglevTable, OutOfIds, Previous, ServiceImage},
+    plan::{self, Generations, Ids, Key, MaglevTable, OutOfIds, Previous},
 };
 use bits::set_bits;
 use contents::{Changes, Contents, Garbage, diff, observe};
@@ -35,19 +38,6 @@ pub enum ReconcileError {
     Table(#[from] TableError),
     #[error("the kernel holds another record of service {0} than was written: does another agent use the same pins?")]
     Verify(String),
-}
-
-/// A service as it was applied.
-#[derive(Clone, Debug)]
-pub struct Planned {
-    pub model: Arc<model::Service>,
-    pub image: ServiceImage,
-}
-
-impl Planned {
-    pub fn weights(&self) -> Vec<u32> {
-        self.model.versions.iter().map(|version| version.weight).collect()
-    }
 }
 
 /// What an apply did.
@@ -80,7 +70,7 @@ const HTTP_BATCH: usize = 256;
 /// See the module.
 #[derive(Debug)]
 pub struct Reconciler {
-    services: HashMap<String, Planned>,
+    applied: Applied,
     /// `None`: the tables have to be read first.
     numbers: Option<(Ids, Generations)>,
     /// As the kernel has it.
@@ -90,8 +80,6 @@ pub struct Reconciler {
     garbage: Garbage,
     released: Vec<Released>,
     sweep: u64,
-    /// Service and version by backend id.
-    owners: Vec<(u32, u32)>,
     mtu: u32,
 }
 
@@ -110,14 +98,13 @@ struct Step {
 impl Default for Reconciler {
     fn default() -> Self {
         Self {
-            services: HashMap::new(),
+            applied: Applied::default(),
             numbers: None,
             filter: Vec::new(),
             wide: false,
             garbage: Garbage::default(),
             released: Vec::new(),
             sweep: 0,
-            owners: Vec::new(),
             mtu: MTU,
         }
     }
@@ -133,17 +120,17 @@ impl Reconciler {
         std::mem::replace(&mut self.mtu, mtu) != mtu
     }
 
-    pub fn services(&self) -> impl Iterator<Item = &Planned> {
-        self.services.values()
+    /// What was applied last.
+    pub fn applied(&self) -> &Applied {
+        &self.applied
+    }
+
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Planned> {
+        self.applied.services()
     }
 
     pub fn service(&self, name: &str) -> Option<&Planned> {
-        self.services.get(name)
-    }
-
-    /// Service and version number of a backend; zeros when it is not known.
-    pub fn owner(&self, backend: u32) -> (u32, u32) {
-        self.owners.get(backend as usize).copied().unwrap_or_default()
+        self.applied.service(name)
     }
 
     /// Applies a whole policy.
@@ -175,7 +162,7 @@ impl Reconciler {
 
     fn reweighted(&self, new: &Planned) -> bool {
         let ends = |planned: &Planned| planned.image.record.versions.map(|slot| (slot.version, slot.end));
-        self.services.get(&new.model.name).is_some_and(|old| ends(old) != ends(new))
+        self.service(&new.model.name).is_some_and(|old| ends(old) != ends(new))
     }
 
     /// Reads the tables and plans everything.
@@ -205,7 +192,7 @@ impl Reconciler {
         step.keys_gone = ids.iter().filter(|(key, _)| !live.contains(*key)).map(|(key, identity)| (identity.kind, *key)).collect();
         step.exact = true;
         let names = step.new_names();
-        let gone = self.services.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
+        let gone = self.services().map(|planned| &planned.model.name).filter(|name| !names.contains(name.as_str())).cloned().collect();
         step.gone = gone;
         Ok(step)
     }
@@ -217,16 +204,18 @@ impl Reconciler {
         let mut live: HashSet<Key> = HashSet::new();
         let mut same = 0;
         for service in desired {
-            if let Some(old) = self.services.get_mut(&service.name)
+            if let Some(old) = self.applied.service(&service.name)
                 && unchanged(&old.model, service)
                 && (service.http.is_none() || old.image.record.mss == plan::http::mss(service, self.mtu))
             {
                 // Its place in the file may have moved.
-                old.model = service.clone();
+                if let Some(old) = self.applied.service_mut(&service.name).filter(|old| !Arc::ptr_eq(&old.model, service)) {
+                    old.model = service.clone();
+                }
                 same += 1;
                 continue;
             }
-            let old = self.services.get(&service.name);
+            let old = self.applied.service(&service.name);
             live.extend(plan::keys(service).into_iter().map(|(_, key)| key));
             let previous = |id: u32| old.filter(|old| old.image.id == id).map(|old| Previous::from(&old.image));
             let image = plan::plan(service, self.mtu, ids, generations, previous)?;
@@ -237,13 +226,13 @@ impl Reconciler {
             step.new.add(&image);
             step.planned.push(Planned { model: service.clone(), image });
         }
-        let replaced = step.planned.iter().filter(|planned| self.services.contains_key(&planned.model.name)).count();
-        if same + replaced < self.services.len() {
+        let replaced = step.planned.iter().filter(|planned| self.applied.service(&planned.model.name).is_some()).count();
+        if same + replaced < self.applied.services().len() {
             let names: HashSet<&str> = desired.iter().map(|service| service.name.as_str()).collect();
-            for (name, old) in self.services.iter().filter(|(name, _)| !names.contains(name.as_str())) {
+            for old in self.applied.services().filter(|old| !names.contains(old.model.name.as_str())) {
                 step.old.add(&old.image);
                 step.keys_gone.extend(plan::keys(&old.model));
-                step.gone.push(name.clone());
+                step.gone.push(old.model.name.clone());
             }
         }
         step.keys_gone.retain(|(_, key)| !live.contains(key));
@@ -281,8 +270,7 @@ impl Reconciler {
         let removed = if dead.is_empty() { 0 } else { flows::purge(tables, &|id| dead.contains(&id))? };
         // The bits of what is gone stay until the tables are pruned: late answers of removed backends still become resets.
         // So do those that mark packets of http.
-        let other_mode =
-            |new: &Planned| self.services.get(&new.model.name).is_some_and(|old| old.image.record.mode != new.image.record.mode);
+        let other_mode = |new: &Planned| self.service(&new.model.name).is_some_and(|old| old.image.record.mode != new.image.record.mode);
         self.wide |= !changes.backends_gone.is_empty() || !changes.frontends_gone.is_empty() || step.planned.iter().any(other_mode);
         if step.exact {
             let exact = self.exact_filter(step);
@@ -296,7 +284,7 @@ impl Reconciler {
         let live: HashSet<Key> = step.planned.iter().flat_map(|planned| plan::keys(&planned.model)).map(|(_, key)| key).collect();
         self.released.retain(|released| released.key.is_none_or(|key| !live.contains(&key)));
         for name in &step.gone {
-            self.services.remove(name);
+            self.applied.remove(name);
         }
         let Some((ids, _)) = &self.numbers else { return };
         let mut by_key: HashSet<u32> = HashSet::new();
@@ -314,16 +302,7 @@ impl Reconciler {
             self.released.push(Released { key: None, identity, sweep: self.sweep });
         }
         self.garbage.append(changes.garbage);
-        for planned in step.planned.drain(..) {
-            for (id, row) in &planned.image.backends {
-                let id = *id as usize;
-                if self.owners.len() <= id {
-                    self.owners.resize(id + 1, (0, 0));
-                }
-                self.owners[id] = (row.service, row.version);
-            }
-            self.services.insert(planned.model.name.clone(), planned);
-        }
+        self.applied.insert(step.planned.drain(..));
     }
 
     /// Changes a service's weights by one write to `SERVICES`; `weights` in the order of its versions.
@@ -331,7 +310,7 @@ impl Reconciler {
     /// # Errors
     /// When the kernel refuses; nothing has changed then.
     pub fn set_weights(&mut self, tables: &mut impl Tables, name: &str, weights: &[u32]) -> Result<(), ReconcileError> {
-        let Some(planned) = self.services.get_mut(name) else { return Ok(()) };
+        let Some(planned) = self.applied.service_mut(name) else { return Ok(()) };
         let mut record = planned.image.record;
         plan::set_weights(&mut record, weights);
         if let Err(error) = SERVICES.put_one(tables, planned.image.id, record) {
@@ -342,12 +321,6 @@ impl Reconciler {
         let model = Arc::make_mut(&mut planned.model);
         model.versions.iter_mut().zip(weights).for_each(|(version, weight)| version.weight = *weight);
         Ok(())
-    }
-
-    /// A view with one service in another shape, for questions of the kind "what if".
-    pub fn with(&self, planned: Planned) -> Self {
-        let services = HashMap::from([(planned.model.name.clone(), planned)]);
-        Self { services, owners: self.owners.clone(), ..Self::default() }
     }
 
     /// Whether the next apply has to read the tables first.
@@ -364,7 +337,7 @@ impl Reconciler {
         }
         if self.numbers.is_some() && self.wide {
             let mut words = vec![0; filter::WORDS as usize];
-            self.services.values().for_each(|planned| set_bits(&mut words, &planned.image));
+            self.services().for_each(|planned| set_bits(&mut words, &planned.image));
             self.put_filter(tables, words)?;
             self.wide = false;
         }
@@ -398,8 +371,8 @@ impl Reconciler {
             if released.identity.kind == identity_kind::VERSION {
                 generations.forget(released.identity.id);
             }
-            if let (identity_kind::BACKEND, Some(owner)) = (released.identity.kind, self.owners.get_mut(released.identity.id as usize)) {
-                *owner = (0, 0);
+            if released.identity.kind == identity_kind::BACKEND {
+                self.applied.disown(released.identity.id);
             }
         }
         Ok(())

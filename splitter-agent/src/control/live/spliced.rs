@@ -7,7 +7,7 @@ use crate::{
     observed::FlowRow,
     plan,
     reconcile::{
-        Planned, Reconciler,
+        Applied, Planned,
         flows::{client_of, leg_in_use, split_ports, translated_source},
     },
 };
@@ -44,12 +44,12 @@ fn state<F: FlowTables>(spliced: &Spliced<F>) -> &'static str {
 /// Adds the rows of one family.
 pub(super) fn rows<F: FlowTables>(
     tables: &impl Tables,
-    reconciler: &Reconciler,
+    applied: &Applied,
     service: Option<&str>,
     clock: Clock,
     rows: &mut Vec<FlowRow>,
 ) -> Result<(), TableError> {
-    let services = by_number(reconciler);
+    let services = by_number(applied);
     let (mut cursor, mut more) = (Cursor::default(), true);
     while more && rows.len() < ROWS {
         let mut found = Vec::new();
@@ -58,7 +58,7 @@ pub(super) fn rows<F: FlowTables>(
         for (key, spliced) in found {
             let Some(planned) = services.get(&spliced.service) else { continue };
             if service.is_none_or(|name| name == planned.model.name) {
-                let version = reconciler.owner(backend(spliced.owner)).1;
+                let version = applied.owner(backend(spliced.owner)).1;
                 rows.push(row(tables, planned, version, (&key, &spliced), clock)?);
             }
         }

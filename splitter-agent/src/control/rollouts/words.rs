@@ -43,7 +43,11 @@ impl Actor {
 
     /// A rollout that nobody has started.
     fn fresh(&self, name: &str) -> Result<Entry, ControlError> {
-        let service = find(&self.desired.services, name)?;
+        self.fresh_of(find(&self.desired.services, name)?)
+    }
+
+    fn fresh_of(&self, service: &Service) -> Result<Entry, ControlError> {
+        let name = service.name.as_str();
         let Some(policy) = service.rollout.clone() else {
             return Err(ControlError::Invalid(format!(
                 "the policy of {name} has no `rollout`; add for example `rollout: {{canary: v2}}` to its spec"
@@ -70,7 +74,7 @@ impl Actor {
         let mut all: Vec<RolloutStatus> = self.rollouts.entries.values().map(|entry| rollout::status(&entry.state, now)).collect();
         let unstarted =
             self.desired.services.iter().filter(|service| service.rollout.is_some() && !self.rollouts.entries.contains_key(&service.name));
-        all.extend(unstarted.filter_map(|service| self.rollout(&service.name).ok()));
+        all.extend(unstarted.filter_map(|service| self.fresh_of(service).ok()).map(|entry| rollout::status(&entry.state, now)));
         all.sort_by(|a, b| a.service.cmp(&b.service));
         all
     }

@@ -5,6 +5,7 @@ use crate::{
     datapath::{Memory, read},
     model::{Backend, BackendState, Frontend, Http, Mode, OnWeightChange, Protocol, Service, Snat, SplitBy, Unavailable, Version},
     observed::{ExplainRequest, Explanation},
+    reconcile::Reconciler,
 };
 use std::sync::Arc;
 
@@ -77,7 +78,7 @@ fn rows_tell_state_and_backend() {
     let leg = Leg::<V4> { src: word(VIP), dst: word(CLIENT), ports: ports(80, 3), last: CLOCK.ticks - 250, ..read(&[]) };
     // The second leg has this key by chance: it is another client's.
     V4::LEGS.put(&mut memory, &[(backend(3), leg), (backend(4), Leg { last: CLOCK.ticks, ..leg })]).unwrap();
-    let found = rows(&memory, &reconciler, Some("checkout"), CLOCK).unwrap();
+    let found = rows(&memory, reconciler.applied(), Some("checkout"), CLOCK).unwrap();
     let row = |port: u16| found.iter().find(|row| row.client == format!("10.1.0.2:{port}")).unwrap();
     let seen: Vec<_> = (1..=5).map(row).map(|r| (&*r.state, &*r.version, &*r.backend, r.pinned, r.idle)).collect();
     assert_eq!(
@@ -91,7 +92,7 @@ fn rows_tell_state_and_backend() {
         ]
     );
     assert!(found.iter().all(|row| row.frontend == "10.9.9.9:80" && row.protocol == "tcp" && row.snat.is_none()));
-    assert!(rows(&memory, &reconciler, Some("other"), CLOCK).unwrap().is_empty());
+    assert!(rows(&memory, reconciler.applied(), Some("other"), CLOCK).unwrap().is_empty());
 }
 
 #[test]
@@ -101,7 +102,7 @@ fn rows_name_the_translated_source() {
     let key = FlowKey::<V4> { src: word(CLIENT), dst: word(VIP), ports: ports(1, 80), proto: 6 };
     let spliced = V4::SPLICED.get(&memory, key).unwrap().unwrap();
     V4::SPLICED.put_one(&mut memory, key, Spliced { src: word([10, 2, 0, 1]), ports: ports(12345, 8080), ..spliced }).unwrap();
-    let found = rows(&memory, &reconciler, None, CLOCK).unwrap();
+    let found = rows(&memory, reconciler.applied(), None, CLOCK).unwrap();
     assert_eq!(found[0].snat.as_deref(), Some("10.2.0.1:12345"));
 }
 

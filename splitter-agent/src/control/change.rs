@@ -1,0 +1,137 @@
+//! Weight changes: one map write, then the bookkeeping, and what becomes of live flows by the policy.
+
+use super::{
+    ControlError,
+    actor::{Actor, NO_MAPS, unix_now},
+    counters, live, status,
+    store::Override,
+    weights,
+};
+use crate::{
+    model::OnWeightChange,
+    observed::{WeightChange, WeightRequest},
+    reconcile::{Planned, ReconcileError},
+};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+/// A second pass for flows that were being decided while the weights changed.
+const AGAIN: f64 = 1.0;
+
+impl Actor {
+    pub(super) fn planned(&self, name: &str) -> Result<&Planned, ControlError> {
+        weights::planned(self.reconciler.applied(), name)
+    }
+
+    /// One map write, then the bookkeeping.
+    pub(super) fn change_weights(&mut self, name: &str, request: &WeightRequest) -> Result<WeightChange, ControlError> {
+        let planned = self.planned(name)?;
+        let after = weights::merge(&planned.model, request)?;
+        let before = weights::of(&planned.model);
+        let named: BTreeMap<String, u32> =
+            planned.model.versions.iter().map(|version| version.name.clone()).zip(after.iter().copied()).collect();
+        let mut change = WeightChange { service: name.into(), before, after: named, ..WeightChange::default() };
+        if request.dry_run {
+            change.flows_to_end = self.dry_run(name, &after)?;
+            change.generation = self.applied.generation;
+            return Ok(change);
+        }
+        let begin = Instant::now();
+        self.write_weights(name, &after)?;
+        change.write_us = begin.elapsed().as_secs_f64() * 1e6;
+        self.applied.generation += 1;
+        self.applied.at = unix_now();
+        self.keep_override(name, change.after.clone());
+        change.flows_to_end = self.weights_changed(name);
+        self.save_runtime();
+        change.applied = true;
+        change.generation = self.applied.generation;
+        Ok(change)
+    }
+
+    fn write_weights(&mut self, name: &str, weights: &[u32]) -> Result<(), ControlError> {
+        let kernel = |error: ReconcileError| ControlError::Kernel(error.to_string());
+        let unsure = self.reconciler.is_unsure();
+        let datapath = self.datapath.as_mut().ok_or_else(|| ControlError::Kernel(NO_MAPS.into()))?;
+        if unsure {
+            // An apply failed half-way: what the kernel holds is known only after the next one.
+            self.layout += 1;
+            let mut services = weights::effective(&self.desired.services, &self.runtime.overrides);
+            if let Some(service) = services.iter_mut().find(|service| service.name == name) {
+                let versions = &mut Arc::make_mut(service).versions;
+                versions.iter_mut().zip(weights).for_each(|(version, weight)| version.weight = *weight);
+            }
+            return self.reconciler.apply(&mut datapath.tables, &services).map(|_| ()).map_err(kernel);
+        }
+        self.reconciler.set_weights(&mut datapath.tables, name, weights).map_err(kernel)
+    }
+
+    fn keep_override(&mut self, name: &str, weights: BTreeMap<String, u32>) {
+        let base =
+            self.desired.services.iter().find(|service| service.name == name).map(|service| weights::of(service)).unwrap_or_default();
+        if base == weights {
+            self.runtime.overrides.remove(name);
+        } else {
+            self.runtime.overrides.insert(name.into(), Override { base, weights });
+        }
+    }
+
+    /// Flows that would have to go, were the weights these.
+    fn dry_run(&mut self, name: &str, weights: &[u32]) -> Result<u64, ControlError> {
+        let planned = self.planned(name)?;
+        if planned.model.on_weight_change == OnWeightChange::Keep {
+            return Ok(0);
+        }
+        let mut trial = planned.clone();
+        crate::plan::set_weights(&mut trial.image.record, weights);
+        let id = trial.image.id;
+        let trial = self.reconciler.applied().with(trial);
+        let datapath = self.datapath()?;
+        live::strays(&mut datapath.tables, &trial, &HashSet::from([id]), live::Then::Count).map_err(|e| ControlError::Kernel(e.to_string()))
+    }
+
+    /// Notes the counters, and does with the flows what the policy says; returns how many end, now or later.
+    pub(super) fn weights_changed(&mut self, name: &str) -> u64 {
+        let Some(planned) = self.reconciler.service(name) else { return 0 };
+        let (id, policy, mode) = (planned.image.id, planned.model.on_weight_change, planned.model.mode);
+        let numbers: Vec<(String, u32)> =
+            planned.model.versions.iter().map(|version| version.name.clone()).zip(status::versions(planned)).collect();
+        let Some(datapath) = &mut self.datapath else { return 0 };
+        let count = |number: u32| counters::of_version(&datapath.tables, number).map_or(0, |c| status::decisions(mode, &c));
+        let baseline = numbers.into_iter().map(|(version, number)| (version, count(number))).collect();
+        self.runtime.baselines.insert(name.into(), baseline);
+        let (then, delay) = match policy {
+            OnWeightChange::Keep => return 0,
+            OnWeightChange::Reset => (live::Then::End, AGAIN),
+            OnWeightChange::Drain(time) => (live::Then::Count, time.as_secs_f64()),
+        };
+        self.runtime.drains.insert(name.into(), unix_now() + delay);
+        live::strays(&mut datapath.tables, self.reconciler.applied(), &HashSet::from([id]), then).unwrap_or_else(|error| {
+            tracing::error!(%error, service = name, "flows of the old weights stay");
+            0
+        })
+    }
+
+    pub(super) fn end_drains(&mut self) {
+        let now = unix_now();
+        let due: Vec<String> = self.runtime.drains.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        if due.is_empty() || self.reconciler.is_unsure() {
+            return;
+        }
+        let ids: HashSet<u32> = due.iter().filter_map(|name| Some(self.reconciler.service(name)?.image.id)).collect();
+        let Some(datapath) = &mut self.datapath else { return };
+        match live::strays(&mut datapath.tables, self.reconciler.applied(), &ids, live::Then::End) {
+            Ok(count) => {
+                tracing::info!(services = due.join(" "), flows = count, "flows of the old weights are reset");
+                due.iter().for_each(|name| {
+                    self.runtime.drains.remove(name);
+                });
+                self.save_runtime();
+            }
+            Err(error) => tracing::error!(%error, "flows of the old weights stay for now"),
+        }
+    }
+}
