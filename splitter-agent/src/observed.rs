@@ -78,7 +78,7 @@ pub struct Applied {
 pub struct Interface {
     pub name: String,
     pub ifindex: u32,
-    /// What is attached: `tcx-ingress`, `xdp-native`, `xdp-generic`.
+    /// What is attached: `tcx-ingress`, `tcx-egress`, `clsact-ingress`, `clsact-egress`, `xdp-native`, `xdp-generic`.
     pub programs: Vec<String>,
     /// Packets to peers skip the veth's queue.
     pub peer_redirect: bool,

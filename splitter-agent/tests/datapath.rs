@@ -151,6 +151,17 @@ fn maps_behave_as_their_model_in_memory() {
             let mut left = 0;
             RULES.each(tables, |_, _| left += 1).unwrap();
             seen.push(left);
+            let size = tables.value_size(Table::Counters);
+            let value = |version: u32| vec![version as u8; size];
+            for version in [0u32, 1, 7, 8, 9, 600] {
+                tables.put(Table::Counters, &version.to_ne_bytes(), &value(version)).unwrap();
+            }
+            for (first, count) in [(0, 3), (7, 3), (8, 600), (1, 1)] {
+                let mut values = vec![9; count * size];
+                tables.range(Table::Counters, first, &mut values).unwrap();
+                seen.extend(values.chunks_exact(size).map(|value| value.iter().map(|byte| usize::from(*byte)).sum::<usize>()));
+            }
+            assert_eq!(seen[6..9], [7 * size, 8 * size, 9 * size]);
             seen
         }
         assert_eq!(exercise(&mut kernel.tables), exercise(&mut memory));

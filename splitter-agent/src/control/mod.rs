@@ -98,7 +98,7 @@ impl Control {
     /// [`Control::shutdown`] or when every handle is gone. Serves the network namespace of the thread that polls this.
     ///
     /// # Errors
-    /// Without the privileges, a bpffs or a kernel of at least 6.6, and when the pinned maps are of another ABI.
+    /// Without the privileges, a bpffs or a kernel that is new enough, and when the pinned maps are of another ABI.
     pub async fn start(settings: Settings) -> anyhow::Result<(Control, tokio::task::JoinHandle<()>)> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (ready, started) = oneshot::channel();

@@ -171,21 +171,35 @@ impl Kernel {
         Ok(())
     }
 
+    /// A batch of lookups after `from`, of as many entries as there is room for.
+    fn lookup(
+        &self,
+        table: Table,
+        from: Option<&impl AsRef<[u8]>>,
+        token: &mut [u64; TOKEN / 8],
+        keys: &mut [u8],
+        values: &mut [u8],
+    ) -> io::Result<Batch> {
+        let count = keys.len() / table.key_size();
+        assert_eq!(values.len(), count * self.value_size(table), "{table}: keys and values differ in number");
+        Ok(Batch {
+            in_batch: from.map_or(0, |from| from.as_ref().as_ptr() as u64),
+            out_batch: token.as_mut_ptr() as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: count as u32,
+            map_fd: self.fd(table)?,
+            ..Batch::default()
+        })
+    }
+
     fn batch_scan(&self, table: Table, cursor: &mut Cursor, limit: usize, keys: &mut Vec<u8>, values: &mut Vec<u8>) -> io::Result<bool> {
         let mut limit = limit.min(self.limit(table) as usize).max(1);
         loop {
             keys.resize(limit * table.key_size(), 0);
             values.resize(limit * self.value_size(table), 0);
             let mut token = [0u64; TOKEN / 8];
-            let mut batch = Batch {
-                in_batch: if cursor.started { cursor.token.as_ptr() as u64 } else { 0 },
-                out_batch: token.as_mut_ptr() as u64,
-                keys: keys.as_mut_ptr() as u64,
-                values: values.as_mut_ptr() as u64,
-                count: limit as u32,
-                map_fd: self.fd(table)?,
-                ..Batch::default()
-            };
+            let mut batch = self.lookup(table, cursor.started.then_some(&cursor.token), &mut token, keys, values)?;
             let more = match bpf(LOOKUP_BATCH, &mut batch) {
                 Ok(()) => true,
                 Err(e) if e.raw_os_error() == Some(libc::ENOENT) => false,
@@ -209,17 +223,9 @@ impl Kernel {
         let count = values.len() / self.value_size(table);
         assert!(table.is_array() && values.len() == count * self.value_size(table), "{table}");
         // The token of an array is the last index that was read.
-        let (before, mut after, mut keys) = ([first.wrapping_sub(1)], [0u32], vec![0u32; count]);
+        let (before, mut token, mut keys) = (first.wrapping_sub(1).to_ne_bytes(), [0u64; TOKEN / 8], vec![0; count * table.key_size()]);
         loop {
-            let mut batch = Batch {
-                in_batch: if first == 0 { 0 } else { before.as_ptr() as u64 },
-                out_batch: after.as_mut_ptr() as u64,
-                keys: keys.as_mut_ptr() as u64,
-                values: values.as_mut_ptr() as u64,
-                count: count as u32,
-                map_fd: self.fd(table)?,
-                ..Batch::default()
-            };
+            let mut batch = self.lookup(table, (first > 0).then_some(&before), &mut token, &mut keys, values)?;
             match bpf(LOOKUP_BATCH, &mut batch) {
                 Ok(()) if batch.count as usize == count => return Ok(()),
                 Ok(()) => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -1,7 +1,7 @@
 //! Programs on interfaces: pinned links, so that they outlive the agent, replaced in place by the next one, so that no packet misses them.
 
 use super::{
-    DatapathError, causes,
+    DatapathError, causes, clsact,
     interfaces::XdpMode,
     load::{self, TC, TC_EGRESS, XDP},
     netlink::Link,
@@ -23,6 +23,8 @@ use std::path::Path;
 pub enum Hook {
     TcxIngress,
     TcxEgress,
+    ClsactIngress,
+    ClsactEgress,
     XdpNative,
     XdpGeneric,
 }
@@ -32,9 +34,15 @@ impl Hook {
         match self {
             Hook::TcxIngress => "tcx-ingress",
             Hook::TcxEgress => "tcx-egress",
+            Hook::ClsactIngress => "clsact-ingress",
+            Hook::ClsactEgress => "clsact-egress",
             Hook::XdpNative => "xdp-native",
             Hook::XdpGeneric => "xdp-generic",
         }
+    }
+
+    pub fn is_clsact(self) -> bool {
+        matches!(self, Hook::ClsactIngress | Hook::ClsactEgress)
     }
 
     pub fn xdp(mode: XdpMode) -> Option<Self> {
@@ -55,6 +63,13 @@ pub fn pin_name(ifindex: u32, hook: Hook) -> String {
 pub fn attach(ebpf: &mut Ebpf, pins: &Path, link: &Link, hook: Hook) -> Result<(), DatapathError> {
     let name = pin_name(link.ifindex, hook);
     let path = pins.join(LINKS).join(&name);
+    let failed = |error: Failure| {
+        let hint = if hook == Hook::XdpNative { "; its driver may lack XDP: try --xdp generic" } else { "" };
+        DatapathError::Attach { hook: hook.name(), interface: link.name.clone(), hint, cause: causes(error.as_ref()) }
+    };
+    if hook.is_clsact() {
+        return clsact::attach(ebpf, pins, link, hook).map_err(failed);
+    }
     if path.exists() {
         if replace(ebpf, &path, hook).is_ok() {
             return Ok(());
@@ -62,20 +77,17 @@ pub fn attach(ebpf: &mut Ebpf, pins: &Path, link: &Link, hook: Hook) -> Result<(
         // The interface that it belonged to is gone, or it is none of ours.
         remove_link(pins, &name).map_err(|source| DatapathError::Pins { path: path.clone(), source })?;
     }
-    let failed = |error: Failure| {
-        let hint = if hook == Hook::XdpNative { "; its driver may lack XDP: try --xdp generic" } else { "" };
-        DatapathError::Attach { hook: hook.name(), interface: link.name.clone(), hint, cause: causes(error.as_ref()) }
-    };
     let fd = create(ebpf, link, hook).map_err(failed)?;
     fd.pin(&path).map_err(|e| failed(Box::new(e)))?;
     Ok(())
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn create(ebpf: &mut Ebpf, link: &Link, hook: Hook) -> Result<FdLink, Failure> {
     match hook {
-        Hook::TcxIngress | Hook::TcxEgress => {
+        // Those of clsact were dealt with before.
+        Hook::TcxIngress | Hook::TcxEgress | Hook::ClsactIngress | Hook::ClsactEgress => {
             let (name, direction) = if hook == Hook::TcxIngress { (TC, TcAttachType::Ingress) } else { (TC_EGRESS, TcAttachType::Egress) };
             let program = load::classifier(ebpf, name)?;
             let id = program.attach(&link.name, direction)?;
@@ -93,7 +105,7 @@ fn create(ebpf: &mut Ebpf, link: &Link, hook: Hook) -> Result<FdLink, Failure> {
 fn replace(ebpf: &mut Ebpf, path: &Path, hook: Hook) -> Result<(), Failure> {
     let fd: FdLink = PinnedLink::from_pin(path)?.into();
     match hook {
-        Hook::TcxIngress | Hook::TcxEgress => {
+        Hook::TcxIngress | Hook::TcxEgress | Hook::ClsactIngress | Hook::ClsactEgress => {
             let program = load::classifier(ebpf, if hook == Hook::TcxIngress { TC } else { TC_EGRESS })?;
             let id = program.attach_to_link(SchedClassifierLink::try_from(fd)?)?;
             // The pin holds the link; the program must not detach it when it is dropped.

@@ -7,9 +7,11 @@
 //! | `load` | sizes, adoption, programs, the clock |
 //! | `pins` | the directory on bpffs, and removing everything |
 //! | `links` | programs on interfaces |
+//! | `clsact` | the same where the kernel has no TCX |
 //! | `netlink`, `interfaces` | which interfaces there are, and which are served |
 
 mod bpf;
+mod clsact;
 mod interfaces;
 mod links;
 mod load;
@@ -66,10 +68,12 @@ pub enum DatapathError {
     Map { path: PathBuf, cause: String },
     #[error("the maps in {} have layout {found}, this program speaks {expected}: run `splitter detach`, then start the agent again (live flows are cut, counters and histograms are lost; the policy and weights are not)", pins.display())]
     Abi { pins: PathBuf, found: u32, expected: u32 },
-    #[error("cannot load the kernel object: {cause} (CAP_BPF and CAP_NET_ADMIN are needed, and Linux 6.6 or newer)")]
+    #[error(
+        "cannot load the kernel object: {cause} (CAP_BPF and CAP_NET_ADMIN are needed, and Linux 6.6 or newer; 5.17 to 6.5 are not tested)"
+    )]
     Load { cause: String },
     #[error(
-        "the kernel refuses the program {program}: {cause} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed, and Linux 6.6 or newer)"
+        "the kernel refuses the program {program}: {cause} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed, and Linux 6.6 or newer; 5.17 to 6.5 are not tested)"
     )]
     Verifier { program: String, cause: String },
     #[error("the kernel object has no program {0}: this is a bug")]
@@ -118,6 +122,8 @@ pub struct Datapath {
     adopted: bool,
     config: Config,
     ticks_per_second: u32,
+    /// Filters of clsact instead of TCX links.
+    clsact: bool,
     /// Interfaces as they were at the last look, and their rows in `IFACES`.
     served: BTreeMap<u32, Served>,
     rows: BTreeMap<u32, Iface>,
@@ -150,6 +156,7 @@ impl Datapath {
             adopted: loaded.adopted,
             config,
             ticks_per_second,
+            clsact: clsact::is_needed(),
             served: BTreeMap::new(),
             rows,
             failed: BTreeSet::new(),
@@ -218,16 +225,17 @@ impl Datapath {
     }
 
     fn attach(&mut self, link: &Link, uplink: bool, xdp: XdpMode, errors: &mut Vec<DatapathError>) -> Vec<Hook> {
-        let mut wanted = vec![Hook::TcxIngress];
+        let (ingress, egress) = if self.clsact { (Hook::ClsactIngress, Hook::ClsactEgress) } else { (Hook::TcxIngress, Hook::TcxEgress) };
+        let mut wanted = vec![ingress];
         if self.ebpf.program(load::TC_EGRESS).is_some() {
-            wanted.push(Hook::TcxEgress);
+            wanted.push(egress);
         }
         if uplink {
             wanted.extend(Hook::xdp(xdp));
         }
         let known = self.served.get(&link.ifindex).map(|served| served.hooks.clone()).unwrap_or_default();
         wanted.retain(|hook| {
-            if known.contains(hook) {
+            if known.contains(hook) && clsact::is_there(link.ifindex, *hook) {
                 return true;
             }
             // The two modes exclude each other on an interface.
@@ -282,7 +290,10 @@ impl Datapath {
     /// Removes the pins of interfaces that are gone or not served any more.
     fn drop_stale_links(&self) -> Result<(), DatapathError> {
         for name in pins::entries(&self.pins.join(pins::LINKS)) {
-            let wanted = self.served.values().any(|served| served.hooks.iter().any(|hook| links::pin_name(served.ifindex, *hook) == name));
+            let stands_for = |served: &Served, hook: Hook| {
+                links::pin_name(served.ifindex, hook) == name || hook.is_clsact() && clsact::qdisc_pin(served.ifindex) == name
+            };
+            let wanted = self.served.values().any(|served| served.hooks.iter().any(|hook| stands_for(served, *hook)));
             if !wanted {
                 pins::remove_link(&self.pins, &name).map_err(|source| DatapathError::Pins { path: self.pins.join(&name), source })?;
             }

@@ -1,13 +1,14 @@
-//! The interfaces of this network namespace by rtnetlink: a dump, and a wake-up when something changes (RFC 3549).
+//! The interfaces of this network namespace by rtnetlink: a dump, a wake-up when something changes, and their clsact (RFC 3549).
 //!
 //! After a wake-up everything is dumped again: events may be lost when the kernel's buffer overflows, dumps are not. Never reads
 //! /sys/class/net, which shows another namespace after a mere setns.
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    tc::{TcAttribute, TcHandle, TcMessage},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::{collections::BTreeMap, io, net::IpAddr};
@@ -75,17 +76,15 @@ impl Events {
 
 /// All interfaces, by index.
 pub fn dump() -> io::Result<Vec<Link>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
+    let socket = connect()?;
     let mut links: BTreeMap<u32, Link> = BTreeMap::new();
-    request(&socket, RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+    request(&socket, RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP, |message| {
         if let RouteNetlinkMessage::NewLink(message) = message {
             let link = link_of(message);
             links.insert(link.ifindex, link);
         }
     })?;
-    request(&socket, RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
+    request(&socket, RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP, |message| {
         if let RouteNetlinkMessage::NewAddress(message) = message
             && let Some(link) = links.get_mut(&message.header.index)
         {
@@ -95,9 +94,64 @@ pub fn dump() -> io::Result<Vec<Link>> {
     Ok(links.into_values().collect())
 }
 
-fn request(socket: &Socket, message: RouteNetlinkMessage, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+/// A direction of an interface's clsact, as the parent of filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// Gives an interface a clsact; `false` if it has one.
+pub fn add_clsact(ifindex: u32) -> io::Result<bool> {
+    match clsact(ifindex, RouteNetlinkMessage::NewQueueDiscipline, NLM_F_CREATE | NLM_F_EXCL) {
+        Ok(()) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Takes it away, with all filters.
+pub fn remove_clsact(ifindex: u32) -> io::Result<()> {
+    clsact(ifindex, RouteNetlinkMessage::DelQueueDiscipline, 0)
+}
+
+fn clsact(ifindex: u32, request_of: fn(TcMessage) -> RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    let mut message = TcMessage::with_index(ifindex as i32);
+    message.header.parent = TcHandle::CLSACT;
+    message.header.handle = TcHandle { major: u16::MAX, minor: 0 };
+    message.attributes.push(TcAttribute::Kind("clsact".into()));
+    request(&connect()?, request_of(message), flags | NLM_F_ACK, |_| {})
+}
+
+/// Priority and handle of each filter on one direction of an interface's clsact; none without a clsact.
+pub fn filters(ifindex: u32, direction: Direction) -> io::Result<Vec<(u16, u32)>> {
+    let mut message = TcMessage::with_index(ifindex as i32);
+    let minor = if direction == Direction::Ingress { TcHandle::MIN_INGRESS } else { TcHandle::MIN_EGRESS };
+    message.header.parent = TcHandle { major: u16::MAX, minor };
+    let mut found = Vec::new();
+    request(&connect()?, RouteNetlinkMessage::GetTrafficFilter(message), NLM_F_DUMP, |message| {
+        if let RouteNetlinkMessage::NewTrafficFilter(message) = message {
+            // Each priority is told once more by itself, with handle 0.
+            let handle = u32::from(message.header.handle);
+            if handle != 0 {
+                found.push(((message.header.info >> 16) as u16, handle));
+            }
+        }
+    })?;
+    Ok(found)
+}
+
+fn connect() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+/// `flags`: beside `NLM_F_REQUEST`; a dump, or one that is acknowledged.
+fn request(socket: &Socket, message: RouteNetlinkMessage, flags: u16, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
     let mut packet = NetlinkMessage::from(message);
-    packet.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    packet.header.flags = NLM_F_REQUEST | flags;
     packet.finalize();
     let mut buffer = vec![0; packet.buffer_len()];
     packet.serialize(&mut buffer);
@@ -113,6 +167,7 @@ fn request(socket: &Socket, message: RouteNetlinkMessage, mut each: impl FnMut(R
             match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]).map(|message| message.payload) {
                 Ok(NetlinkPayload::Done(_)) => return Ok(()),
                 Ok(NetlinkPayload::Error(error)) if error.code.is_some() => return Err(error.to_io()),
+                Ok(NetlinkPayload::Error(_)) => return Ok(()),
                 Ok(NetlinkPayload::InnerMessage(message)) => each(message),
                 Ok(_) => {}
                 // One interface with an attribute newer than the parser must not hide the others.

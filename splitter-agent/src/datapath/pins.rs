@@ -1,6 +1,6 @@
 //! Where this node's pins are: a bpffs, and in it one directory for each network namespace. Also how everything is removed again.
 
-use super::{DatapathError, bpf, tables::Table};
+use super::{DatapathError, bpf, clsact, tables::Table};
 use std::{
     ffi::CString,
     fs, io,
@@ -85,10 +85,12 @@ pub fn interface_name(ifindex: u32) -> Option<String> {
     (!found.is_null()).then(|| unsafe { std::ffi::CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
 }
 
-/// Detaches one pinned link and removes its pin.
+/// Detaches what one pin of [`LINKS`] stands for, a link or a filter of clsact, and removes the pin.
 pub fn remove_link(pins: &Path, name: &str) -> io::Result<()> {
     let path = pins.join(LINKS).join(name);
-    if let Ok(link) = bpf::open_pin(&path) {
+    if !clsact::remove(name)?
+        && let Ok(link) = bpf::open_pin(&path)
+    {
         // Not possible when its interface is gone: then it is detached already.
         let _ = bpf::detach_link(&link);
     }

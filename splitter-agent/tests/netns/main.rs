@@ -1,5 +1,6 @@
 //! The agent as users run it: a real process in a network namespace, real clients and servers around it. Needs root.
 
+mod clsact;
 mod interfaces;
 mod node;
 mod observe;

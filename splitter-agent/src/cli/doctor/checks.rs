@@ -18,14 +18,17 @@ impl Families {
     }
 }
 
-/// Linux 6.6: TCX links. Release as in `6.6.13-amd64`.
+/// Linux 6.6: TCX links; 5.17: bpf_loop. Release as in `6.6.13-amd64`.
 pub fn kernel(release: &str) -> Check {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version >= (6, 6) {
         Check::ok("kernel", release)
+    } else if version >= (5, 17) {
+        let found = format!("{release} has no TCX links: filters of clsact are used instead");
+        Check::warn("kernel", found, "install Linux 6.6 or newer; older ones are not tested")
     } else {
-        Check::fail("kernel", format!("{release} has no TCX links"), "install Linux 6.6 or newer")
+        Check::fail("kernel", format!("{release} is too old for the programs"), "install Linux 6.6 or newer")
     }
 }
 
@@ -151,7 +154,7 @@ pub fn other_programs(links: Option<&str>, qdiscs: Option<&str>) -> Check {
         return Check::ok(NAME, "no foreign XDP program or clsact");
     }
     let found: Vec<_> = found.iter().map(String::as_str).collect();
-    let remedy = "keep --xdp off there; splitter's TCX program runs before clsact and passes on what is not its own";
+    let remedy = "keep --xdp off there; splitter's TCX program runs before clsact (its own filter of clsact at priority 7330) and passes on what is not its own";
     Check::warn(NAME, shorten(&found), remedy)
 }
 
@@ -225,12 +228,14 @@ mod tests {
     use super::{super::Verdict, *};
 
     #[test]
-    fn kernel_needs_6_6() {
+    fn kernel_needs_6_6_or_clsact() {
         for (release, verdict) in [
             ("6.6.0", Verdict::Ok),
             ("6.18.3-amd64", Verdict::Ok),
             ("7.0-rc1", Verdict::Ok),
-            ("6.1.0-18", Verdict::Fail),
+            ("6.1.0-18", Verdict::Warn),
+            ("5.17", Verdict::Warn),
+            ("5.15.0-91", Verdict::Fail),
             ("", Verdict::Fail),
         ] {
             assert_eq!(kernel(release).verdict, verdict, "{release}");
