@@ -325,9 +325,9 @@ fn state_outlives_the_agent() {
         runtime().block_on(async {
             let (control, task) = Control::start(node.settings()).await.unwrap();
             control.load(loaded(vec![service(1, [95, 5]), service(2, [1, 0])])).await;
-            let change = control.set_weights("service-1", weights(50, 50)).await.unwrap();
+            let change = control.set_weights("service-1", weights(50, 50), "test".into()).await.unwrap();
             assert!(change.applied && change.before["v2"] == 5 && change.after["v2"] == 50, "{change:?}");
-            let error = control.set_weights("service-9", weights(1, 1)).await.unwrap_err().to_string();
+            let error = control.set_weights("service-9", weights(1, 1), "test".into()).await.unwrap_err().to_string();
             assert!(error.contains("service-1, service-2"), "{error}");
             let before = control.status().await;
             control.shutdown().await;

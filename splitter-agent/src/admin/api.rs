@@ -42,6 +42,11 @@ pub async fn serve(listener: Listener, api: impl Api) {
     }
 }
 
+/// Who changes something, for the audit log.
+pub fn operator(uid: u32) -> String {
+    format!("operator (uid {uid})")
+}
+
 async fn route(request: Request<Incoming>, writer: &Result<u32, String>, api: &impl Api) -> Answer {
     let path = request.uri().path().to_owned();
     let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
@@ -68,14 +73,15 @@ async fn route(request: Request<Incoming>, writer: &Result<u32, String>, api: &i
         },
         ["v1", "explain"] => expected("POST"),
         ["v1", "services", name, "weights"] if method == Method::PUT => {
-            if let Err(reason) = writer {
-                return failure(StatusCode::FORBIDDEN, reason.clone());
-            }
+            let by = match writer {
+                Ok(uid) => operator(*uid),
+                Err(reason) => return failure(StatusCode::FORBIDDEN, reason.clone()),
+            };
             let Some(name) = percent_decode(name) else {
                 return failure(StatusCode::BAD_REQUEST, "the service's name in the path is not percent-encoded UTF-8");
             };
             match body(request).await {
-                Ok(request) => finish(api.set_weights(&name, request).await),
+                Ok(request) => finish(api.set_weights(&name, request, by).await),
                 Err(refused) => refused,
             }
         }

@@ -28,7 +28,12 @@ pub trait Api: Clone + Send + Sync + 'static {
     fn brief(&self) -> impl Future<Output = Status> + Send;
     fn flows(&self, service: Option<String>) -> impl Future<Output = Result<Vec<FlowRow>, ControlError>> + Send;
     fn explain(&self, request: ExplainRequest) -> impl Future<Output = Result<Explanation, ControlError>> + Send;
-    fn set_weights(&self, service: &str, request: WeightRequest) -> impl Future<Output = Result<WeightChange, ControlError>> + Send;
+    fn set_weights(
+        &self,
+        service: &str,
+        request: WeightRequest,
+        by: String,
+    ) -> impl Future<Output = Result<WeightChange, ControlError>> + Send;
     fn rollouts(&self) -> impl Future<Output = Vec<RolloutStatus>> + Send;
     fn rollout(&self, service: &str) -> impl Future<Output = Result<RolloutStatus, ControlError>> + Send;
     fn rollout_history(&self, service: &str) -> impl Future<Output = Result<Vec<RolloutEvent>, ControlError>> + Send;
@@ -48,8 +53,8 @@ impl Api for Control {
     async fn explain(&self, request: ExplainRequest) -> Result<Explanation, ControlError> {
         Control::explain(self, request).await
     }
-    async fn set_weights(&self, service: &str, request: WeightRequest) -> Result<WeightChange, ControlError> {
-        Control::set_weights(self, service, request).await
+    async fn set_weights(&self, service: &str, request: WeightRequest, by: String) -> Result<WeightChange, ControlError> {
+        Control::set_weights(self, service, request, by).await
     }
     async fn rollouts(&self) -> Vec<RolloutStatus> {
         Control::rollouts(self).await

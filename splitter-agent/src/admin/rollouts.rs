@@ -2,7 +2,7 @@
 
 use super::{
     Api,
-    api::{body, finish},
+    api::{body, finish, operator},
     http::{Answer, failure, json},
     percent_decode,
 };
@@ -42,7 +42,7 @@ pub async fn route(request: Request<Incoming>, parts: &[&str], writer: &Result<u
                 return expected("POST");
             }
             let by = match writer {
-                Ok(uid) => format!("operator (uid {uid})"),
+                Ok(uid) => operator(*uid),
                 Err(reason) => return failure(StatusCode::FORBIDDEN, reason.clone()),
             };
             match body::<RolloutRequest>(request).await {

@@ -30,7 +30,7 @@ impl Api for Node {
     async fn explain(&self, request: ExplainRequest) -> Result<Explanation, ControlError> {
         Err(ControlError::NotFound(format!("no service {}", request.service)))
     }
-    async fn set_weights(&self, service: &str, request: WeightRequest) -> Result<WeightChange, ControlError> {
+    async fn set_weights(&self, service: &str, request: WeightRequest, _by: String) -> Result<WeightChange, ControlError> {
         Ok(WeightChange { service: service.to_owned(), after: request.weights, applied: !request.dry_run, ..WeightChange::default() })
     }
     async fn rollouts(&self) -> Vec<RolloutStatus> {

@@ -123,7 +123,14 @@ fn findings(findings: &[Finding], colour: bool) -> String {
             Answer::Unknown => ("unknown", Style::Yellow),
         };
         let is_time = finding.gate.starts_with("latency p") || finding.gate.starts_with("connect p");
-        let value = |value: Option<f64>| if is_time { seconds(value) } else { share(value) };
+        // What external gates measure has units of its own.
+        let is_share = matches!(finding.gate.as_str(), "errorRate" | "share");
+        let number = |value: f64| format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned();
+        let value = |value: Option<f64>| match value {
+            Some(value) if !is_time && !is_share => number(value),
+            _ if is_time => seconds(value),
+            _ => share(value),
+        };
         table.row([
             plain(&finding.gate),
             (answer.to_owned(), style),

@@ -149,10 +149,10 @@ impl Control {
         self.ask(|reply| Message::Explain(request, reply)).await.unwrap_or_else(ended)
     }
 
-    /// One map write, then the bookkeeping.
-    pub async fn set_weights(&self, service: &str, request: WeightRequest) -> Result<WeightChange, ControlError> {
+    /// One map write, then the bookkeeping. `by`: who, for the audit log.
+    pub async fn set_weights(&self, service: &str, request: WeightRequest, by: String) -> Result<WeightChange, ControlError> {
         let service = service.to_string();
-        self.ask(|reply| Message::SetWeights(service, request, reply)).await.unwrap_or_else(ended)
+        self.ask(|reply| Message::SetWeights(service, request, by, reply)).await.unwrap_or_else(ended)
     }
 
     /// Every rollout that the policy has, started or not.

@@ -125,7 +125,7 @@ async fn probe(check: &Check, subject: &Subject) -> Result<Answer, OutsideError>
             return Ok(Answer { passed: Some(false), value: None, text });
         }
     }
-    Ok(Answer { passed: Some(true), value: None, text: format!("{} backends answered as they should", subject.backends.len()) })
+    Ok(Answer { passed: Some(true), value: None, text: format!("{} of {0} backends answered as they should", subject.backends.len()) })
 }
 
 /// Tells a hook; the error is for the log.

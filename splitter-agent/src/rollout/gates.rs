@@ -46,7 +46,12 @@ pub fn findings(state: &State) -> Vec<Finding> {
             _ if known.passed && known.failures == 0 => Answer::Pass,
             _ => Answer::Unknown,
         };
-        let text = if known.text.is_empty() { "has not answered in this step".into() } else { known.text };
+        let text = match answer {
+            _ if !known.text.is_empty() => known.text,
+            Answer::Pass => "passed".into(),
+            _ if known.failures > 0 => format!("failed {} times in a row", known.failures),
+            _ => "has not answered in this step".into(),
+        };
         found.push(Finding { gate: gate.name.clone(), answer, canary: known.value, text, ..Finding::default() });
     }
     found
@@ -183,14 +188,14 @@ fn share(state: &State, gate: &ShareMismatch) -> Finding {
     let got = percent(achieved.unwrap_or(0.0));
     if evidence.share_high.evidence() >= limit || evidence.share_low.evidence() >= limit {
         finding.answer = Answer::Fail;
-        finding.text = format!("the canary got {got} of the connections where {} were asked", percent(asked));
+        finding.text = format!("the canary's share is {got} where {} were asked", percent(asked));
     } else if stats::upper(canary, all, DOUBT) <= (asked * (1.0 + 2.0 * tolerance)).min(1.0)
         && stats::lower(canary, all, DOUBT) >= asked * (1.0 - 2.0 * tolerance)
     {
         finding.answer = Answer::Pass;
-        finding.text = format!("{got} of the connections, {} asked", percent(asked));
+        finding.text = format!("{got}, {} asked", percent(asked));
     } else {
-        finding.text = format!("{got} of {all:.0} connections, {} asked: more connections are needed to tell", percent(asked));
+        finding.text = format!("{got} of {all:.0}, {} asked: more requests are needed to tell", percent(asked));
     }
     finding
 }

@@ -28,7 +28,7 @@ pub struct Traffic {
     pub seconds: f64,
     pub canary: Side,
     pub baseline: Side,
-    /// Connections given to all versions together.
+    /// Trials of all versions together.
     pub all: f64,
 }
 
@@ -38,7 +38,6 @@ pub struct Side {
     pub trials: f64,
     /// Of them failed: 5xx, reset by the backend, refused, not answered.
     pub errors: f64,
-    pub connections: f64,
 }
 
 /// Histograms since the last look at them, canary and baseline.

@@ -333,7 +333,7 @@ pub fn missing(state: &State, findings: &[Finding], now: f64) -> Vec<String> {
         Phase::Running => {
             let left = (state.since + least(state)).max(state.warm_until) - now;
             if left > 0.0 {
-                missing.push(format!("{left:.0} s of this step"));
+                missing.push(format!("{:.0} s of this step", left.ceil()));
             }
             missing.extend(frozen_until(&state.policy.freeze, now).map(|until| format!("{:.0} s of freeze", until - now)));
         }

@@ -43,7 +43,7 @@ fn word(kind: WordKind) -> Option<Word> {
 /// A thousand requests a second; the canary fails `canary_rate` of its own, exactly.
 fn traffic(share: Ppm, seconds: f64, canary_rate: f64) -> Traffic {
     let (canary, all) = (1_000.0 * seconds * f64::from(share) / f64::from(ALL), 1_000.0 * seconds);
-    let side = |trials: f64, rate: f64| Side { trials, errors: (trials * rate).round(), connections: trials };
+    let side = |trials: f64, rate: f64| Side { trials, errors: (trials * rate).round() };
     Traffic { seconds, canary: side(canary, canary_rate), baseline: side((all - canary) * 0.7, 0.0), all }
 }
 

@@ -200,12 +200,12 @@ mod tests {
 
     #[test]
     fn flagger_needs_five_failed_checks() {
-        let bad = Traffic { seconds: 1.0, canary: Side { trials: 50.0, errors: 5.0, connections: 50.0 }, ..Traffic::default() };
+        let bad = Traffic { seconds: 1.0, canary: Side { trials: 50.0, errors: 5.0 }, ..Traffic::default() };
         let mut flagger = Flagger::default();
         let looks = (1..1000).find(|_| flagger.look(&bad)).unwrap();
         assert_eq!(looks, 50);
         let mut kayenta = Kayenta::default();
-        let noisy = |i: u32| Traffic { baseline: Side { trials: 950.0, errors: f64::from(i % 3), connections: 950.0 }, ..bad };
+        let noisy = |i: u32| Traffic { baseline: Side { trials: 950.0, errors: f64::from(i % 3) }, ..bad };
         assert_eq!((1..1000).find(|i| kayenta.look(&noisy(*i))), Some(60));
     }
 }

@@ -78,13 +78,13 @@ impl Version {
     fn side(&self, random: &mut Random) -> Side {
         let errors = random.poisson(self.rate * self.errors * LOOK);
         let good = random.poisson(self.rate * (1.0 - self.errors) * LOOK);
-        Side { trials: errors + good, errors, connections: errors + good }
+        Side { trials: errors + good, errors }
     }
 }
 
 pub fn look(random: &mut Random, canary: &Version, baseline: &Version) -> Traffic {
     let (canary, baseline) = (canary.side(random), baseline.side(random));
-    Traffic { seconds: LOOK, canary, baseline, all: canary.connections + baseline.connections }
+    Traffic { seconds: LOOK, canary, baseline, all: canary.trials + baseline.trials }
 }
 
 /// Latencies: a lognormal law (median 10 ms, sigma 0.6: p99 40 ms) on atoms that are finer where quantiles are judged.

@@ -40,8 +40,8 @@ pub(super) struct Entry {
     /// When weights that could not be set are tried again, Unix seconds.
     retry: Option<f64>,
     backends: u64,
-    /// When each external gate is asked next.
-    due: HashMap<String, Instant>,
+    /// When each external gate is asked next, and how long its last question may be on its way.
+    due: HashMap<String, (Instant, Option<Instant>)>,
     /// When it was last written to disk, Unix seconds, and whether traffic was seen since.
     kept: f64,
     news: bool,
@@ -86,6 +86,13 @@ impl Entry {
         let state = &self.state;
         let retries = state.phase == Phase::RolledBack && state.attempt < state.policy.retries;
         state.phase.is_live() || state.phase == Phase::Waiting || !state.settled || retries
+    }
+
+    /// An external gate's answer is there: it may be asked again.
+    fn answered(&mut self, gate: &str) {
+        if let Some((_, asked)) = self.due.get_mut(gate) {
+            *asked = None;
+        }
     }
 
     /// Whether the node runs the weights that the state asks for is not known.

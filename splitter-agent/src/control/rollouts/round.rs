@@ -14,7 +14,7 @@ use crate::{
         status,
     },
     datapath::Tables,
-    model::Measure,
+    model::{Measure, Mode},
     rollout::{LatencySamples, Observation, Reading, State, Traffic, stats::Counts},
 };
 use std::{
@@ -31,6 +31,8 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Time between two looks at histograms, with few and with many versions.
 const LATENCY: Duration = Duration::from_secs(1);
 const LATENCY_MANY: Duration = Duration::from_secs(5);
+/// An answer that does not come this long after its question's time is over is lost.
+const GRACE: Duration = Duration::from_secs(1);
 /// Part of the newest figure in what is shown of cost and pace.
 const SMOOTH: f64 = 0.1;
 
@@ -78,6 +80,8 @@ struct Watched {
     /// Numbers of canary and baseline.
     numbers: [u32; 2],
     measures: Vec<Measure>,
+    /// Requests are counted, not connections.
+    http: bool,
 }
 
 impl Rounds {
@@ -166,10 +170,11 @@ impl Spot {
 impl Watched {
     /// `None` until both versions were seen twice.
     fn traffic(&self, sampler: &Sampler, seconds: f64) -> Option<Traffic> {
-        let (canary, baseline) = (sampler.side(self.canary)?, sampler.side(self.baseline)?);
+        let side = |slot: usize| sampler.side(slot, self.http);
+        let (canary, baseline) = (side(self.canary)?, side(self.baseline)?);
         let all = match self.all.as_slice() {
-            [] => canary.connections + baseline.connections,
-            slots => slots.iter().filter_map(|slot| Some(sampler.side(*slot)?.connections)).sum(),
+            [] => canary.trials + baseline.trials,
+            slots => slots.iter().filter_map(|slot| Some(side(*slot)?.trials)).sum(),
         };
         Some(Traffic { seconds, canary, baseline, all })
     }
@@ -207,6 +212,7 @@ impl Actor {
                 let seconds = now.duration_since(std::mem::replace(&mut spot.taken, now)).as_secs_f64();
                 watched.traffic(sampler, seconds)
             });
+            answers.iter().flatten().for_each(|answer| entry.answered(&answer.gate));
             entry.news |= moved;
             let live = entry.state.phase.is_live();
             let observation = Observation {
@@ -235,7 +241,7 @@ impl Actor {
         rounds.sampler.watch(numbers.iter().flatten().flatten().copied().collect());
         let spot = |((name, entry), numbers): ((&String, &Entry), Option<Vec<u32>>)| {
             let old = known.remove(name);
-            let watched = numbers.and_then(|numbers| watched(&entry.state, &numbers, &rounds.sampler));
+            let watched = numbers.and_then(|numbers| self.watched(&entry.state, &numbers, &rounds.sampler));
             // Time that nobody looked in counts for nothing.
             let taken = old.as_ref().filter(|old| old.watched.is_some() && watched.is_some()).map_or(now, |old| old.taken);
             Spot {
@@ -263,22 +269,39 @@ impl Actor {
         Some(wanted)
     }
 
+    /// `numbers`: as [`Actor::numbers`] says, all watched by the sampler.
+    fn watched(&self, state: &State, numbers: &[u32], sampler: &Sampler) -> Option<Watched> {
+        let http = self.reconciler.service(&state.service)?.model.mode == Mode::Http;
+        let [canary, baseline, all @ ..] = numbers else { return None };
+        let mut measures: Vec<Measure> = state.policy.gates.latency.iter().map(|gate| gate.measure).collect();
+        measures.sort_unstable();
+        measures.dedup();
+        Some(Watched {
+            canary: sampler.slot(*canary)?,
+            baseline: sampler.slot(*baseline)?,
+            all: all.iter().filter_map(|number| sampler.slot(*number)).collect(),
+            numbers: [*canary, *baseline],
+            measures,
+            http,
+        })
+    }
+
     /// Asks the external gates whose time has come; when it is time for the next one.
     fn ask_external(&mut self, name: &str, entry: &mut Entry, now: Instant) -> Option<Instant> {
         if !entry.state.phase.is_live() || entry.state.policy.gates.external.is_empty() {
             return None;
         }
         for gate in &entry.state.policy.gates.external {
-            let due = entry.due.entry(gate.name.clone()).or_insert(now);
-            if now < *due {
+            let (due, asked) = entry.due.entry(gate.name.clone()).or_insert((now, None));
+            // Never two at once.
+            if now < *due || asked.is_some_and(|until| now < until) {
                 continue;
             }
-            // Never two at once: the next comes after this one's time is over.
-            *due = now + gate.every.max(gate.timeout);
+            (*due, *asked) = (now + gate.every, Some(now + gate.timeout + GRACE));
             tracing::debug!(service = name, gate = gate.name, "asked");
             self.rollouts.errands.ask(gate.clone(), self.subject(&entry.state), entry.state.began);
         }
-        entry.due.values().min().copied()
+        entry.due.values().map(|(due, asked)| asked.map_or(*due, |until| until.max(*due))).min()
     }
 
     fn new_readings(&self) -> HashMap<String, Vec<Reading>> {
@@ -290,21 +313,6 @@ impl Actor {
         }
         readings
     }
-}
-
-/// `numbers`: as [`Actor::numbers`] says, all watched by the sampler.
-fn watched(state: &State, numbers: &[u32], sampler: &Sampler) -> Option<Watched> {
-    let [canary, baseline, all @ ..] = numbers else { return None };
-    let mut measures: Vec<Measure> = state.policy.gates.latency.iter().map(|gate| gate.measure).collect();
-    measures.sort_unstable();
-    measures.dedup();
-    Some(Watched {
-        canary: sampler.slot(*canary)?,
-        baseline: sampler.slot(*baseline)?,
-        all: all.iter().filter_map(|number| sampler.slot(*number)).collect(),
-        numbers: [*canary, *baseline],
-        measures,
-    })
 }
 
 /// Seconds of CPU that this thread has used: on a busy machine a look takes longer than it costs.

@@ -106,10 +106,10 @@ impl Sampler {
         self.slots.get(slot).is_none_or(|slot| slot.moved)
     }
 
-    /// Counts of the version in this slot between the last two looks; `None` when the last one was its first.
-    pub fn side(&self, slot: usize) -> Option<Side> {
+    /// Counts of the version in this slot between the last two looks; `None` when the last one was its first. `http`: of requests.
+    pub fn side(&self, slot: usize, http: bool) -> Option<Side> {
         let slot = self.slots.get(slot)?;
-        if slot.moved { Some(delta(&slot.last?, &slot.now?)) } else { slot.now.map(|_| Side::default()) }
+        if slot.moved { Some(delta(&slot.last?, &slot.now?, http)) } else { slot.now.map(|_| Side::default()) }
     }
 
     /// New samples of each watched version and measure; those seen for the first time have none. Reads only histograms of versions whose
@@ -161,19 +161,17 @@ impl Slot {
     }
 }
 
-fn delta(last: &VersionCounters, now: &VersionCounters) -> Side {
+fn delta(last: &VersionCounters, now: &VersionCounters, http: bool) -> Side {
     let grown = |of: fn(&VersionCounters) -> u64| {
         let (last, now) = (of(last), of(now));
         now.checked_sub(last).unwrap_or(now) as f64
     };
-    let connections = grown(|c| c.connections);
     let broken = grown(|c| c.resets_backend) + grown(|c| c.refused) + grown(|c| c.timeouts);
-    let requests = grown(|c| c.requests);
-    // The kernel counts requests for `mode: http` only.
-    if now.requests > 0 {
-        Side { trials: requests, errors: broken + grown(|c| c.status[5]), connections }
+    // A service of http has a connection for each client and version: only its requests are decided.
+    if http {
+        Side { trials: grown(|c| c.requests), errors: broken + grown(|c| c.status[5]) }
     } else {
-        Side { trials: connections, errors: broken, connections }
+        Side { trials: grown(|c| c.connections), errors: broken }
     }
 }
 
@@ -210,24 +208,24 @@ mod tests {
         };
         let mut counters = VersionCounters { connections: 100, resets_backend: 3, ..VersionCounters::default() };
         put(&mut memory, counters);
-        let mut look = |memory: &Memory| {
+        let mut look = |memory: &Memory, http: bool| {
             sampler.watch(vec![7]);
             sampler.look(memory).unwrap();
             let slot = sampler.slot(7).unwrap();
-            (sampler.side(slot), sampler.moved(slot))
+            (sampler.side(slot, http), sampler.moved(slot))
         };
-        assert_eq!(look(&memory), (None, true), "the first look has no last one");
-        assert_eq!(look(&memory), (Some(Side::default()), false));
+        assert_eq!(look(&memory, false), (None, true), "the first look has no last one");
+        assert_eq!(look(&memory, false), (Some(Side::default()), false));
         (counters.connections, counters.resets_backend, counters.refused, counters.timeouts) = (110, 4, 1, 1);
         put(&mut memory, counters);
-        assert_eq!(look(&memory), (Some(Side { trials: 10.0, errors: 3.0, connections: 10.0 }), true));
-        // Where requests are counted, they are the trials, and answers of class 5 are errors.
+        assert_eq!(look(&memory, false), (Some(Side { trials: 10.0, errors: 3.0 }), true));
+        // Of http the requests are the trials, and answers of class 5 are errors.
         (counters.connections, counters.requests, counters.status[5], counters.status[2]) = (111, 50, 2, 48);
         put(&mut memory, counters);
-        assert_eq!(look(&memory).0.unwrap(), Side { trials: 50.0, errors: 2.0, connections: 1.0 });
+        assert_eq!(look(&memory, true).0.unwrap(), Side { trials: 50.0, errors: 2.0 });
         // A number that was given anew starts from zero.
         put(&mut memory, VersionCounters { connections: 5, ..VersionCounters::default() });
-        assert_eq!(look(&memory).0.unwrap().trials, 5.0);
+        assert_eq!(look(&memory, false).0.unwrap().trials, 5.0);
     }
 
     #[test]
@@ -245,10 +243,10 @@ mod tests {
         sampler.watch(versions.iter().rev().copied().filter(|version| version % 2 == 1 || *version > 800).chain([901]).collect());
         sampler.look(&memory).unwrap();
         for version in [1, 199, 399, 900, 902, 903] {
-            let side = sampler.side(sampler.slot(version).unwrap());
-            assert_eq!(side.unwrap().connections, 4.0 * f64::from(version), "{version}");
+            let side = sampler.side(sampler.slot(version).unwrap(), false);
+            assert_eq!(side.unwrap().trials, 4.0 * f64::from(version), "{version}");
         }
-        assert_eq!((sampler.slot(2), sampler.side(sampler.slot(901).unwrap())), (None, None));
+        assert_eq!((sampler.slot(2), sampler.side(sampler.slot(901).unwrap(), false)), (None, None));
     }
 
     #[test]
@@ -266,9 +264,9 @@ mod tests {
         sampler.complete = false;
         put(&mut memory, 8);
         sampler.look(&memory).unwrap();
-        assert_eq!(sampler.side(0).unwrap().connections, 8.0);
+        assert_eq!(sampler.side(0, false).unwrap().trials, 8.0);
         sampler.look(&memory).unwrap();
-        assert_eq!(sampler.side(0).unwrap().connections, 0.0);
+        assert_eq!(sampler.side(0, false).unwrap().trials, 0.0);
     }
 
     #[test]

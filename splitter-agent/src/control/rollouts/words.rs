@@ -88,20 +88,25 @@ impl Actor {
     }
 
     /// Weights by an operator's hand: written down, and a rollout that runs stands back.
-    pub(in crate::control) fn set_weights_by_hand(&mut self, name: &str, request: &WeightRequest) -> Result<WeightChange, ControlError> {
+    pub(in crate::control) fn set_weights_by_hand(
+        &mut self,
+        name: &str,
+        request: &WeightRequest,
+        by: &str,
+    ) -> Result<WeightChange, ControlError> {
         let change = self.change_weights(name, request)?;
         if change.applied {
             self.audit(&RolloutEvent {
                 at: unix_now(),
                 service: name.into(),
                 event: "weights".into(),
-                by: "operator".into(),
+                by: by.into(),
                 weights_from: change.before.clone(),
                 weights_to: change.after.clone(),
                 reason: "splitter weight".into(),
                 ..RolloutEvent::default()
             });
-            self.overridden(name, "operator", "weights were set by hand; `splitter rollout resume` goes on, `abort` gives up");
+            self.overridden(name, by, "weights were set by hand; `splitter rollout resume` goes on, `abort` gives up");
         }
         Ok(change)
     }
