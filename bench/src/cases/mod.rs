@@ -30,7 +30,7 @@ pub use rows::{Row, Rows, Samples, table};
 use std::{fmt, path::PathBuf};
 
 /// Names and what they tell.
-pub const CASES: [(&str, &str); 8] = [
+pub const CASES: [(&str, &str); 9] = [
     ("program-cost", "nanoseconds a packet inside the kernel programs, by PROG_TEST_RUN, beside a minimal reference program"),
     ("service-scale", "the same at 1, 1,000 and 40,000 services"),
     ("head-scan", "nanoseconds a byte of the HTTP head scanner in the kernel"),
@@ -38,7 +38,8 @@ pub const CASES: [(&str, &str); 8] = [
     ("policy-scale", "loading and re-applying a policy of 40,000 services, memory of the agent and of a flow"),
     ("http", "requests split one by one: plain routing, splitter, HAProxy and nginx with the same split"),
     ("l4", "requests a second, CPU and latency through the node: plain routing, splitter, nft and iptables DNAT"),
-    ("rollout", "how soon a bad canary is taken back, how often a good one, time to 100%, cost of the judge; simulated and live"),
+    ("rollout", "how soon a bad canary is taken back, how often a good one, time to 100%; simulated and live"),
+    ("judge-cost", "CPU of the judge with 1,000 rollouts, and how often it looks"),
 ];
 
 /// What a user chooses.
@@ -124,8 +125,10 @@ pub fn run(choice: &Choice, place: &Place) -> anyhow::Result<()> {
             "http" => http::run(place, choice.quick, &mut rows),
             #[cfg(feature = "judge")]
             "rollout" => rollout::run(place, choice.quick, &mut rows),
+            #[cfg(feature = "judge")]
+            "judge-cost" => rollout::cost(place, choice.quick, &mut rows),
             #[cfg(not(feature = "judge"))]
-            "rollout" => {
+            "rollout" | "judge-cost" => {
                 Err(anyhow::anyhow!("this splitter-bench was built without the feature `judge`; `cargo xtask bench` builds it with"))
             }
             _ => l4::run(place, choice.quick, &mut rows),

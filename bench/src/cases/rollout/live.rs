@@ -25,12 +25,7 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(60);
 const MANY: u32 = 1_000;
 
-pub fn run(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
-    detection(place, if quick { 2 } else { 20 }, rows)?;
-    cost(place, if quick { 5 } else { 30 }, rows)
-}
-
-fn detection(place: &Place, runs: u32, rows: &mut Rows) -> Result<()> {
+pub fn detection(place: &Place, runs: u32, rows: &mut Rows) -> Result<()> {
     let lab = Lab::with("rollout", Options { backends: 2, ..Options::default() })?;
     // Parts in a thousand that the canary resets.
     let faults = Arc::new(AtomicU32::new(0));
@@ -212,7 +207,7 @@ fn serve(mut stream: TcpStream, name: &str, fault: bool) -> std::io::Result<()> 
 
 /// CPU time of an agent with 1,000 rollouts beside the same agent before they began, without traffic: what reading the kernel and looking
 /// costs. What a step with traffic costs is a simulated row.
-fn cost(place: &Place, seconds: u64, rows: &mut Rows) -> Result<()> {
+pub fn cost(place: &Place, seconds: u64, rows: &mut Rows) -> Result<()> {
     let lab = Lab::with("rollouts", Options { backends: 2, ..Options::default() })?;
     let gates = "gates: {errorRate: {max: 1%}, latency: {quantile: 0.99, maxIncrease: 20%}}";
     let rollout = format!("  rollout: {{canary: v2, dwell: 10h, {gates}}}\n");
