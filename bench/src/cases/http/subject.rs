@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub enum Kind {
     /// The client calls the backend of v1 itself.
     Plain,
+    /// The same, and backends do without TCP timestamps, as all connections that the node accepts.
+    PlainUnstamped,
     Splitter,
     Haproxy,
     Nginx,
@@ -49,6 +51,11 @@ impl Subject {
         for end in [lab.client(), &lab.node].into_iter().chain(lab.backends()) {
             end.sysctl("net/ipv4/tcp_congestion_control", "reno")?;
         }
+        if kind == Kind::PlainUnstamped {
+            for backend in lab.backends() {
+                backend.sysctl("net/ipv4/tcp_timestamps", "0")?;
+            }
+        }
         // A proxy needs a port for each connection to its backends.
         lab.node.sysctls(&[("net/ipv4/ip_local_port_range", "1024 65535"), ("net/ipv4/tcp_tw_reuse", "1")])?;
         let folder = std::env::temp_dir().join(format!("splitter-{}-files", lab.name()));
@@ -71,7 +78,7 @@ impl Subject {
         let proxy = match kind {
             Kind::Haproxy => Some(Proxy::Haproxy.start(&lab.node, &split(&lab), &folder)?),
             Kind::Nginx => Some(Proxy::Nginx.start(&lab.node, &split(&lab), &folder)?),
-            Kind::Plain | Kind::Splitter => None,
+            Kind::Plain | Kind::PlainUnstamped | Kind::Splitter => None,
         };
         let subject = Subject { name: name.into(), kind, agent, proxy, servers, lab, folder, _removal: removal };
         subject.rest();
@@ -80,7 +87,7 @@ impl Subject {
 
     pub fn target(&self, port: u16) -> SocketAddr {
         match self.kind {
-            Kind::Plain => self.lab.backend_addr(1, false, BACK_PORT),
+            Kind::Plain | Kind::PlainUnstamped => self.lab.backend_addr(1, false, BACK_PORT),
             _ => SocketAddr::new(VIP4.into(), port),
         }
     }
@@ -90,7 +97,7 @@ impl Subject {
         self.wake();
         let kind = |line: &str, name: &str| load::Kind {
             headers: format!("{line}\r\n"),
-            expect: if self.kind == Kind::Plain { Vec::new() } else { vec![name.into()] },
+            expect: if matches!(self.kind, Kind::Plain | Kind::PlainUnstamped) { Vec::new() } else { vec![name.into()] },
             ..load::Kind::get("/")
         };
         let kinds = vec![kind("X-Canary: always", "v2"), kind("x-canary: never", "v1"), kind("Cookie: a=1; canary=1", "v2")];
