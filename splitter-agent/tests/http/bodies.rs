@@ -199,7 +199,7 @@ fn pipelined_requests_are_answered_in_order() {
 /// Six requests on one connection, each a segment when there is a pause.
 fn pipeline(stage: &Stage, round: usize, pause: Option<Duration>) {
     let mut wire = Wire::open(stage.lab.client(), vip(false));
-    let tags: Vec<&str> = (0..6).map(|i| if (i + round) % 2 == 0 { TO_V2 } else { TO_V1 }).collect();
+    let tags: Vec<&str> = (0..6).map(|i| if (i + round).is_multiple_of(2) { TO_V2 } else { TO_V1 }).collect();
     let requests: Vec<Vec<u8>> = (0..).zip(&tags).map(|(i, tag)| get(&format!("/bytes/{}", 100 + i), &[tag])).collect();
     match pause {
         None => wire.send(requests.concat()),
