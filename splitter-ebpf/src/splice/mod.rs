@@ -135,7 +135,10 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
         if P::XDP {
             return Verdict::PASS;
         }
-        response::read(packet, env, &segment, entry);
+        if response::read(packet, env, &segment, entry) != 0 {
+            env.count(Reason::OutOfOrder);
+            return Verdict::DROP;
+        }
     }
     if let Some((t, numbers)) = usual_server(env, &segment, entry) {
         return nat::forward::forward(packet, env, p, &t, &numbers);

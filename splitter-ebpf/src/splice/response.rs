@@ -31,42 +31,56 @@ fn is<F: Family>(leg: Ref<Leg<F>>, flag: u8) -> bool {
     field!(leg.owner) >> 24 & flag as u32 != 0
 }
 
-/// Data of a backend whose response is awaited, or chunked.
+/// Data of a backend whose response is awaited, or chunked. Not 0: it has overtaken a head or a size line, without which the end of the
+/// response cannot be told, and the backend has to send it again.
 #[inline(never)]
 pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment, leg: Ref<Leg<F>>) -> u32 {
     if field!(leg.state) != splice_state::ESTABLISHED {
         return 0;
     }
+    let mut overtaken = 0;
     Rounds::repeat(INTERIM + 1, |_| {
         let at = field!(leg.body_end);
-        if !is(leg, leg_flag::AWAIT) || after(segment.seq, at) || !after(segment.end(), at) {
-            // Read, or its beginning is still to come.
+        if !is(leg, leg_flag::AWAIT) || !after(segment.end(), at) {
+            return true;
+        }
+        if after(segment.seq, at) {
+            overtaken = 1;
             return true;
         }
         let skip = at.wrapping_sub(segment.seq);
         let rest = Segment { at: segment.at.wrapping_add(skip), len: segment.len.wrapping_sub(skip), ..*segment };
         head(packet, env, &rest, leg) != INTERIM_HEAD
     });
-    if is(leg, leg_flag::CHUNKED) {
-        follow(packet, env, segment, leg);
+    if overtaken == 0 && is(leg, leg_flag::AWAIT) && after(segment.end(), field!(leg.body_end)) {
+        // More interim responses than are read: whatever comes next would seem to have overtaken them.
+        flag!(set leg.owner, leg_flag::UNSURE);
+        flag!(clear leg.owner, leg_flag::AWAIT);
     }
-    0
+    if is(leg, leg_flag::CHUNKED) {
+        return follow(packet, env, segment, leg);
+    }
+    overtaken
 }
 
-/// Follows a chunked body through the segment. Data that is late, or lost and sent again, is not missed; what overtakes the next size line
-/// leaves the body open for good.
+/// Follows a chunked body through the segment. Data that is late, or lost and sent again, is not missed. Not 0: the segment has overtaken
+/// the next size line.
 #[inline(never)]
 fn follow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment, leg: Ref<Leg<F>>) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     let text = place!(scratch.text);
     // SAFETY: a Ref points to a live map value; the leg's packets come one after the other.
     let chunks = unsafe { &mut (*leg.as_ptr()).chunks };
+    let mut overtaken = 0;
     Rounds::repeat(CHUNK_ROUNDS, |_| {
         let at = field!(leg.body_end);
         let left = segment.end().wrapping_sub(at);
+        if left as i32 <= 0 {
+            return true;
+        }
         let skip = chunks.skip();
-        let overtaken = after(segment.seq, at) && segment.seq.wrapping_sub(at) > skip;
-        if overtaken || left as i32 <= 0 {
+        if after(segment.seq, at) && segment.seq.wrapping_sub(at) > skip {
+            overtaken = 1;
             return true;
         }
         if skip != 0 {
@@ -91,7 +105,12 @@ fn follow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, se
         flag!(clear leg.owner, leg_flag::CHUNKED);
         true
     });
-    0
+    if overtaken == 0 && is(leg, leg_flag::CHUNKED) && after(segment.end(), field!(leg.body_end)) {
+        // More chunks than a packet has rounds: as above.
+        flag!(set leg.owner, leg_flag::UNSURE);
+        flag!(clear leg.owner, leg_flag::CHUNKED);
+    }
+    overtaken
 }
 
 /// [`head`]: another one follows.

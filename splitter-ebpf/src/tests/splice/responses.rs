@@ -105,40 +105,6 @@ fn chunks_are_followed_to_their_end() {
 }
 
 #[test]
-fn chunks_whose_data_comes_late_are_followed() {
-    for lab in Http::both() {
-        let begin = [&b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n"[..], &[b'd'; 100]].concat();
-        let (late, end) = ([b'd'; 400], [&[b'd'; 500][..], b"\r\n0\r\n\r\n"].concat());
-        let mut client = lab.client();
-        let mut server = lab.open(&mut client, GET);
-        lab.respond(&mut client, &mut server, &begin);
-        let mut ahead = server.clone();
-        ahead.seq = ahead.seq.wrapping_add(late.len() as u32);
-        let last = one(ahead.say(&end));
-        let first = one(server.say(&late));
-        client.hear(&first);
-        client.hear(&last);
-        server.seq = ahead.seq;
-        server.hear(&one(client.send(ACK, &[])));
-        switches(&lab, &mut client);
-        assert_eq!(lab.counted(Reason::PinnedResponse), 0);
-        // A size line that is late is not waited for: where the next ones stood is not known.
-        let mut client = lab.client();
-        let mut server = lab.open(&mut client, GET);
-        lab.respond(&mut client, &mut server, &begin);
-        let mut ahead = server.clone();
-        ahead.seq = ahead.seq.wrapping_add(903);
-        let last = one(ahead.say(b"\n0\r\n\r\n"));
-        let first = one(server.say(&[&[b'd'; 900][..], b"\r\n1"].concat()[..903]));
-        client.hear(&first);
-        client.hear(&last);
-        server.seq = ahead.seq;
-        server.hear(&one(client.say(GET2)));
-        assert_eq!(lab.counted(Reason::PinnedResponse), 1);
-    }
-}
-
-#[test]
 fn a_response_whose_end_is_not_known_pins() {
     for lab in Http::both() {
         for response in [&b"HTTP/1.1 200 OK\r\n\r\nuntil I close"[..], b"HTTP/1.1 200 OK\r\nConte", b"SSH-2.0-x\r\n\r\n"] {
@@ -154,20 +120,72 @@ fn a_response_whose_end_is_not_known_pins() {
     }
 }
 
+/// Sends parts of a response in an order of their own, and those that were dropped again; returns which of them the client got at once.
+fn shuffled(client: &mut End, server: &mut End, parts: &[&[u8]], order: &[usize]) -> Vec<bool> {
+    let begin = server.seq;
+    let at = |part: usize| begin.wrapping_add(parts[..part].iter().map(|part| part.len() as u32).sum());
+    let say = |part: usize| End { seq: at(part), ..server.clone() }.say(parts[part]);
+    let at_once: Vec<bool> = order.iter().map(|part| !say(*part).is_empty()).collect();
+    let mut dropped: Vec<usize> = order.iter().zip(&at_once).filter(|(_, heard)| !**heard).map(|(part, _)| *part).collect();
+    dropped.sort_unstable();
+    for part in dropped {
+        assert_eq!(one(say(part)).payload, parts[part]);
+    }
+    server.seq = at(parts.len());
+    client.ack = client.ack.wrapping_add(server.seq.wrapping_sub(begin));
+    server.hear(&one(client.send(ACK, &[])));
+    at_once
+}
+
 #[test]
-fn a_segment_of_a_response_that_overtakes_its_head_does_not_confuse() {
+fn what_overtakes_the_head_of_a_response_comes_again() {
     for lab in Http::both() {
         let mut client = lab.client();
         let mut server = lab.open(&mut client, GET);
-        let late = End { seq: server.seq.wrapping_add(OK.len() as u32 - 5), ..server.clone() };
-        let body = one(late.clone().say(&OK[OK.len() - 5..]));
-        assert_eq!(body.payload, b"hello");
-        let head = one(server.say(&OK[..OK.len() - 5]));
-        client.hear(&head);
-        client.hear(&body);
-        server.seq = server.seq.wrapping_add(5);
-        server.hear(&one(client.send(ACK, &[])));
-        assert_eq!(lab.maps.version(1).status[2], 1);
+        let (head, body) = OK.split_at(OK.len() - 5);
+        assert_eq!(shuffled(&mut client, &mut server, &[head, body], &[1, 0]), [false, true]);
+        assert_eq!((lab.maps.version(1).status[2], lab.counted(Reason::OutOfOrder)), (1, 1));
         switches(&lab, &mut client);
+    }
+}
+
+/// Data may be late; only what overtakes a size line has to come again.
+#[test]
+fn chunks_that_lose_packets_are_followed_to_their_end() {
+    for lab in Http::both() {
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let first = [&head[..], b"12c\r\n", &[b'a'; 100]].concat();
+        // Begins with data: what is missing before it is data as well.
+        let last = [&[b'a'; 50][..], b"\r\n5\r\nhello\r\n0\r\n\r\n"].concat();
+        let one_chunk: [&[u8]; 4] = [&first, &[b'a'; 100], &[b'a'; 50], &last];
+        let first = [&head[..], b"5\r\nhello\r\n"].concat();
+        let many: [&[u8]; 4] = [&first, b"5\r\nworld\r\n", b"1\r\nx\r\n", b"0\r\n\r\n"];
+        for (parts, order, at_once) in [
+            (&one_chunk, [0, 1, 2, 3], [true; 4]),
+            (&one_chunk, [0, 2, 1, 3], [true; 4]),
+            (&one_chunk, [0, 3, 2, 1], [true; 4]),
+            (&one_chunk, [1, 0, 2, 3], [false, true, true, true]),
+            (&many, [0, 2, 1, 3], [true, false, true, false]),
+            (&many, [3, 2, 1, 0], [false, false, false, true]),
+        ] {
+            let mut client = lab.client();
+            let mut server = lab.open(&mut client, GET);
+            assert_eq!(shuffled(&mut client, &mut server, parts, &order), at_once, "{order:?}");
+            switches(&lab, &mut client);
+        }
+        assert_eq!((lab.counted(Reason::PinnedResponse), lab.counted(Reason::OutOfOrder)), (0, 6));
+    }
+}
+
+/// What is not read must not look like a gap that everything behind it has overtaken.
+#[test]
+fn more_interim_responses_than_are_read_pin() {
+    for lab in Http::both() {
+        let mut client = lab.client();
+        let mut server = lab.open(&mut client, GET);
+        lab.respond(&mut client, &mut server, &b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(4));
+        lab.respond(&mut client, &mut server, OK);
+        server.hear(&one(client.say(GET2)));
+        assert_eq!(lab.counted(Reason::PinnedResponse), 1);
     }
 }
