@@ -1,7 +1,7 @@
 //! Where a message ends: bodies that look like requests, chunks, answers without a body, tunnels, pipelines. What cannot be told is pinned.
 
 use crate::{
-    stage::{Stage, V1, V2, tagged},
+    stage::{Stage, V1, V2, both_families, tagged},
     support::vip,
     wire::{Answer, TO_V1, TO_V2, Wire, get, post, request},
 };
@@ -156,13 +156,14 @@ fn chunked_requests_are_whole_and_pinned() {
 /// After 101 and CONNECT bytes are nobody's requests.
 #[test]
 fn tunnels_carry_bytes() {
-    let stage = Stage::new("tunnels", &[tagged(100, 0)]);
-    for (method, target) in [("GET", "/"), ("CONNECT", "shop:443")] {
+    let stage = Stage::new("tunnels", &both_families(&tagged(100, 0)));
+    let cases = [("GET", "/"), ("CONNECT", "shop:443")];
+    for (v6, (method, target)) in [false, true].into_iter().flat_map(|v6| cases.map(|case| (v6, case))) {
         if method == "CONNECT" && crate::stage::through() == Some(splitter_bench::foreign::Proxy::Nginx) {
             continue;
         }
         for (tag, expected) in [(TO_V2, V2), (TO_V1, V1)] {
-            let mut wire = Wire::open(stage.lab.client(), vip(false));
+            let mut wire = Wire::open(stage.lab.client(), vip(v6));
             let upgrade: &[&str] = if method == "GET" { &["Connection: Upgrade", "Upgrade: echo"] } else { &[] };
             // A request before it, of the other version where the method allows it.
             if method == "GET" {

@@ -3,6 +3,7 @@
 use crate::{
     stage::{Stage, V1, V2, both_families, count, kinds, mix, tagged},
     support::{Bed, vip},
+    wire::{TO_V1, TO_V2, Wire, get, seen_client},
 };
 use splitter_bench::{
     lab::Options,
@@ -38,4 +39,21 @@ fn a_hairpin_is_split_too() {
     let mut bed = Bed::prepare("hhairpin", Options { shared_segment: true, ..Options::default() }, &splits);
     bed.site.interfaces = vec!["c0"];
     split_alike(&Stage::begin(bed, &splits, None), "a hairpin");
+}
+
+/// Backends see the node, on every leg of a connection, and answer it: also where their answers would come by the node anyway.
+#[test]
+fn a_translated_source_is_split_too() {
+    let splits = both_families(&tagged(100, 0).with("snat: always"));
+    let stage = Stage::new("hsnat", &splits);
+    for v6 in [false, true] {
+        let mut wire = Wire::open(stage.lab.client(), vip(v6));
+        for (tag, expected) in [(TO_V1, V1), (TO_V2, V2), (TO_V1, V1), (TO_V2, V2)] {
+            let answer = wire.ask(get("/facts", &[tag]));
+            let seen = seen_client(&answer);
+            assert!(expected.contains(&answer.version.as_str()), "{tag}: {answer:?}");
+            assert!(seen.ip() != stage.lab.client_ip(0, v6) && (10_000..30_000).contains(&seen.port()), "{tag}: the backend saw {seen}");
+        }
+    }
+    split_alike(&stage, "with a translated source");
 }

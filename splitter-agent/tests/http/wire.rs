@@ -193,6 +193,13 @@ impl Wire {
     }
 }
 
+/// The client that a backend sees: of an answer to `/facts`.
+pub fn seen_client(answer: &Answer) -> SocketAddr {
+    let text = String::from_utf8_lossy(&answer.body);
+    let seen: SocketAddr = text.lines().nth(1).and_then(|line| line.parse().ok()).unwrap_or_else(|| panic!("no address in {text}"));
+    SocketAddr::new(seen.ip().to_canonical(), seen.port())
+}
+
 /// A header's value.
 pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let mut fields = head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
