@@ -122,7 +122,7 @@ pub struct Leg<F: Family> {
     pub ack_add: u32,
     /// End of the backend's data seen so far. Leg number, as all that follow.
     pub next: u32,
-    /// End of the client's data sent here; of an idle leg.
+    /// End of the request under way; of an idle leg, of the last one.
     pub sent: u32,
     /// Where the response that is awaited begins; then, where its body ends, or how far its chunks have been followed.
     pub body_end: u32,
@@ -150,7 +150,7 @@ pub mod leg_flag {
     pub const UNSURE: u8 = 16;
     /// Not in use: the client's requests go to another leg.
     pub const IDLE: u8 = 32;
-    /// As [`super::splice_flag::STASHED`].
+    /// As [`super::splice_flag::STASHED`]; or the response came before the backend had all of the request.
     pub const STASHED: u8 = 64;
     /// The request's method is HEAD: its response has no body.
     pub const HEAD: u8 = 128;

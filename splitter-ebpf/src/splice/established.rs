@@ -137,18 +137,23 @@ fn greeted_again<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment
     Verdict::ANSWER
 }
 
-/// The backend has acknowledged the stash: it is not needed any more.
+/// The backend has acknowledged the stash: it is not needed any more. Or all of a request that it has answered before it was there.
 #[inline(never)]
 fn delivered<F: Network, E: Env>(env: &E, segment: &Segment, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) -> u32 {
     let slot = field!(flow.stash);
+    let missing = after(field!(leg.sent), segment.ack);
     let Some(stash) = stash::at(env, slot) else {
-        flag!(clear leg.owner, leg_flag::STASHED);
+        if !missing {
+            flag!(clear leg.owner, leg_flag::STASHED);
+        }
         return 0;
     };
     let end = field!(flow.request_at).wrapping_add(field!(flow.seq_add)).wrapping_add(field!(stash.len));
     if !after(end, segment.ack) {
         flag!(clear flow.owner, splice_flag::STASHED);
-        flag!(clear leg.owner, leg_flag::STASHED);
+        if !missing {
+            flag!(clear leg.owner, leg_flag::STASHED);
+        }
         field!(flow.stash = 0);
         stash::give_back(env, slot);
     }

@@ -85,11 +85,12 @@ pub fn source_translated<F: Family>(s: Ref<Spliced<F>>, client: &FlowKey<F>) -> 
 
 /// A request goes out on a leg: its response is awaited.
 #[inline(always)]
-pub fn expect_response<F: Family, E: Env>(env: &E, leg: Ref<Leg<F>>, head_method: bool) {
+pub fn expect_response<F: Family, E: Env>(env: &E, leg: Ref<Leg<F>>, flow: Ref<Spliced<F>>) {
+    field!(leg.sent = field!(flow.body_end).wrapping_add(field!(flow.seq_add)));
     field!(leg.body_end = field!(leg.next));
     field!(leg.stamp = env.now());
     flag!(clear leg.owner, leg_flag::CHUNKED | leg_flag::UNSURE | leg_flag::HEAD);
-    let head = if head_method { leg_flag::HEAD } else { 0 };
+    let head = if field!(flow.options) & tcp_option::HEAD != 0 { leg_flag::HEAD } else { 0 };
     flag!(set leg.owner, leg_flag::AWAIT | head);
 }
 

@@ -308,7 +308,7 @@ pub fn joined<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
         }
     }
     field!(entry.state = splice_state::ESTABLISHED);
-    leg::expect_response(env, entry, field!(flow.options) & tcp_option::HEAD != 0);
+    leg::expect_response(env, entry, flow);
     field!(flow.tries = 0);
     Verdict::DELIVER
 }

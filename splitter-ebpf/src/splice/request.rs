@@ -48,6 +48,11 @@ pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
         flag!(set entry.owner, splice_flag::PINNED);
         return Verdict::PLAIN;
     }
+    if field!(current.owner) >> 24 & leg_flag::STASHED as u32 != 0 {
+        // Answered early, and a part of the request is still missing there: on another leg it would never come.
+        env.count(Reason::OutOfOrder);
+        return Verdict::DROP;
+    }
     field!(entry.window = segment.window);
     // Unknown to the verifier, which would otherwise go through the scanner once for each side of `fill`'s comparisons.
     let len = barrier::forget(place!(scratch.read), segment.len);
@@ -246,7 +251,7 @@ fn stay<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, current
     let key = place!(scratch.partner);
     leg::key_in_use(entry, key);
     if let Some(leg) = env.leg(key) {
-        leg::expect_response(env, leg, field!(entry.options) & tcp_option::HEAD != 0);
+        leg::expect_response(env, leg, entry);
     }
     STAY
 }
@@ -268,6 +273,6 @@ fn switch<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spl
     }
     leg::park(env, entry, at, wanted);
     leg::take_up(entry, env, key, leg, at as u64 | (ack as u64) << 32);
-    leg::expect_response(env, leg, field!(entry.options) & tcp_option::HEAD != 0);
+    leg::expect_response(env, leg, entry);
     STAY
 }

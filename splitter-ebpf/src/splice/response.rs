@@ -130,6 +130,9 @@ fn head<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, rest
         field!(leg.body_end = at);
         return INTERIM_HEAD;
     }
+    if after(field!(leg.sent), rest.ack) {
+        flag!(set leg.owner, leg_flag::STASHED);
+    }
     if response.status == 101 {
         let client = place!(scratch.client);
         leg::client_of(leg, client);

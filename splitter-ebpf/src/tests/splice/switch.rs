@@ -203,3 +203,33 @@ fn a_spurious_retransmission_of_an_old_request_harms_nobody() {
         lab.respond(&mut client, &mut first, OK);
     }
 }
+
+/// A backend that answers before it has all of a request gets the rest before the connection goes elsewhere: the other backend's
+/// acknowledgements would make the client believe that nothing is missing.
+#[test]
+fn a_request_that_was_answered_early_is_completed_first() {
+    for lab in Http::both() {
+        let (mut client, mut first) = lab.ready();
+        let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n";
+        first.hear(&one(client.say(&[&head[..], &[b'x'; 40]].concat())));
+        let lost = client.clone();
+        client.seq = client.seq.wrapping_add(60);
+        let early = one(first.say(OK));
+        assert_eq!((early.payload.as_slice(), early.ack), (OK, lost.seq));
+        client.ack = client.ack.wrapping_add(OK.len() as u32);
+        let begin = client.clone();
+        for _ in 0..2 {
+            assert_eq!(begin.clone().say(GET2), [], "the next request has to wait");
+        }
+        let mut late = End { ack: client.ack, ..lost };
+        first.hear(&one(late.say(&[b'x'; 60])));
+        let heard = one(first.send(ACK, &[]));
+        assert_eq!(heard.ack, begin.seq);
+        let mut second = lab.open(&mut client, GET2);
+        assert_eq!((lab.version_of(&second), lab.counted(Reason::OutOfOrder)), (2, 2));
+        lab.respond(&mut client, &mut second, OK);
+        // The first leg is whole.
+        first.hear(&one(client.say(GET)));
+        lab.respond(&mut client, &mut first, OK);
+    }
+}
