@@ -168,6 +168,17 @@ fn detach_command(splitter: &Path, node: &Namespace, pins: &Path) -> Command {
     command
 }
 
+/// A temporary folder for what runs beside the agent, swept with those of agents, whose names are alike; removed with its guard.
+pub fn folder(lab: &str) -> Result<(PathBuf, Guard)> {
+    let folder = std::env::temp_dir().join(format!("{PREFIX}{lab}-files"));
+    let removed = folder.clone();
+    let removal = Guard::new(move || {
+        let _ = fs::remove_dir_all(removed);
+    });
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok((folder, removal))
+}
+
 /// Where a lab's server writes.
 pub fn quiet_log(dir: &Path, name: &str) -> Result<File> {
     Ok(OpenOptions::new().create(true).append(true).open(dir.join(format!("{name}.log")))?)

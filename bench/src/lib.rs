@@ -13,6 +13,7 @@ pub mod http;
 pub mod kernel;
 pub mod lab;
 pub mod load;
+pub mod machine;
 pub mod poll;
 pub mod serve;
 pub mod stats;

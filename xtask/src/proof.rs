@@ -3,8 +3,8 @@
 
 use crate::{artifact, root, setup, step};
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
-use splitter_bench::lab::is_root;
+use serde_json::Value;
+use splitter_bench::{lab::is_root, machine};
 use std::{fs, process::Command};
 
 /// Tests whose figures are kept.
@@ -13,6 +13,9 @@ const TESTS: [&str; 4] = ["clients::every_client", "tags::each_request", "networ
 pub fn run() -> Result<()> {
     ensure!(is_root(), "the proof makes network namespaces and loads kernel programs: run it as root");
     setup::run(setup::Purpose::Test)?;
+    // Of what is built now, whatever the tree holds in half an hour.
+    let revision = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()?).output()?;
+    let revision = String::from_utf8_lossy(&revision.stdout).trim().to_owned();
     let mut command = artifact::cargo()?;
     command.env("SPLITTER_TEST_LONG", "1").args(["test", "--release", "--locked", "-p", "splitter-agent", "--test", "http", "--"]);
     command.args(["--nocapture", "--test-threads", "1"]).args(TESTS);
@@ -30,14 +33,11 @@ pub fn run() -> Result<()> {
         );
     }
     ensure!(passed && !rows.is_empty(), "the tests failed after {requests} requests; the whole output is in {}", log.display());
-    let revision = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()?).output()?;
-    let document = json!({
-        "revision": String::from_utf8_lossy(&revision.stdout).trim(),
-        "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
-        "requests": requests,
-        "wrong_or_failed": wrong,
-        "rows": rows,
-    });
+    let mut document = machine::describe()?;
+    document["revision"] = revision.into();
+    document["requests"] = requests.into();
+    document["wrong_or_failed"] = wrong.into();
+    document["rows"] = rows.into();
     let path = root()?.join("bench/results/http-proof.json");
     fs::write(&path, format!("{document:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
     println!("{requests} requests, {wrong} wrong or failed; written to {}", path.display());

@@ -23,6 +23,8 @@ mod rows;
 mod synthetic;
 #[cfg(feature = "kernel")]
 mod weight;
+#[cfg(feature = "kernel")]
+mod wrk;
 
 #[cfg(feature = "kernel")]
 pub use rows::{Row, Rows, Samples, table};

@@ -11,10 +11,11 @@ mod subject;
 use super::{
     Place, Rows, Samples,
     rows::{self, again},
+    wrk::Outcome,
 };
 use crate::lab::machine_cpu;
 use anyhow::{Context, Result};
-use client::{Outcome, Tags, Workload};
+use client::{Tags, Workload};
 use others::Others;
 use std::time::Instant;
 use subject::{Kind, PORT_BY_CONNECTION, PORT_BY_REQUEST, Subject};

@@ -3,15 +3,15 @@
 use super::super::{Place, synthetic::BACK_PORT};
 use crate::{
     admin::Admin,
-    agent::Site,
+    agent::{self, Site},
     cleanup::Guard,
     foreign::{self, Proxy, Server, Split, find},
     lab::{Lab, Options, Process, VIP4},
     load::{self, Load, Plan, Reuse},
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
-use std::{fmt::Write, fs, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
+use std::{fmt::Write, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 /// v1 gets what carries no tag.
 pub const PORT_BY_CONNECTION: u16 = 80;
@@ -58,14 +58,7 @@ impl Subject {
         }
         // A proxy needs a port for each connection to its backends.
         lab.node.sysctls(&[("net/ipv4/ip_local_port_range", "1024 65535"), ("net/ipv4/tcp_tw_reuse", "1")])?;
-        let folder = std::env::temp_dir().join(format!("splitter-{}-files", lab.name()));
-        let removal = {
-            let folder = folder.clone();
-            Guard::new(move || {
-                let _ = fs::remove_dir_all(folder);
-            })
-        };
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let (folder, removal) = agent::folder(lab.name())?;
         let server = |i| Server::Nginx.start(lab.backend(i), &format!("v{i}"), BACK_PORT, &folder);
         let servers = vec![server(1)?, server(2)?];
         let agent = match kind {

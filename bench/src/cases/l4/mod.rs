@@ -10,10 +10,11 @@ mod subject;
 use super::{
     Place, Rows, Samples, record,
     rows::{self, again},
+    wrk::Outcome,
 };
 use crate::lab::machine_cpu;
 use anyhow::{Context, Result};
-use client::{Client, Outcome, Workload};
+use client::{Client, Workload};
 use std::time::{Duration, Instant};
 use subject::{Kind, Subject};
 

@@ -9,7 +9,7 @@ use super::{
     server,
 };
 use crate::{
-    agent::Site,
+    agent::{self, Site},
     cleanup::Guard,
     lab::{Lab, Options, Process, VIP4},
     load::{Load, Plan},
@@ -62,15 +62,7 @@ impl Subject {
         for end in std::iter::once(lab.client()).chain(lab.backends()) {
             end.sysctl("net/ipv4/tcp_congestion_control", "reno")?;
         }
-        // Swept with those of agents, whose names are alike.
-        let folder = std::env::temp_dir().join(format!("splitter-{}-files", lab.name()));
-        let removal = {
-            let folder = folder.clone();
-            Guard::new(move || {
-                let _ = fs::remove_dir_all(folder);
-            })
-        };
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let (folder, removal) = agent::folder(lab.name())?;
         let servers = (1..=BACKENDS).map(|i| server::start(&lab, i, &folder)).collect::<Result<_>>()?;
         let backends: Vec<SocketAddr> = (1..=BACKENDS).map(|i| lab.backend_addr(i, false, BACK_PORT)).collect();
         let targets = if kind == Kind::Plain { backends.clone() } else { vec![SocketAddr::new(VIP4.into(), FRONT_PORT); BACKENDS] };
