@@ -118,7 +118,7 @@ fn syn<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>) -> Verdi
 
 /// Way of the leg in use, into `scratch.translation`.
 #[inline(always)]
-fn way<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, entry: Ref<Spliced<F>>) {
+pub fn way<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, entry: Ref<Spliced<F>>) {
     let Some(scratch) = Tables::<F>::scratch(env) else { return };
     let t = place!(scratch.translation);
     (t.src, t.dst, t.ports) = (field!(entry.src), field!(entry.dst), field!(entry.ports));

@@ -1,6 +1,6 @@
 //! A request whose head has been read: which leg it goes to.
 
-use super::{Segment, accept, close, decide, emit, gather, leg, segment::after, stash};
+use super::{Segment, accept, close, decide, emit, gather, leg, open, segment::after, stash};
 use crate::{
     bytes::{Packet, Ref, ordered},
     env::{Env, Tables},
@@ -42,11 +42,14 @@ pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
         env.count(Reason::OutOfOrder);
         return Verdict::DROP;
     }
-    let pinned = why_pinned(segment, entry, current);
+    let pinned = why_pinned(segment.ack, entry, current);
     if pinned != 0 {
         env.count(if pinned == PIPELINE { Reason::PinnedPipeline } else { Reason::PinnedResponse });
         flag!(set entry.owner, splice_flag::PINNED);
         return Verdict::PLAIN;
+    }
+    if segment.seq != field!(entry.body_end) {
+        return rest(packet, env, segment, entry, current);
     }
     if field!(current.owner) >> 24 & leg_flag::STASHED as u32 != 0 {
         // Answered early, and a part of the request is still missing there: on another leg it would never come.
@@ -60,6 +63,31 @@ pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
     Verdict::READ
 }
 
+/// The rest of a request that was answered early and the beginning of the next one, in one segment, as a client sends them again when the
+/// rest was lost: the leg in use gets its part, and the client sends the other one once more.
+#[inline(never)]
+fn rest<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    segment: &Segment,
+    entry: Ref<Spliced<F>>,
+    current: Ref<Leg<F>>,
+) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    open::way(packet, env, entry);
+    let (out, t) = (place!(scratch.out), place!(scratch.translation));
+    (out.src, out.dst, out.ports) = (t.src, t.dst, t.ports);
+    out.seq = segment.seq.wrapping_add(field!(entry.seq_add));
+    out.ack = segment.ack.wrapping_add(field!(entry.ack_add));
+    out.window = segment.window;
+    out.flags = tcp::ACK | tcp::PSH;
+    let (len, most) = (field!(entry.body_end).wrapping_sub(segment.seq), field!(current.mss) as u32);
+    let most = if most > 1460 { 1460 } else { most };
+    (out.offset, out.len) = (0, if len > most { most } else { len });
+    gather::fill(packet, segment, place!(scratch.text), 0);
+    Verdict::SEND
+}
+
 /// [`why_pinned`]: a request came too early.
 const PIPELINE: u32 = 1;
 /// [`why_pinned`]: the end of the response is not known.
@@ -67,16 +95,16 @@ const RESPONSE: u32 = 2;
 
 /// Whether the request before is over on both sides, so that the next one may go anywhere. 0: it is.
 #[inline(always)]
-fn why_pinned<F: Network>(segment: &Segment, entry: Ref<Spliced<F>>, current: Ref<Leg<F>>) -> u32 {
+fn why_pinned<F: Network>(ack: u32, entry: Ref<Spliced<F>>, current: Ref<Leg<F>>) -> u32 {
     // What the flags vouch for is read behind them: see `response`. SAFETY: a Ref points to a live map value.
     let flags = (unsafe { ordered(&raw mut (*current.as_ptr()).owner) } >> 24) as u8;
     if flags & (leg_flag::UNSURE | leg_flag::CHUNKED) != 0 {
         return RESPONSE;
     }
     let (next, end) = (field!(current.next), field!(current.body_end));
-    let heard = segment.ack.wrapping_add(field!(entry.ack_add)) == next;
+    let heard = ack.wrapping_add(field!(entry.ack_add)) == next;
     let closing = flags & (leg_flag::FIN | leg_flag::PEER_FIN) != 0;
-    if flags & leg_flag::AWAIT != 0 || next != end || !heard || closing || segment.seq != field!(entry.body_end) {
+    if flags & leg_flag::AWAIT != 0 || next != end || !heard || closing {
         return PIPELINE;
     }
     0
