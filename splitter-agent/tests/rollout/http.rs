@@ -1,6 +1,6 @@
 //! Rollouts of `mode: http`: the status codes that the kernel counts take a canary back.
 
-use crate::support::{Bed, PORT, Split, eventually, run_on, vip};
+use crate::support::{Bed, PORT, Split, eventually, no_failures, run_on, vip};
 use serde_json::Value;
 use splitter_bench::load::{ErrorKind, Plan, Reuse};
 use std::{
@@ -130,4 +130,24 @@ fn a_canary_that_answers_500_is_taken_back() {
 #[test]
 fn a_canary_that_answers_500_on_kept_connections_is_taken_back() {
     a_canary_of_500s("kept500", Reuse::KeepAlive);
+}
+
+/// A few kept connections have a leg to each version all the time: what is compared with the asked share is requests, not those.
+#[test]
+fn the_share_of_kept_connections_is_that_of_their_requests() {
+    const STEPS: &str = "rollout: {canary: v2, steps: [10%, 50%, 100%], pace: adaptive, dwell: 1s, watch: 1s, warmUp: 0s, minSamples: 50, coolDown: 0s, \
+                         gates: {errorRate: {max: 10%, margin: 10%}, share: {tolerance: 30%}}}";
+    let bed = Bed::new("share", &[Split::http(100, 0).with(STEPS)]);
+    let load = bed.start_load(Plan { rate: Some(RATE), reuse: Reuse::KeepAlive, ..Plan::http(vip(false)) });
+    bed.cli(&["rollout", "start", "web"]);
+    let end = Instant::now() + Duration::from_secs(60);
+    let phase = loop {
+        let status: Value = serde_json::from_str(&bed.cli(&["rollout", "status", "web", "-o", "json"])).expect("JSON");
+        if ["promoted", "rolled-back"].iter().any(|last| status["phase"] == *last) || Instant::now() > end {
+            break status;
+        }
+        run_on(Duration::from_millis(50));
+    };
+    assert_eq!(phase["phase"], "promoted", "{phase:#}");
+    load.stop().unwrap().iter().for_each(|phase| no_failures("during the rollout", phase));
 }
