@@ -20,7 +20,7 @@ cargo xtask build              set up, then build the agent and the lab in relea
 cargo xtask demo [--json] [--keep]
                                a canary release before your eyes: lab, agent, traffic, weight changes, a kill, a verdict
 cargo xtask test               everything that CI runs
-cargo xtask proof              the HTTP tests with 100,000 requests each; keeps the figures in bench/results (half an hour)
+cargo xtask proof              the HTTP tests with 100,000 requests each; keeps the figures in bench/results (a quarter of an hour)
 cargo xtask bench [CASE] [--quick] [--json]
                                the benchmarks; a full run keeps its rows in bench/results
 cargo xtask verifier [--update]

@@ -1,5 +1,5 @@
 //! `cargo xtask proof`: the HTTP tests that count, with 100,000 requests each where a normal run sends a few thousand; figures go to
-//! `bench/results/http-proof.json`. Takes about half an hour on a quiet machine.
+//! `bench/results/http-proof.json`. Takes about a quarter of an hour.
 
 use crate::{artifact, root, setup, step};
 use anyhow::{Context, Result, ensure};
