@@ -1,16 +1,11 @@
 //! The allocator of a process that is small, but holds much for moments: while a policy is read, or a status of many services written. With the
 //! allocator's defaults, half of the resident memory at 40,000 services would be what was freed.
 
-/// Blocks of this many bytes are mapped one by one.
-#[cfg(target_env = "gnu")]
-const LARGE: libc::c_int = 128 << 10;
-
-/// Large blocks go back to the kernel when they are freed, and all threads share one heap. To be called before there are threads.
+/// All threads share one heap, so that what one frees another can use. To be called before there are threads.
 pub fn tune() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt only sets parameters of the allocator (mallopt(3)).
     unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
