@@ -17,7 +17,7 @@ use splitter_common::{
     http::Loop,
 };
 
-/// How often a lock is asked for: some ten microseconds, several times what a packet takes.
+/// How often a lock is asked for before the packet is given up.
 const TRIES: u32 = 1024;
 /// Age of a lock that its holder has forgotten, jiffies: there is no such holder, but a lock must not outlive one.
 const FORGOTTEN: u32 = 50;
