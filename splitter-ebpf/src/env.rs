@@ -105,24 +105,28 @@ macro_rules! place {
     };
 }
 
-/// Flow tables of one family. `put_*` answers whether the entry is in the table now.
+/// Flow tables of one family. `put_*` answers whether the entry is in the table now; `new_*` puts only what is not there, and answers whether
+/// it did.
 pub trait Tables<F: Family> {
     fn scratch(&self) -> Option<Ref<Scratch<F>>>;
     fn flow(&self, table: Table, key: &FlowKey<F>) -> Option<Ref<Flow<F>>>;
     fn put_flow(&self, table: Table, key: &FlowKey<F>, flow: &Flow<F>) -> bool;
+    fn new_flow(&self, table: Table, key: &FlowKey<F>, flow: &Flow<F>) -> bool;
     fn drop_flow(&self, table: Table, key: &FlowKey<F>);
     fn half(&self, key: &FlowKey<F>) -> Option<Ref<HalfOpen<F>>>;
     fn put_half(&self, key: &FlowKey<F>, half: &HalfOpen<F>) -> bool;
+    fn new_half(&self, key: &FlowKey<F>, half: &HalfOpen<F>) -> bool;
     fn drop_half(&self, key: &FlowKey<F>);
     fn snat(&self, key: &FlowKey<F>) -> Option<Ref<Snat<F>>>;
-    /// `new`: only when there is none.
-    fn put_snat(&self, key: &FlowKey<F>, snat: &Snat<F>, new: bool) -> bool;
+    fn put_snat(&self, key: &FlowKey<F>, snat: &Snat<F>) -> bool;
+    fn new_snat(&self, key: &FlowKey<F>, snat: &Snat<F>) -> bool;
     fn drop_snat(&self, key: &FlowKey<F>);
     fn spliced(&self, key: &FlowKey<F>) -> Option<Ref<Spliced<F>>>;
     fn put_spliced(&self, key: &FlowKey<F>, spliced: &Spliced<F>) -> bool;
     fn drop_spliced(&self, key: &FlowKey<F>);
     fn leg(&self, key: &FlowKey<F>) -> Option<Ref<Leg<F>>>;
     fn put_leg(&self, key: &FlowKey<F>, leg: &Leg<F>) -> bool;
+    fn new_leg(&self, key: &FlowKey<F>, leg: &Leg<F>) -> bool;
     fn drop_leg(&self, key: &FlowKey<F>);
     fn fragment(&self, key: &FragmentKey<F>) -> Option<u32>;
     fn put_fragment(&self, key: &FragmentKey<F>, ports: u32);

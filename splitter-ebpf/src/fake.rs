@@ -174,11 +174,11 @@ impl Maps {
     }
 
     /// Puts a service in place: versions are (weight, backend ids); backends get version ids 1, 2, ...
-    pub fn serve(&self, id: u32, frontend: FrontendKey, split_by: u8, versions: &[(u32, &[u32])]) {
-        self.frontends.put(&frontend, id);
+    pub fn serve(&self, service: u32, frontend: FrontendKey, split_by: u8, versions: &[(u32, &[u32])]) {
+        self.frontends.put(&frontend, service);
         self.mark(Role::Frontend, &frontend.addr, frontend.port, frontend.proto);
         let weights: Vec<u32> = versions.iter().map(|(weight, _)| *weight).collect();
-        let mut service = Service { salt: decide::salt(b"test"), split_by, version_count: versions.len() as u8, ..Default::default() };
+        let mut record = Service { salt: decide::salt(b"test"), split_by, version_count: versions.len() as u8, ..Default::default() };
         let ends = decide::intervals(&weights).unwrap_or_default();
         for (i, (_, backends)) in versions.iter().enumerate() {
             let version = i as u32 + 1;
@@ -197,15 +197,15 @@ impl Maps {
             }
             for id in *backends {
                 if let Some(backend) = self.backends.get(id) {
-                    backend.set(Backend { version, ..backend.get() });
+                    backend.set(Backend { version, service, ..backend.get() });
                 }
             }
-            service.versions[i] = slot;
+            record.versions[i] = slot;
             if self.counters.get(&version).is_none() {
                 self.counters.put(&version, VersionCounters::default());
             }
         }
-        self.services.put(&id, service);
+        self.services.put(&service, record);
     }
 
     /// Makes a service that was put in place one of `mode: http`.
@@ -421,6 +421,9 @@ macro_rules! tables {
             fn put_flow(&self, table: Table, key: &FlowKey<$family>, flow: &Flow<$family>) -> bool {
                 self.$field.table(table).put(key, *flow)
             }
+            fn new_flow(&self, table: Table, key: &FlowKey<$family>, flow: &Flow<$family>) -> bool {
+                self.$field.table(table).put_new(key, *flow)
+            }
             fn drop_flow(&self, table: Table, key: &FlowKey<$family>) {
                 self.$field.table(table).remove(key);
             }
@@ -430,14 +433,20 @@ macro_rules! tables {
             fn put_half(&self, key: &FlowKey<$family>, half: &HalfOpen<$family>) -> bool {
                 self.$field.half.put(key, *half)
             }
+            fn new_half(&self, key: &FlowKey<$family>, half: &HalfOpen<$family>) -> bool {
+                self.$field.half.put_new(key, *half)
+            }
             fn drop_half(&self, key: &FlowKey<$family>) {
                 self.$field.half.remove(key);
             }
             fn snat(&self, key: &FlowKey<$family>) -> Option<Ref<Snat<$family>>> {
                 self.$field.snat.get(key)
             }
-            fn put_snat(&self, key: &FlowKey<$family>, snat: &Snat<$family>, new: bool) -> bool {
-                if new { self.$field.snat.put_new(key, *snat) } else { self.$field.snat.put(key, *snat) }
+            fn put_snat(&self, key: &FlowKey<$family>, snat: &Snat<$family>) -> bool {
+                self.$field.snat.put(key, *snat)
+            }
+            fn new_snat(&self, key: &FlowKey<$family>, snat: &Snat<$family>) -> bool {
+                self.$field.snat.put_new(key, *snat)
             }
             fn drop_snat(&self, key: &FlowKey<$family>) {
                 self.$field.snat.remove(key);
@@ -462,6 +471,9 @@ macro_rules! tables {
             }
             fn put_leg(&self, key: &FlowKey<$family>, leg: &Leg<$family>) -> bool {
                 self.$field.legs.put(key, *leg)
+            }
+            fn new_leg(&self, key: &FlowKey<$family>, leg: &Leg<$family>) -> bool {
+                self.$field.legs.put_new(key, *leg)
             }
             fn drop_leg(&self, key: &FlowKey<$family>) {
                 self.$field.legs.remove(key);

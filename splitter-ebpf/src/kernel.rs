@@ -154,6 +154,14 @@ macro_rules! tables {
                 }
             }
             #[inline(always)]
+            fn new_flow(&self, table: Table, key: &FlowKey<$family>, flow: &Flow<$family>) -> bool {
+                match table {
+                    Table::Tcp => maps::$tcp.insert(key, flow, maps::NOEXIST).is_ok(),
+                    Table::Udp => maps::$udp.insert(key, flow, maps::NOEXIST).is_ok(),
+                    Table::Closing => maps::$closing.insert(key, flow, maps::NOEXIST).is_ok(),
+                }
+            }
+            #[inline(always)]
             fn drop_flow(&self, table: Table, key: &FlowKey<$family>) {
                 let _ = match table {
                     Table::Tcp => maps::$tcp.remove(key),
@@ -170,6 +178,10 @@ macro_rules! tables {
                 maps::$half.insert(key, half, 0).is_ok()
             }
             #[inline(always)]
+            fn new_half(&self, key: &FlowKey<$family>, half: &HalfOpen<$family>) -> bool {
+                maps::$half.insert(key, half, maps::NOEXIST).is_ok()
+            }
+            #[inline(always)]
             fn drop_half(&self, key: &FlowKey<$family>) {
                 let _ = maps::$half.remove(key);
             }
@@ -178,8 +190,12 @@ macro_rules! tables {
                 maps::reference(maps::$snat.get_ptr_mut(key))
             }
             #[inline(always)]
-            fn put_snat(&self, key: &FlowKey<$family>, snat: &Snat<$family>, new: bool) -> bool {
-                maps::$snat.insert(key, snat, if new { maps::NOEXIST } else { 0 }).is_ok()
+            fn put_snat(&self, key: &FlowKey<$family>, snat: &Snat<$family>) -> bool {
+                maps::$snat.insert(key, snat, 0).is_ok()
+            }
+            #[inline(always)]
+            fn new_snat(&self, key: &FlowKey<$family>, snat: &Snat<$family>) -> bool {
+                maps::$snat.insert(key, snat, maps::NOEXIST).is_ok()
             }
             #[inline(always)]
             fn drop_snat(&self, key: &FlowKey<$family>) {
@@ -212,6 +228,10 @@ macro_rules! tables {
             #[inline(always)]
             fn put_leg(&self, key: &FlowKey<$family>, leg: &Leg<$family>) -> bool {
                 maps::$legs.insert(key, leg, 0).is_ok()
+            }
+            #[inline(always)]
+            fn new_leg(&self, key: &FlowKey<$family>, leg: &Leg<$family>) -> bool {
+                maps::$legs.insert(key, leg, maps::NOEXIST).is_ok()
             }
             #[inline(always)]
             fn drop_leg(&self, key: &FlowKey<$family>) {

@@ -1,6 +1,7 @@
 //! The agent as users run it: a real process in a network namespace, real clients and servers around it. Needs root.
 
 mod clsact;
+mod collide;
 mod interfaces;
 mod node;
 mod observe;

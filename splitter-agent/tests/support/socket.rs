@@ -63,6 +63,8 @@ fn connect(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let connecting = async {
         let socket = if to.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+        // Two connections of one port are allowed when their destinations differ.
+        socket.set_reuseaddr(true)?;
         socket.bind(from)?;
         tokio::time::timeout(PATIENCE, socket.connect(to)).await.map_err(|_| io::Error::from(ErrorKind::TimedOut))??.into_std()
     };

@@ -52,26 +52,47 @@ pub fn start<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     t.ports = ports(p.sport(), u16::from_ne_bytes(field!(backend.port)));
     t.version = choice.version;
     let out = find_nexthop(packet, env, p.key.proto, t);
-    let mut flags = 0;
-    // A process of this node gets its replies anyway.
-    if !P::EGRESS && nat::snat::needed(env, field!(backend.service), out, packet.ifindex()) {
-        match nat::snat::allocate(env, p, t, out) {
-            nat::snat::TRANSLATED => flags = flow_flag::SNAT,
-            nat::snat::EXHAUSTED => {
-                env.count(Reason::SnatPortsExhausted);
-                return Verdict::DROP;
-            }
-            _ => {}
-        }
+    let mut source = nat::snat::NO_ADDRESS;
+    if p.is_tcp() && p.flags & tcp::SYN == 0 && nat::snat::resume(env, p, t) != 0 {
+        source = nat::snat::TRANSLATED;
+    } else if !P::EGRESS && nat::snat::needed(env, field!(backend.service), out, packet.ifindex()) {
+        // Not at egress: a process of this node gets its replies anyway.
+        *place!(scratch.client) = p.key;
+        source = nat::snat::allocate(env, t, out);
     }
-    if remember(env, p, t, owner(choice.backend, flags)) == 0 {
-        env.count(Reason::FlowInsertFailed);
+    let mut stored = store(env, p, t, choice.backend, source);
+    if stored == COLLIDES {
+        *place!(scratch.client) = p.key;
+        source = nat::snat::allocate(env, t, nat::snat::SAME_ADDRESS);
+        stored = store(env, p, t, choice.backend, source);
+    }
+    if stored == 0 {
+        env.count(if source == nat::snat::EXHAUSTED { Reason::SnatPortsExhausted } else { Reason::FlowInsertFailed });
         return Verdict::DROP;
+    }
+    if let Some(counters) = env.counters(t.version) {
+        field!(counters.connections += 1);
+        if !p.is_tcp() {
+            field!(counters.opened += 1);
+        }
     }
     Verdict::CONTINUE
 }
 
-/// Both entries of a new flow.
+/// Result of [`store`]: the backend already has a connection, or a peer, of this address and port.
+const COLLIDES: u32 = 2;
+
+/// [`remember`] with what `allocate` said.
+#[inline(always)]
+fn store<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translation<F>, backend: u32, source: u32) -> u32 {
+    match source {
+        nat::snat::EXHAUSTED => 0,
+        nat::snat::TRANSLATED => remember(env, p, t, owner(backend, flow_flag::SNAT)),
+        _ => remember(env, p, t, owner(backend, 0)),
+    }
+}
+
+/// Both entries of a new flow, unless the reverse one [`COLLIDES`].
 #[inline(never)]
 fn remember<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translation<F>, owner: u32) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
@@ -81,28 +102,64 @@ fn remember<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translat
     half.expect = 0;
     half.attempts = 0;
     half.stamp = env.now();
-    if let Some(counters) = env.counters(t.version) {
-        field!(counters.connections += 1);
-        if !p.is_tcp() {
-            field!(counters.opened += 1);
-        }
-    }
+    let forward = half.flow;
+    let translated = forward.is(flow_flag::SNAT);
     if p.is_tcp() {
         if p.flags & tcp::SYN == 0 {
             half.attempts = RECOVERED;
+        }
+        half.flow = partner_flow(&p.key, &forward, forward.flags());
+        // A translated source is claimed already.
+        let stored = if translated { env.put_half(partner, half) as u32 } else { claim(env, p) };
+        if stored == 1 && half.attempts == RECOVERED {
             env.count(Reason::RecoveredFlow);
         }
-        let stored = env.put_half(&p.key, half);
-        half.flow = partner_flow(&p.key, &half.flow, half.flow.flags());
-        return (stored && env.put_half(partner, half)) as u32;
+        half.flow = forward;
+        return if stored == 1 { env.put_half(&p.key, half) as u32 } else { stored };
     }
-    // UDP: the half-open entry only times the first answer.
-    let stored = env.put_flow(Table::Udp, &p.key, &half.flow);
-    half.flow.owner = owner | (flow_flag::ESTABLISHED as u32) << 24;
+    half.flow = partner_flow(&p.key, &forward, forward.flags() | flow_flag::YOUNG);
+    if translated || !env.new_flow(Table::Udp, partner, &half.flow) {
+        if !translated && env.flow(Table::Udp, partner).is_some_and(|other| foreign(p, &other.get())) {
+            return COLLIDES;
+        }
+        if !env.put_flow(Table::Udp, partner, &half.flow) {
+            return 0;
+        }
+    }
+    // The half-open entry only times the first answer.
+    half.flow = Flow { owner: owner | (flow_flag::ESTABLISHED as u32) << 24, ..forward };
     env.put_half(&p.key, half);
-    half.flow.owner = owner;
-    half.flow = partner_flow(&p.key, &half.flow, half.flow.flags() | flow_flag::YOUNG);
-    (stored && env.put_flow(Table::Udp, partner, &half.flow)) as u32
+    env.put_flow(Table::Udp, &p.key, &forward) as u32
+}
+
+/// Puts the reverse entry `scratch.half` of a TCP flow in its place `scratch.partner`, unless another flow comes back that way.
+#[inline(never)]
+fn claim<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let (key, half) = (place!(scratch.partner), place!(scratch.half));
+    if !env.new_half(key, half) {
+        if env.half(key).is_some_and(|other| foreign(p, &field!(other.flow))) {
+            return COLLIDES;
+        }
+        if !env.put_half(key, half) {
+            return 0;
+        }
+    }
+    // Behind the claim, so that of two flows that begin at once, or move on meanwhile, one sees the other.
+    let taken = env.flow(Table::Tcp, key).is_some_and(|other| foreign(p, &other.get()))
+        || env.flow(Table::Closing, key).is_some_and(|other| foreign(p, &other.get()))
+        || known(env, Role::Backend, key.src.as_ref(), source_port(key.ports), TCP as u32) == super::Known::Http && env.leg(key).is_some();
+    if taken {
+        env.drop_half(key);
+        return COLLIDES;
+    }
+    1
+}
+
+/// Whether a reverse entry belongs to another flow than the packet's.
+#[inline(always)]
+fn foreign<F: Network>(p: &Parsed<F>, reverse: &Flow<F>) -> bool {
+    reverse.is(flow_flag::SNAT) || reverse.peer != p.key.dst || reverse.peer_port != p.dport()
 }
 
 /// The frontend that a packet is addressed to.

@@ -125,14 +125,14 @@ pub fn reset_idle_legs<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P
     verdict
 }
 
-/// Key of the idle leg of `scratch.client` to a backend, into `scratch.partner`. 0: it was evicted.
+/// Key of the idle leg of `scratch.client` to a backend, into `scratch.partner`. 0: it was evicted, and may be another's by now.
 #[inline(never)]
 fn find_idle<F: Network, E: Env + Tables<F>>(env: &E, backend: u32) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     let (key, client) = (place!(scratch.partner), place!(scratch.client));
     let Some(backend) = env.backend(backend) else { return 0 };
     leg::key_to(client, backend, key);
-    env.leg(key).is_some() as u32
+    env.leg(key).is_some_and(|leg| leg::belongs(leg, client)) as u32
 }
 
 /// The packet in hand becomes the reset of the idle leg that `scratch.partner` names.

@@ -77,6 +77,12 @@ pub fn client_of<F: Family>(leg: Ref<Leg<F>>, out: &mut FlowKey<F>) {
     out.proto = TCP as u32;
 }
 
+/// Whether a leg is of the client's connection `client`. A client may use a port for several frontends.
+#[inline(always)]
+pub fn belongs<F: Family>(leg: Ref<Leg<F>>, client: &FlowKey<F>) -> bool {
+    field!(leg.src) == client.dst && field!(leg.dst) == client.src && field!(leg.ports) == swapped(client.ports)
+}
+
 /// Whether the backend sees another address or port than the client's.
 #[inline(always)]
 pub fn source_translated<F: Family>(s: Ref<Spliced<F>>, client: &FlowKey<F>) -> bool {

@@ -12,7 +12,7 @@ use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
     field, flag,
-    lb::{facts_of, find_nexthop, kept_nexthop, partner_key, suspect},
+    lb::{Translation, facts_of, find_nexthop, kept_nexthop, partner_key, suspect},
     nat,
     network::Network,
     packet::{Parsed, destination_port, ports, tcp},
@@ -36,7 +36,10 @@ const TRIES: u8 = 6;
 pub fn connect<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let Some(entry) = env.spliced(place!(scratch.client)) else { return Verdict::DROP };
-    if route(packet, env, p, entry) == 0 {
+    // Source translation goes by the client's packet: a backend's refusal in hand has come by another interface.
+    let client = place!(scratch.client);
+    let from_client = p.key.src == client.src && p.key.dst == client.dst;
+    if route(packet, env, entry, from_client as u32) == 0 {
         // No port for it, or no room in a table: said at once, since nothing tells when there will be.
         accept::answer_with(env, entry, accept::NOBODY);
         return Verdict::TO_CLIENT;
@@ -46,7 +49,7 @@ pub fn connect<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
 
 /// Finds the way to the backend and makes the leg's entry.
 #[inline(never)]
-fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>) -> u32 {
+fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, entry: Ref<Spliced<F>>, from_client: u32) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     let (choice, t, client) = (place!(scratch.choice), place!(scratch.translation), place!(scratch.client));
     let Some(backend) = env.backend(choice.backend) else { return 0 };
@@ -55,19 +58,14 @@ fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: 
     t.ports = ports(crate::packet::source_port(client.ports), u16::from_ne_bytes(field!(backend.port)));
     t.version = field!(backend.version);
     let out = find_nexthop(packet, env, TCP as u32, t);
-    // Source translation goes by the client's packet: a backend's refusal in hand has come by another interface.
-    let from_client = p.key.src == client.src && p.key.dst == client.dst;
-    if from_client && !P::EGRESS && nat::snat::needed(env, field!(entry.service), out, packet.ifindex()) {
-        if nat::snat::allocate(env, p, t, out) == nat::snat::EXHAUSTED {
-            env.count(Reason::SnatPortsExhausted);
-            return 0;
-        }
+    let mut source = nat::snat::NO_ADDRESS;
+    if from_client != 0 && !P::EGRESS && nat::snat::needed(env, field!(entry.service), out, packet.ifindex()) {
+        source = nat::snat::allocate(env, t, out);
     } else if leg::source_translated(entry, client) && field!(entry.tries) != 0 {
         t.src = field!(entry.src);
         t.ports = ports(crate::packet::source_port(field!(entry.ports)), destination_port(t.ports));
     }
-    let (key, l) = (place!(scratch.partner), place!(scratch.leg));
-    partner_key(TCP as u32, t, key);
+    let l = place!(scratch.leg);
     l.src = client.dst;
     l.dst = client.src;
     l.ports = swapped(client.ports);
@@ -79,6 +77,15 @@ fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: 
     l.chunks = Chunks::default();
     l.forward = kept_nexthop(t);
     l.stamp = env.now();
+    let mut stored = enter(env, t, source);
+    if stored == COLLIDES {
+        source = nat::snat::allocate(env, t, nat::snat::SAME_ADDRESS);
+        stored = enter(env, t, source);
+    }
+    if stored == 0 {
+        env.count(if source == nat::snat::EXHAUSTED { Reason::SnatPortsExhausted } else { Reason::FlowInsertFailed });
+        return 0;
+    }
     field!(entry.src = t.src);
     field!(entry.dst = t.dst);
     field!(entry.ports = t.ports);
@@ -91,9 +98,36 @@ fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: 
     if let Some(counters) = env.counters(t.version) {
         field!(counters.connections += 1);
     }
-    if !env.put_leg(key, l) {
-        env.count(Reason::FlowInsertFailed);
+    1
+}
+
+/// Result of [`enter`]: the backend already has a connection of this address and port.
+const COLLIDES: u32 = 2;
+
+/// Puts `scratch.leg` into its table. `source`: what `allocate` said of `t`'s.
+#[inline(never)]
+fn enter<F: Network, E: Env + Tables<F>>(env: &E, t: &Translation<F>, source: u32) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let (key, l) = (place!(scratch.partner), place!(scratch.leg));
+    partner_key(TCP as u32, t, key);
+    if source == nat::snat::EXHAUSTED {
         return 0;
+    }
+    if source == nat::snat::TRANSLATED {
+        return env.put_leg(key, l) as u32;
+    }
+    if !env.new_leg(key, l) {
+        // One of this connection's that is of no use any more, or another's.
+        return if env.leg(key).is_some_and(|leg| !leg::belongs(leg, place!(scratch.client))) {
+            COLLIDES
+        } else {
+            env.put_leg(key, l) as u32
+        };
+    }
+    // As in `lb::first`.
+    if nat::snat::of_layer4::<F, E>(env) {
+        env.drop_leg(key);
+        return COLLIDES;
     }
     1
 }

@@ -295,7 +295,7 @@ fn switch<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spl
     let usable = field!(leg.state) == splice_state::ESTABLISHED
         && field!(leg.owner) & 0xff_ffff == wanted
         && field!(leg.owner) >> 24 & leg_flag::IDLE as u32 != 0
-        && field!(leg.src) == p.key.dst;
+        && leg::belongs(leg, &p.key);
     if !usable {
         return OPEN;
     }

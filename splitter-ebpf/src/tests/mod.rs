@@ -1,6 +1,7 @@
 //! The whole pipeline on a host: packets in, packets and map entries out. Packets are built and checked by `etherparse`, which shares no
 //! code with the pipeline.
 
+mod collide;
 mod frames;
 mod icmp;
 mod odd;

@@ -2,6 +2,7 @@
 //! is read by `etherparse`, every number is checked by the end that gets it, and every lab ends with all stashes and locks given back.
 
 mod close;
+mod collide;
 mod failure;
 mod first;
 mod handshake;
@@ -102,6 +103,8 @@ struct Http {
     vip: SocketAddr,
     client: SocketAddr,
     last: Cell<Action>,
+    /// The test also has flows of layer 4, which may be left.
+    layer4: Cell<bool>,
 }
 
 impl Http {
@@ -115,7 +118,7 @@ impl Http {
         let frontend = FrontendKey { addr: addr(vip.ip()), port: vip.port().to_be_bytes(), proto: TCP, pad: 0 };
         maps.serve(1, frontend, split_by::CONNECTION, &[(100, &[1, 2]), (0, &[3]), (0, &[4])]);
         maps.serve_http(1, MSS, Some(rules()));
-        Self { maps, vip, client, last: Cell::new(Action::Pass) }
+        Self { maps, vip, client, last: Cell::new(Action::Pass), layer4: Cell::new(false) }
     }
 
     fn both() -> [Self; 2] {
@@ -241,7 +244,8 @@ impl Drop for Http {
     fn drop(&mut self) {
         let sizes = if self.ipv6() { self.maps.v6.sizes() } else { self.maps.v4.sizes() };
         if !std::thread::panicking() {
-            assert_eq!((self.maps.taken(), sizes), (0, [0; 5]), "stashes taken, and entries of layer 4");
+            let expected = if self.layer4.get() { sizes } else { [0; 5] };
+            assert_eq!((self.maps.taken(), sizes), (0, expected), "stashes taken, and entries of layer 4");
             assert_eq!(self.maps.locks_held(), 0);
         }
     }
