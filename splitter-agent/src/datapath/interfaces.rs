@@ -75,10 +75,11 @@ pub struct Choice {
 /// The entry of `IFACES`. `xdp`: the mode that is attached on it.
 pub fn row(link: &Link, choice: Choice, xdp: XdpMode, mode: XdpMode) -> Iface {
     let veth = link.kind.as_deref() == Some("veth");
+    // Where the kernel does not say: many drivers can while they run XDP, but a veth only while its other end does, which nothing here can know.
+    let transmits = link.xdp_transmits.unwrap_or(xdp == XdpMode::Native && !veth);
     let flag = |set: bool, flag: u32| if set { flag } else { 0 };
     let flags = flag(veth && link.peer_elsewhere, iface_flag::PEER)
-        // In native mode a veth can only take a frame when its peer runs XDP too, which nothing here can know.
-        | flag(mode == XdpMode::Generic || xdp == XdpMode::Native && !veth, iface_flag::XDP_TRANSMIT)
+        | flag(mode == XdpMode::Generic || mode == XdpMode::Native && transmits, iface_flag::XDP_TRANSMIT)
         | flag(xdp != XdpMode::Off && (choice.marked || link.kind.is_none()), iface_flag::XDP_FORWARD);
     Iface { flags, mtu: link.mtu, addr4: link.addr4.unwrap_or_default(), pad: 0, addr6: link.addr6.unwrap_or_default() }
 }
@@ -171,5 +172,11 @@ mod tests {
         assert_eq!(row(&veth, marked, XdpMode::Native, XdpMode::Native).flags, PEER | XDP_FORWARD);
         assert_eq!(row(&link("eth0", None), plain, XdpMode::Native, XdpMode::Native).flags, XDP_TRANSMIT | XDP_FORWARD);
         assert_eq!(row(&link("eth0", None), plain, XdpMode::Off, XdpMode::Native).flags, 0);
+        // The kernel's word goes before the guess.
+        let told = |link: Link, transmits| Link { xdp_transmits: Some(transmits), ..link };
+        assert_eq!(row(&told(veth.clone(), true), plain, XdpMode::Off, XdpMode::Native).flags, PEER | XDP_TRANSMIT);
+        assert_eq!(row(&told(veth.clone(), true), plain, XdpMode::Off, XdpMode::Off).flags, PEER);
+        assert_eq!(row(&told(veth, false), plain, XdpMode::Generic, XdpMode::Generic).flags, PEER | XDP_TRANSMIT);
+        assert_eq!(row(&told(link("eth0", None), false), plain, XdpMode::Native, XdpMode::Native).flags, XDP_FORWARD);
     }
 }

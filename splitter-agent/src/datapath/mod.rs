@@ -8,7 +8,7 @@
 //! | `pins` | the directory on bpffs, and removing everything |
 //! | `links` | programs on interfaces |
 //! | `clsact` | the same where the kernel has no TCX |
-//! | `netlink`, `interfaces` | which interfaces there are, and which are served |
+//! | `netlink`, `netdev`, `interfaces` | which interfaces there are, and which are served |
 
 mod bpf;
 mod clsact;
@@ -16,6 +16,7 @@ mod interfaces;
 mod links;
 mod load;
 mod memory;
+mod netdev;
 mod netlink;
 mod pins;
 mod plain;

@@ -1,17 +1,24 @@
-//! The interfaces of this network namespace by rtnetlink: a dump, a wake-up when something changes, and their clsact (RFC 3549).
+//! The interfaces of this network namespace by netlink: a dump, a wake-up when something changes, and their clsact (RFC 3549).
 //!
 //! After a wake-up everything is dumped again: events may be lost when the kernel's buffer overflows, dumps are not. Never reads
 //! /sys/class/net, which shows another namespace after a mere setns.
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use super::netdev;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     tc::{TcAttribute, TcHandle, TcMessage},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use std::{collections::BTreeMap, io, net::IpAddr};
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
+};
+use std::{collections::BTreeMap, fmt::Debug, io, net::IpAddr};
 use tokio::io::unix::AsyncFd;
 
 const RTMGRP_LINK: u32 = 1;
@@ -32,51 +39,90 @@ pub struct Link {
     pub kind: Option<String>,
     /// The other end is in another network namespace.
     pub peer_elsewhere: bool,
+    /// Native XDP programs of other interfaces can transmit on it; `None`: the kernel does not say (before Linux 6.3).
+    pub xdp_transmits: Option<bool>,
     /// First global addresses.
     pub addr4: Option<[u8; 4]>,
     pub addr6: Option<[u8; 16]>,
 }
 
-/// Tells when interfaces or addresses have changed.
-pub struct Events(AsyncFd<Socket>);
+/// Tells when interfaces, addresses, or what XDP can do on an interface have changed.
+pub struct Events {
+    links: AsyncFd<Socket>,
+    features: Option<AsyncFd<Socket>>,
+}
 
 impl Events {
     /// Subscribes. Needs a tokio runtime.
     pub fn subscribe() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind(&SocketAddr::new(0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))?;
-        socket.set_non_blocking(true)?;
-        // SAFETY: the socket keeps its descriptor, and keeps it open, until it is dropped together with the registration.
-        Ok(Self(unsafe { AsyncFd::register(socket) }?))
+        let links =
+            listen(NETLINK_ROUTE, |socket| socket.bind(&SocketAddr::new(0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)))?;
+        let features = netdev::changes().and_then(|group| {
+            let join = |group| {
+                listen(NETLINK_GENERIC, |socket| {
+                    socket.bind_auto()?;
+                    socket.add_membership(group)
+                })
+            };
+            group.map(join).transpose()
+        });
+        let features = features.unwrap_or_else(|error| {
+            tracing::debug!(%error, "changes of XDP features are not told");
+            None
+        });
+        Ok(Self { links, features })
     }
 
     /// Returns after at least one event. Cancel-safe.
     pub async fn changed(&mut self) -> io::Result<()> {
+        let Self { links, features } = self;
+        let features = async {
+            match features {
+                Some(features) => drain(features).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            told = drain(links) => told,
+            told = features => told,
+        }
+    }
+}
+
+fn listen(protocol: isize, join: impl FnOnce(&mut Socket) -> io::Result<()>) -> io::Result<AsyncFd<Socket>> {
+    let mut socket = Socket::new(protocol)?;
+    join(&mut socket)?;
+    socket.set_non_blocking(true)?;
+    // SAFETY: the socket keeps its descriptor, and keeps it open, until it is dropped together with the registration.
+    Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
+/// Takes all events that are there, at least one.
+async fn drain(socket: &AsyncFd<Socket>) -> io::Result<()> {
+    loop {
+        let mut ready = socket.readable().await?;
+        let mut any = false;
+        let mut buffer = Vec::with_capacity(16 << 10);
         loop {
-            let mut ready = self.0.readable().await?;
-            let mut any = false;
-            let mut buffer = Vec::with_capacity(16 << 10);
-            loop {
-                buffer.clear();
-                match ready.get_inner().recv(&mut buffer, 0) {
-                    Ok(_) => any = true,
-                    // Lost events count as one.
-                    Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => any = true,
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(e) => return Err(e),
-                }
+            buffer.clear();
+            match ready.get_inner().recv(&mut buffer, 0) {
+                Ok(_) => any = true,
+                // Lost events count as one.
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => any = true,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => return Err(e),
             }
-            ready.clear_ready();
-            if any {
-                return Ok(());
-            }
+        }
+        ready.clear_ready();
+        if any {
+            return Ok(());
         }
     }
 }
 
 /// All interfaces, by index.
 pub fn dump() -> io::Result<Vec<Link>> {
-    let socket = connect()?;
+    let socket = connect(NETLINK_ROUTE)?;
     let mut links: BTreeMap<u32, Link> = BTreeMap::new();
     request(&socket, RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP, |message| {
         if let RouteNetlinkMessage::NewLink(message) = message {
@@ -91,6 +137,13 @@ pub fn dump() -> io::Result<Vec<Link>> {
             add_address(link, &message);
         }
     })?;
+    let transmitters = netdev::transmitters().unwrap_or_else(|error| {
+        tracing::debug!(%error, "XDP features of interfaces");
+        None
+    });
+    for (ifindex, link) in &mut links {
+        link.xdp_transmits = transmitters.as_ref().and_then(|known| known.get(ifindex).copied());
+    }
     Ok(links.into_values().collect())
 }
 
@@ -120,7 +173,7 @@ fn clsact(ifindex: u32, request_of: fn(TcMessage) -> RouteNetlinkMessage, flags:
     message.header.parent = TcHandle::CLSACT;
     message.header.handle = TcHandle { major: u16::MAX, minor: 0 };
     message.attributes.push(TcAttribute::Kind("clsact".into()));
-    request(&connect()?, request_of(message), flags | NLM_F_ACK, |_| {})
+    request(&connect(NETLINK_ROUTE)?, request_of(message), flags | NLM_F_ACK, |_| {})
 }
 
 /// Priority and handle of each filter on one direction of an interface's clsact; none without a clsact.
@@ -129,7 +182,7 @@ pub fn filters(ifindex: u32, direction: Direction) -> io::Result<Vec<(u16, u32)>
     let minor = if direction == Direction::Ingress { TcHandle::MIN_INGRESS } else { TcHandle::MIN_EGRESS };
     message.header.parent = TcHandle { major: u16::MAX, minor };
     let mut found = Vec::new();
-    request(&connect()?, RouteNetlinkMessage::GetTrafficFilter(message), NLM_F_DUMP, |message| {
+    request(&connect(NETLINK_ROUTE)?, RouteNetlinkMessage::GetTrafficFilter(message), NLM_F_DUMP, |message| {
         if let RouteNetlinkMessage::NewTrafficFilter(message) = message {
             // Each priority is told once more by itself, with handle 0.
             let handle = u32::from(message.header.handle);
@@ -141,15 +194,19 @@ pub fn filters(ifindex: u32, direction: Direction) -> io::Result<Vec<(u16, u32)>
     Ok(found)
 }
 
-fn connect() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
+/// A socket for questions to the kernel.
+pub fn connect(protocol: isize) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     Ok(socket)
 }
 
 /// `flags`: beside `NLM_F_REQUEST`; a dump, or one that is acknowledged.
-fn request(socket: &Socket, message: RouteNetlinkMessage, flags: u16, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+pub fn request<M>(socket: &Socket, message: M, flags: u16, mut each: impl FnMut(M)) -> io::Result<()>
+where
+    M: NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<M>> + Debug,
+{
     let mut packet = NetlinkMessage::from(message);
     packet.header.flags = NLM_F_REQUEST | flags;
     packet.finalize();
@@ -162,16 +219,16 @@ fn request(socket: &Socket, message: RouteNetlinkMessage, flags: u16, mut each: 
         while rest.len() >= 16 {
             let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
             if length < 16 || length > rest.len() {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "rtnetlink: a message is longer than its datagram"));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "netlink: a message is longer than its datagram"));
             }
-            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]).map(|message| message.payload) {
+            match NetlinkMessage::<M>::deserialize(&rest[..length]).map(|message| message.payload) {
                 Ok(NetlinkPayload::Done(_)) => return Ok(()),
                 Ok(NetlinkPayload::Error(error)) if error.code.is_some() => return Err(error.to_io()),
                 Ok(NetlinkPayload::Error(_)) => return Ok(()),
                 Ok(NetlinkPayload::InnerMessage(message)) => each(message),
                 Ok(_) => {}
                 // One interface with an attribute newer than the parser must not hide the others.
-                Err(error) => tracing::debug!(%error, "rtnetlink message not understood"),
+                Err(error) => tracing::debug!(%error, "netlink message not understood"),
             }
             rest = &rest[length.next_multiple_of(4).min(rest.len())..];
         }

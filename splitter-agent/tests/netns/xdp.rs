@@ -1,6 +1,7 @@
 //! The XDP fast path on uplinks.
 
-use crate::support::{Bed, Split, share_of_v2, socket::set_option, vip};
+use crate::support::{Bed, Split, eventually, share_of_v2, socket::set_option, tool, vip};
+use splitter_agent::datapath::interfaces;
 use splitter_bench::{
     lab::{Namespace, Options},
     load::{Plan, Reuse},
@@ -45,8 +46,8 @@ impl Tap {
     }
 }
 
-/// Share of the client's packets that the stack of the node saw.
-fn share_seen_by_the_stack(name: &str, xdp: &'static str) -> f64 {
+/// A bed with XDP on all interfaces.
+fn bed_with(name: &str, xdp: &'static str) -> Bed {
     // A veth's packets carry unfinished checksums, which XDP cannot finish: an uplink's do not.
     let options = Options { offloads: false, ..Options::default() };
     let mut bed = Bed::prepare(name, options, &[Split::tcp(80, 20), Split::tcp(80, 20).v6().named("web6")]);
@@ -55,32 +56,67 @@ fn share_seen_by_the_stack(name: &str, xdp: &'static str) -> f64 {
     let program = format!("xdp-{xdp}");
     let attached = |status: &splitter_agent::observed::Status| status.interfaces.iter().all(|i| i.programs.contains(&program));
     assert_eq!(attached(&bed.status()), xdp != "off", "{:?}", bed.status().interfaces);
+    bed
+}
+
+/// Share of the client's packets that the stack of the node saw.
+fn share_seen_by_the_stack(bed: &Bed, name: &str) -> f64 {
     for v6 in [false, true] {
         share_of_v2(name, &bed.clean(Plan::http(vip(v6)), 1_000), 0.2);
         bed.clean(Plan { path: "/bytes/300000".into(), ..Plan::http(vip(v6)) }, 40);
     }
     let tap = Tap::on(&bed.lab.node, c"c0");
-    let packets = |bed: &Bed| bed.service("web").versions.iter().map(|version| version.packets_in).sum::<u64>();
-    let before = packets(&bed);
+    let packets = || bed.service("web").versions.iter().map(|version| version.packets_in).sum::<u64>();
+    let before = packets();
     bed.clean(Plan { reuse: Reuse::KeepAlive, ..Plan::http(vip(false)) }, 10_000);
     let seen = tap.packets();
-    f64::from(seen) / (packets(&bed) - before) as f64
+    f64::from(seen) / (packets() - before) as f64
 }
 
 #[test]
 fn generic_xdp_forwards_what_is_plain() {
-    let share = share_seen_by_the_stack("xdpgen", "generic");
+    let share = share_seen_by_the_stack(&bed_with("xdpgen", "generic"), "generic");
     assert!(share < 0.2, "{:.0}% of the packets came to the stack", share * 100.0);
 }
 
 #[test]
 fn without_xdp_everything_comes_to_the_stack() {
-    let share = share_seen_by_the_stack("xdpoff", "off");
+    let share = share_seen_by_the_stack(&bed_with("xdpoff", "off"), "off");
     assert!(share > 0.9, "{:.0}% of the packets came to the stack", share * 100.0);
 }
 
-/// Between veth pairs native XDP can only hand over to TC: the other end would have to run XDP too.
+/// What the kernel says of the node's veths, as soon as it says `expected` of all.
+fn transmits(bed: &Bed, expected: bool) {
+    eventually("the kernel says whether XDP can transmit", || {
+        let links = bed.lab.node.run(interfaces).expect("a namespace").expect("the node's interfaces");
+        let veths: Vec<_> = links.into_iter().filter(|link| link.kind.as_deref() == Some("veth")).collect();
+        assert!(veths.len() > 1 && veths.iter().all(|link| link.xdp_transmits.is_some()), "{veths:?}");
+        veths.iter().all(|link| link.xdp_transmits == Some(expected)).then_some(())
+    });
+}
+
+/// Into a veth native XDP can transmit only while its other end has GRO on, or runs XDP; else it can only hand over to TC.
 #[test]
-fn native_xdp_attaches_and_leaves_to_tc_what_it_cannot_send() {
-    share_seen_by_the_stack("xdpnat", "native");
+fn native_xdp_transmits_where_the_kernel_says_it_can() {
+    let bed = bed_with("xdpnat", "native");
+    let far_ends = || bed.lab.backends().iter().chain([bed.lab.client()]);
+    let gro = |word: &str| {
+        for end in far_ends() {
+            let mut command = end.command("ethtool");
+            command.args(["-K", "eth0", "gro", word]);
+            tool(command);
+        }
+    };
+    gro("off");
+    transmits(&bed, false);
+    let share = share_seen_by_the_stack(&bed, "veth alone");
+    assert!(share > 0.9, "{:.0}% of the packets came to the stack", share * 100.0);
+    gro("on");
+    transmits(&bed, true);
+    let share = share_seen_by_the_stack(&bed, "veth with GRO");
+    assert!(share < 0.2, "{:.0}% of the packets came to the stack", share * 100.0);
+    gro("off");
+    transmits(&bed, false);
+    let share = share_seen_by_the_stack(&bed, "veth alone again");
+    assert!(share > 0.9, "{:.0}% of the packets came to the stack", share * 100.0);
 }
