@@ -1,9 +1,16 @@
 //! More than there is room for, and more often than anybody would.
 
-use crate::support::{Bed, Split, client_ip, connections, no_failures, run_on, share_of_v2, socket::conversations, vip};
+use crate::support::{
+    Bed, PORT, Split, client_ip, connections, no_failures, run_on, share_of_v2,
+    socket::{conversations, unfragmented},
+    vip,
+};
 use splitter_agent::observed::Status;
 use splitter_bench::{load::Plan, stats};
-use std::time::Duration;
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 /// Connections take two descriptors each, and both ends are in this process.
 fn raise_descriptor_limit(to: u64) {
@@ -33,6 +40,38 @@ fn flows_beyond_the_limit_still_work_and_are_counted() {
     kept.iter_mut().take(200).for_each(|conversation| drop(conversation.ask()));
     assert!(bed.reason("recovered_flow") > 0, "forgotten flows are not counted: {:?}", bed.status().reasons);
     bed.clean(Plan::http(vip(false)), 1_000);
+}
+
+/// A flow whose backend never speaks keeps both its entries in a table that is too small for all: the direction that speaks looks after the other once a
+/// refresh period, and that counts as its use.
+#[test]
+fn the_silent_direction_of_a_flow_is_not_forgotten() {
+    const LIMIT: u64 = 1_024;
+    const STEP: Duration = Duration::from_millis(20);
+    /// New flows in each step, and steps: three times as many entries as there is room for, in five seconds.
+    const FLOWS: usize = 6;
+    const STEPS: usize = 256;
+    let oneway = Split { versions: vec![(1, vec![3])], frontends: vec![SocketAddr::new(vip(false).ip(), 514)], ..Split::tcp(0, 1) };
+    let mut bed = Bed::prepare("oneway", Default::default(), &[Split::tcp(1, 0).udp(), oneway.udp().named("log")]);
+    bed.site.options = vec!["--max-flows".into(), LIMIT.to_string()];
+    bed.stop_server(3);
+    let bed = bed.started();
+    let backend = bed.lab.backend(3).run(|| UdpSocket::bind(("0.0.0.0", PORT))).unwrap().unwrap();
+    let client = unfragmented(bed.lab.client(), SocketAddr::new(vip(false).ip(), 514));
+    for _ in 0..STEPS {
+        client.send(b"line").unwrap();
+        let crowd = || (0..FLOWS).try_for_each(|_| UdpSocket::bind("0.0.0.0:0")?.send_to(b"hello", vip(false)).map(drop));
+        bed.lab.client().run(crowd).unwrap().unwrap();
+        run_on(STEP);
+    }
+    let status = bed.wait("a full table", |status| status.tables.iter().any(|table| table.name == "udp4" && table.entries > LIMIT / 2));
+    let begun: u64 = status.services.iter().flat_map(|service| &service.versions).map(|version| version.connections).sum();
+    assert!(begun > LIMIT, "{begun} flows are no crowd");
+    let mut buffer = [0; 16];
+    let (_, seen) = backend.recv_from(&mut buffer).unwrap();
+    backend.send_to(b"at last", seen).unwrap();
+    let length = client.recv(&mut buffer).expect("an answer by way of the VIP");
+    assert_eq!((&buffer[..length], bed.reason("flow_evicted")), (&b"at last"[..], 0));
 }
 
 #[test]

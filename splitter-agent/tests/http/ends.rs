@@ -20,13 +20,13 @@ fn right(body: &[u8], length: usize) -> bool {
     body.len() == length && (0..).zip(body).all(|(i, byte)| *byte == body_byte(i))
 }
 
-/// TCP sockets of a namespace in a state (`01` established, `06` TIME_WAIT) at a local port: `(send queue, receive queue)` of each.
+/// TCP sockets of a namespace in a state (`01` established, `06` TIME_WAIT; empty: any) at a local port: `(send queue, receive queue)` of each.
 fn sockets(namespace: &Namespace, port: u16, state: &str) -> Vec<(u64, u64)> {
     let read = || ["tcp", "tcp6"].map(|file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default()).concat();
     let text = namespace.run(read).expect("a namespace");
     let row = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let here = fields.get(1)?.ends_with(&format!(":{port:04X}")) && *fields.get(3)? == state;
+        let here = fields.get(1)?.ends_with(&format!(":{port:04X}")) && (state.is_empty() || *fields.get(3)? == state);
         let (send, receive) = fields.get(4)?.split_once(':').filter(|_| here)?;
         Some((u64::from_str_radix(send, 16).ok()?, u64::from_str_radix(receive, 16).ok()?))
     };
@@ -186,6 +186,9 @@ fn ports_are_used_again() {
         assert!(expected.contains(&answer.version.as_str()), "{what}: {}", answer.version);
         assert!(began.elapsed() < Duration::from_millis(900), "{what}: {:?}", began.elapsed());
         assert_eq!(wire.end(Duration::from_secs(2)), End::Closed, "{what}");
+        // The client's own FIN is acknowledged: until then its system refuses the port (EADDRNOTAVAIL).
+        drop(wire);
+        eventually("the client's end is gone", || sockets(client, from.port(), "").is_empty().then_some(()));
     }
     if through().is_none() {
         let waiting: usize = stage.lab.backends().iter().map(|backend| sockets(backend, 8080, "06").len()).sum();
