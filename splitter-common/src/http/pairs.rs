@@ -8,7 +8,13 @@ use super::{
     state::{Span, is_blank, phase},
     words,
 };
-use crate::abi::http_subject;
+use crate::{
+    abi::http_subject,
+    barrier::{forget, opaque, recall},
+};
+
+/// Cookies that are passed over in one round.
+const COOKIES: u32 = 4;
 
 impl<const RESPONSE: bool> Head<'_, RESPONSE> {
     #[inline(always)]
@@ -17,6 +23,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
             phase = self.cookies();
         }
         if phase == phase::PAIR {
+            self.plain_cookies();
             phase = self.pair();
         }
         if phase == phase::PAIR_NAME {
@@ -49,6 +56,35 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         self.scan.subject = http_subject::COOKIE as u32;
         self.scan.after_pairs = phase::NAME;
         phase::PAIR
+    }
+
+    /// Passes over cookies that nobody asks for, each with the semicolon behind it. What else there may be is left to the phases.
+    #[inline(always)]
+    fn plain_cookies(&mut self) {
+        let Some(rules) = self.rules else { return };
+        if !self.is_cookie() {
+            return;
+        }
+        let mut at = recall(&self.scan.at);
+        let mut cookies = 0;
+        while cookies < COOKIES {
+            let from = at.wrapping_add((self.byte(at) == b' ') as u32);
+            let end = forget(&mut self.scan.offset, words::find(self.text, from, b';'));
+            let named = words::find_near(self.text, from, b'=').wrapping_sub(from);
+            // Differences for the verifier's sake: see `plain_lines`.
+            let len = end.wrapping_sub(from);
+            if named >= words::SHORT || len >= words::LONG || (self.scan.pairs.end.wrapping_sub(end) as i32) <= 0 {
+                break;
+            }
+            let word = words::word(self.text, from);
+            let first = words::folded(word) & words::below(named);
+            if is_blank(word as u8) || rules.name_filter & words::bit(first, named) != 0 {
+                break;
+            }
+            at = end.wrapping_add(opaque(1));
+            cookies += 1;
+        }
+        self.scan.at = at;
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     abi::{HttpName, HttpPredicate, HttpRules, http_match, http_subject},
-    barrier::forget,
+    barrier::{forget, recall},
     decide,
 };
 
@@ -111,8 +111,9 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
     /// The name at hand among those of its kind.
     #[inline(always)]
     fn names(&mut self, rules: &HttpRules) -> u32 {
-        let (subject, len, first) = (self.scan.subject, self.scan.name.len(), self.scan.first);
-        let mut i = self.scan.index;
+        let (subject, first) = (recall(&self.scan.subject), recall(&self.scan.first));
+        let len = recall(&self.scan.name.end).wrapping_sub(recall(&self.scan.name.at));
+        let mut i = recall(&self.scan.index);
         let mut rounds = 0;
         let mut found = false;
         while rounds < TRIED {

@@ -10,9 +10,6 @@ use crate::abi::{Addr, HttpName, HttpPredicate, HttpRules, MAX_HTTP_NAMES, MAX_P
 /// Rounds after which a head is refused: a head of 8 KB that is no attack needs a fifth.
 pub const ROUNDS: u32 = 16_384;
 
-/// Lines, or windows of one, that are read in one round: a round costs as much as 16 bytes.
-const LINES: u32 = 4;
-
 /// A part of the text.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,15 +131,12 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         if phase < phase::NAME {
             phase = if RESPONSE { self.status_line(phase) } else { self.request_line(phase) };
         }
-        let mut lines = 0;
-        while lines < LINES && (phase == phase::NAME || phase == phase::VALUE) {
-            if phase == phase::NAME {
-                phase = self.field_name();
-            }
-            if phase == phase::VALUE {
-                phase = self.field_value();
-            }
-            lines += 1;
+        phase = self.plain_lines(phase);
+        if phase == phase::NAME {
+            phase = self.field_name();
+        }
+        if phase == phase::VALUE {
+            phase = self.field_value();
         }
         if phase == phase::FIELD {
             phase = if RESPONSE { self.response_field() } else { self.request_field() };

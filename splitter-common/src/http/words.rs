@@ -22,7 +22,14 @@ const _: () = assert!(super::HEAD_SLACK >= LONG);
 #[inline(always)]
 pub fn byte(text: &HeadText, at: u32) -> u8 {
     // SAFETY: masked to the text's length.
-    unsafe { *text.as_ptr().add((barrier::opaque(at) & (HEAD_LIMIT - 1)) as usize) }
+    unsafe { *text.as_ptr().add(barrier::masked::<HEAD_LIMIT>(at)) }
+}
+
+/// Two bytes of the text, the first one lowest; positions behind its end wrap.
+#[inline(always)]
+pub fn two(text: &HeadText, at: u32) -> u16 {
+    // SAFETY: masked to the text's length, behind which there is room.
+    unsafe { barrier::load_two(text.as_ptr().add(barrier::masked::<HEAD_LIMIT>(at))) }
 }
 
 /// 64 bytes of the text.
@@ -33,7 +40,7 @@ impl Window {
     #[inline(always)]
     fn new(text: &HeadText, at: u32) -> Self {
         // SAFETY: masked; 64 bytes follow the last position.
-        Self(unsafe { text.as_ptr().add((barrier::opaque(at) & (HEAD_LIMIT - 1)) as usize) })
+        Self(unsafe { text.as_ptr().add(barrier::masked::<HEAD_LIMIT>(at)) })
     }
     #[inline(always)]
     fn word<const AHEAD: usize>(self) -> u64 {
@@ -53,7 +60,7 @@ pub fn word(text: &HeadText, at: u32) -> u64 {
 #[inline(always)]
 pub fn pool_word(pool: &[u8; HTTP_POOL + 8], at: u32) -> u64 {
     // SAFETY: masked to the pool's length, eight bytes follow.
-    unsafe { barrier::load::<0>(pool.as_ptr().add((barrier::opaque(at) & (HTTP_POOL as u32 - 1)) as usize)) }
+    unsafe { barrier::load::<0>(pool.as_ptr().add(barrier::masked::<{ HTTP_POOL as u32 }>(at))) }
 }
 
 /// Ones in the lowest `bytes` bytes; 8 and more are all.
@@ -82,11 +89,10 @@ pub const fn bit(first: u64, len: u32) -> u64 {
     1 << ((first.wrapping_add(len as u64)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
 }
 
-/// Index of the lowest marked byte; BPF has no count of trailing zeros. Not for 0.
+/// Index of the lowest marked byte, 7 when there is none; BPF has no count of trailing zeros.
 #[inline(always)]
 fn lowest(marks: u64) -> u32 {
-    let below = (marks & marks.wrapping_neg()).wrapping_sub(1);
-    ((below & each(1)).wrapping_mul(each(1)) >> 56) as u32 - 1
+    ((marks.wrapping_sub(1) & each(1)).wrapping_mul(each(1)) >> 56) as u32 - 1
 }
 
 /// Marks every byte below `first` and DEL, exactly.
@@ -97,14 +103,20 @@ fn outside<const FIRST: u8>(word: u64) -> u64 {
     !(visible | word) & HIGH
 }
 
-/// Marks every byte that is no letter, no digit, no `-` or `.`, and not between them and `LAST`; exactly.
+/// Marks bytes that are not visible ASCII or a space, the lowest one exactly: only marked bytes borrow from the next one or carry to it.
+#[inline(always)]
+fn special(word: u64) -> u64 {
+    (word.wrapping_sub(each(b' ')) | word.wrapping_add(each(1))) & HIGH
+}
+
+/// Marks bytes that are no letter, no digit, no `-` or `.`, and not between them and `LAST`; the lowest one exactly: bytes of ASCII neither
+/// carry nor borrow, the others are marked.
 #[inline(always)]
 fn uncommon<const LAST: u8>(word: u64) -> u64 {
-    let t = word & LOW7;
-    let l = t | each(0x20);
-    let letter = (l + each(0x80 - b'a')) & (each(0x80 + b'z') - l);
-    let other = (t + each(0x80 - b'-')) & (each(0x80 + LAST) - t) & ((t ^ each(b'/')) + LOW7);
-    !((letter | other) & !word) & HIGH
+    let l = word | each(0x20);
+    let letter = l.wrapping_add(each(0x80 - b'a')) & each(0x80 + b'z').wrapping_sub(l);
+    let other = word.wrapping_add(each(0x80 - b'-')) & each(0x80 + LAST).wrapping_sub(word) & (word ^ each(b'/')).wrapping_add(LOW7);
+    !(letter | other) & HIGH
 }
 
 /// Marks bytes equal to `byte`, the lowest one exactly.
@@ -114,18 +126,24 @@ fn equal(word: u64, byte: u64) -> u64 {
     x.wrapping_sub(each(1)) & !x & HIGH
 }
 
-/// Position of the first marked byte of a window, or its end.
+/// Position of the first marked byte of a window, or its end. The position is computed in one place for all words: less to verify.
 macro_rules! search {
     ($text:expr, $at:expr, $word:ident => $marks:expr, [$($ahead:literal),*], $end:expr) => {{
         let window = Window::new($text, $at);
-        $(
-            let $word = window.word::<$ahead>();
-            let marks = $marks;
-            if marks != 0 {
-                return $at + $ahead + lowest(marks);
-            }
-        )*
-        $at + $end
+        let mut marks;
+        // `lowest(0)` is 7.
+        let mut ahead = $end - 7;
+        'found: {
+            $(
+                let $word = window.word::<$ahead>();
+                marks = $marks;
+                if marks != 0 {
+                    ahead = $ahead;
+                    break 'found;
+                }
+            )*
+        }
+        $at.wrapping_add(barrier::opaque(ahead)).wrapping_add(lowest(marks))
     }};
 }
 
@@ -139,6 +157,12 @@ pub fn name_end(text: &HeadText, at: u32) -> u32 {
 #[inline(always)]
 pub fn host_end(text: &HeadText, at: u32) -> u32 {
     search!(text, at, word => uncommon::<b':'>(word), [0, 8, 16, 24], SHORT)
+}
+
+/// First byte that is not visible ASCII or a space.
+#[inline(always)]
+pub fn line_end(text: &HeadText, at: u32) -> u32 {
+    search!(text, at, word => special(word), [0, 8, 16, 24, 32, 40, 48, 56], LONG)
 }
 
 /// First control byte (horizontal tab and DEL are some).
@@ -158,6 +182,18 @@ pub fn blank(text: &HeadText, at: u32) -> u32 {
 pub fn either(text: &HeadText, at: u32, a: u8, b: u8) -> u32 {
     let (a, b) = (each(a), each(b));
     search!(text, at, word => equal(word, a) | equal(word, b), [0, 8, 16, 24, 32, 40, 48, 56], LONG)
+}
+
+/// First byte equal to `byte`.
+#[inline(always)]
+pub fn find(text: &HeadText, at: u32, byte: u8) -> u32 {
+    search!(text, at, word => equal(word, each(byte)), [0, 8, 16, 24, 32, 40, 48, 56], LONG)
+}
+
+/// The same of the next [`SHORT`] bytes.
+#[inline(always)]
+pub fn find_near(text: &HeadText, at: u32, byte: u8) -> u32 {
+    search!(text, at, word => equal(word, each(byte)), [0, 8, 16, 24], SHORT)
 }
 
 /// Whether a byte may stand in a token (RFC 9110, 5.6.2).
@@ -223,11 +259,29 @@ mod tests {
             let marked = |marks: u64| marks >> (8 * at) & 0xff == 0x80;
             assert_eq!(marked(outside::<b' '>(word)), byte < 0x20 || byte == 0x7f, "{byte:#x} as control");
             assert_eq!(marked(outside::<b'!'>(word)), byte <= 0x20 || byte == 0x7f, "{byte:#x} as blank");
-            let common = byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
-            assert_eq!(marked(uncommon::<b'9'>(word)), !common, "{byte:#x} in a name");
-            assert_eq!(marked(uncommon::<b':'>(word)), !(common || byte == b':'), "{byte:#x} in a host");
             assert_eq!(lower(word) >> (8 * at) & 0xff, u64::from(byte.to_ascii_lowercase()), "{byte:#x} lowered");
         });
+    }
+
+    /// Every pair of bytes at every place of a word, among others.
+    #[test]
+    fn the_first_byte_of_a_class_is_found() {
+        let common = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+        let check = |marks: u64, word: u64, class: &dyn Fn(u8) -> bool| {
+            let first = word.to_le_bytes().iter().position(|byte| class(*byte));
+            assert_eq!((marks != 0).then(|| lowest(marks) as usize), first, "{word:#018x}");
+            assert_eq!(marks & !HIGH, 0);
+        };
+        for pair in 0..=u16::MAX {
+            for at in 0..7 {
+                let rest = [b'a', b'-', b'Z', b'0'][at as usize % 4];
+                let word = each(rest) & !(0xffff << (8 * at)) | u64::from(pair) << (8 * at);
+                check(special(word), word, &|byte| !(0x20..0x7f).contains(&byte));
+                check(uncommon::<b'9'>(word), word, &|byte| !common(byte));
+                check(uncommon::<b':'>(word), word, &|byte| !(common(byte) || byte == b':'));
+                check(equal(word, each(b';')), word, &|byte| byte == b';');
+            }
+        }
     }
 
     #[test]
@@ -257,5 +311,6 @@ mod tests {
     fn masks() {
         assert_eq!([below(0), below(1), below(7), below(8), below(9)], [0, 0xff, u64::MAX >> 8, u64::MAX, u64::MAX]);
         assert_eq!((0..8).map(|i| lowest(0x80 << (8 * i) | HIGH << (8 * i))).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(lowest(0), 7);
     }
 }

@@ -203,7 +203,7 @@ pub fn quoted<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &mut Tran
 const EITHER_FIN: u8 = splice_flag::FIN | splice_flag::PEER_FIN;
 
 /// Whether a segment holds the beginning of a request, and nothing else is to be done for it. `memory` is for the verifier: what it learns of
-/// the length here would let it go through the scanner once more.
+/// the length here, and an end that the compiler keeps on the stack for the next time, would let it go through the scanner once more.
 #[inline(always)]
 fn asks<F: Family>(segment: &Segment, entry: Ref<Spliced<F>>, memory: &mut u32) -> bool {
     const OTHERWISE: u8 = EITHER_FIN | splice_flag::STASHED | splice_flag::SYN_AGAIN | splice_flag::PINNED;
@@ -211,7 +211,7 @@ fn asks<F: Family>(segment: &Segment, entry: Ref<Spliced<F>>, memory: &mut u32) 
         && field!(entry.owner) >> 24 & OTHERWISE as u32 == 0
         && segment.flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0
         && forget(memory, segment.len) != 0
-        && after(segment.end(), field!(entry.body_end))
+        && after(forget(memory, segment.seq).wrapping_add(segment.len), field!(entry.body_end))
 }
 
 /// The translation of a client's packet to which nothing special happens: acknowledgements, bodies, pinned connections.
