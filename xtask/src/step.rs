@@ -52,7 +52,7 @@ pub fn attempt(title: &str, command: &mut Command) -> Result<(bool, String, Path
     let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut ticker = Ticker::new(title);
-    let process = Process::spawn(title, command)?;
+    let process = Process::spawn_group(title, command)?;
     let status = loop {
         if let Some(status) = process.exited() {
             break status;

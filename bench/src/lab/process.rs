@@ -4,6 +4,7 @@ use crate::cleanup::{self, Guard};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     net::SocketAddr,
+    os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -27,6 +28,18 @@ impl Process {
         let ours = child.clone();
         let guard = Guard::new(move || kill(&mut ours.lock().unwrap_or_else(PoisonError::into_inner)));
         Ok(Process { name: name.into(), pid, child, guard: Some(guard) })
+    }
+
+    /// The same for a program that starts others which must not outlive it, as cargo starts tests: all are asked to end (SIGTERM), so that they
+    /// clean up, and killed when they do not.
+    pub fn spawn_group(name: &str, command: &mut Command) -> Result<Process> {
+        let mut process = Process::spawn(name, command.process_group(0))?;
+        let ours = process.child.clone();
+        let guard = Guard::new(move || end_group(&mut ours.lock().unwrap_or_else(PoisonError::into_inner)));
+        if let Some(single) = process.guard.replace(guard) {
+            single.disarm();
+        }
+        Ok(process)
     }
 
     fn child(&self) -> MutexGuard<'_, Child> {
@@ -110,9 +123,58 @@ fn kill(child: &mut Child) {
     let _ = child.wait();
 }
 
+/// Time to clean up.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Ends a process group whose leader is `child`.
+fn end_group(child: &mut Child) {
+    // When the leader was reaped already, its number may be another's.
+    if !matches!(child.try_wait(), Ok(None)) {
+        return;
+    }
+    let group = -(child.id() as i32);
+    // SAFETY: plain system call; the number is the group's as long as the leader is not reaped or a member is left.
+    let signal = |signal: i32| unsafe { libc::kill(group, signal) };
+    signal(libc::SIGTERM);
+    let end = Instant::now() + GRACE;
+    while Instant::now() < end {
+        // Reaped, the leader is no member any more.
+        let _ = child.try_wait();
+        if signal(0) != 0 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    signal(libc::SIGKILL);
+    let _ = child.wait();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a program has started goes with it, after it was asked to.
+    #[test]
+    fn a_group_ends_as_a_whole() {
+        let folder = std::env::temp_dir().join(format!("splitter-group-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let note = |name: &str| folder.join(name);
+        let inner = format!(
+            "trap \"echo asked > {}; exit\" TERM; echo $$ > {}; while :; do sleep 0.05; done",
+            note("asked").display(),
+            note("pid").display()
+        );
+        let script = format!("sh -c '{inner}' & wait");
+        let process = Process::spawn_group("sh", Command::new("sh").args(["-c", &script])).unwrap();
+        let read = |name: &str| std::fs::read_to_string(note(name)).ok().filter(|text| text.ends_with('\n'));
+        let grandchild: u32 = wait_until(Duration::from_secs(10), || read("pid")).unwrap().trim().parse().unwrap();
+        let lives = || std::path::Path::new(&format!("/proc/{grandchild}/stat")).exists();
+        assert!(lives());
+        process.kill();
+        assert!(wait_until(Duration::from_secs(5), || (!lives()).then_some(())).is_some(), "the grandchild goes on");
+        assert_eq!(read("asked").as_deref(), Some("asked\n"));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn reports_an_early_end() {
