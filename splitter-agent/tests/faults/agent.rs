@@ -1,7 +1,7 @@
 //! The agent dies or is replaced: the kernel goes on, the next agent takes over what is there.
 
 use crate::support::{
-    Bed, SPLITTER, Split, client_ip, connections, eventually,
+    Bed, SPLITTER, Split, client_ip, connections, document, eventually,
     kernel::{held, programs_alive},
     no_failures, run_on, share_of_v2,
     socket::{Conversation, conversations},
@@ -9,7 +9,11 @@ use crate::support::{
 };
 use splitter_agent::observed::Version;
 use splitter_bench::load::Plan;
-use std::{collections::BTreeSet, env, fs, time::Duration};
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    time::{Duration, Instant},
+};
 
 /// How long nobody looks after the kernel.
 fn absence() -> Duration {
@@ -84,6 +88,58 @@ fn an_upgrade_replaces_the_programs_in_place() {
     assert!(!after.is_empty() && after.is_disjoint(&before), "{before:?} {after:?}");
     eventually("the old programs go", || programs_alive().is_disjoint(&before).then_some(()));
     assert!(after.is_subset(&programs_alive()));
+}
+
+/// A policy that changed while nobody was there does with open connections what it says, whether or not the node's own notes are there: the
+/// kernel knows the weights that it runs.
+fn moved_meanwhile(name: &str, on_change: &str, forgetful: bool) -> (Bed, Vec<Conversation>, Instant) {
+    let split = |v1, v2| Split::tcp(v1, v2).with(&format!("onWeightChange: {on_change}"));
+    let mut bed = Bed::new(name, &[split(1, 0)]);
+    let mut kept = conversations(bed.lab.client(), client_ip(&bed, false), vip(false), 20_000, 40);
+    kept.iter_mut().for_each(|conversation| assert_ne!(conversation.ask().unwrap(), "b3"));
+    bed.kill_agent();
+    if forgetful {
+        fs::remove_dir_all(bed.site.dir.join("state")).unwrap();
+    }
+    bed.write_policy(&document(&bed.lab, &[split(0, 1)]));
+    all_serve(&mut kept);
+    let back = Instant::now();
+    bed.start();
+    assert_eq!(connections(&bed.clean(Plan::http(vip(false)), 200), &["b3"]), 200, "new connections follow the weights");
+    (bed, kept, back)
+}
+
+fn all_end(kept: &mut [Conversation]) {
+    eventually("every old connection ends", || kept.iter_mut().all(Conversation::ended).then_some(()));
+}
+
+#[test]
+fn a_policy_that_changed_meanwhile_resets() {
+    for (name, forgetful) in [("meanwhile", false), ("forgetful", true)] {
+        let (bed, mut kept, _) = moved_meanwhile(name, "reset", forgetful);
+        all_end(&mut kept);
+        assert!(bed.reason("weight_change_reset") >= 40);
+    }
+}
+
+#[test]
+fn a_policy_that_changed_meanwhile_drains() {
+    const TIME: Duration = Duration::from_secs(4);
+    let (_bed, mut kept, back) = moved_meanwhile("drained", "{drain: 4s}", true);
+    all_serve(&mut kept);
+    all_end(&mut kept);
+    assert!(back.elapsed() >= TIME, "drained after {:?}", back.elapsed());
+}
+
+#[test]
+fn a_policy_that_did_not_change_meanwhile_resets_nothing() {
+    let mut bed = Bed::new("unmoved", &[Split::tcp(50, 50).with("onWeightChange: reset")]);
+    let mut kept = conversations(bed.lab.client(), client_ip(&bed, false), vip(false), 20_000, 40);
+    bed.kill_agent();
+    fs::remove_dir_all(bed.site.dir.join("state")).unwrap();
+    bed.start();
+    run_on(Duration::from_secs(2));
+    all_serve(&mut kept);
 }
 
 /// SIGTERM is no different for the traffic.
