@@ -4,7 +4,7 @@
 
 use crate::{
     admin,
-    control::{Control, Loaded, Settings, Xdp},
+    control::{self, Control, Loaded, Settings, Xdp},
     memory,
     source::{self, Outcome},
 };
@@ -14,16 +14,23 @@ use std::{
     net::SocketAddr,
     os::{linux::net::SocketAddrExt, unix::net},
     path::PathBuf,
+    sync::Arc,
+    time::Duration,
 };
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
+    time::timeout,
 };
 
 /// Errors of a policy that the agent keeps and logs; `splitter check` shows all.
 const ERRORS: usize = 50;
+
+/// The first reading is waited for this long before maps are made, or taken over, without it.
+const FIRST: Duration = Duration::from_secs(30);
+const FIRST_WITH_MAPS: Duration = Duration::from_secs(5);
 
 /// The settings of `splitter agent`.
 pub struct Options {
@@ -47,6 +54,17 @@ pub async fn run(options: Options) -> Result<()> {
     let metrics = TcpListener::bind(options.metrics)
         .await
         .with_context(|| format!("cannot listen on {} for metrics: name another address with --metrics", options.metrics))?;
+    let (sender, mut outcomes) = mpsc::channel(1);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(source::watch::watch(options.policy.clone(), source::watch::Timing::default(), sender));
+    // Maps are made as large as the policy needs, and maps that are there are not brought back to an older one.
+    let patience = if control::has_maps(options.pins.as_deref()) { FIRST_WITH_MAPS } else { FIRST };
+    let mut read = tokio::select! {
+        outcome = timeout(patience, outcomes.recv()) => outcome.ok().flatten(),
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let policy = read.as_ref().and_then(|outcome| outcome.result.as_ref().ok()).map(|policy| Arc::new(policy.services.clone()));
     let settings = Settings {
         interfaces: options.interfaces,
         xdp: options.xdp,
@@ -54,11 +72,9 @@ pub async fn run(options: Options) -> Result<()> {
         state: options.state,
         max_flows: options.max_flows,
         source: options.policy.display().to_string(),
+        policy,
     };
     let (control, mut actor) = Control::start(settings).await?;
-    let (sender, mut outcomes) = mpsc::channel(1);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(source::watch::watch(options.policy, source::watch::Timing::default(), sender));
     tasks.spawn(admin::serve_admin(listener, control.clone()));
     tasks.spawn(admin::serve_metrics(metrics, control.clone()));
     let mut first = true;
@@ -70,7 +86,7 @@ pub async fn run(options: Options) -> Result<()> {
                 ended.context("the control loop failed")?;
                 anyhow::bail!("the control loop ended by itself; restart the agent");
             }
-            outcome = outcomes.recv() => {
+            outcome = next(&mut read, &mut outcomes) => {
                 let outcome = outcome.context("the policy's watcher ended by itself; restart the agent")?;
                 control.load(loaded(outcome)).await;
                 memory::release();
@@ -87,6 +103,14 @@ pub async fn run(options: Options) -> Result<()> {
     tasks.shutdown().await;
     control.shutdown().await;
     Ok(())
+}
+
+/// What was read already, then what is read.
+async fn next(read: &mut Option<Outcome>, outcomes: &mut mpsc::Receiver<Outcome>) -> Option<Outcome> {
+    match read.take() {
+        Some(outcome) => Some(outcome),
+        None => outcomes.recv().await,
+    }
 }
 
 /// Logs what the source says and shortens it for the status.

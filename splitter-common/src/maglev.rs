@@ -35,7 +35,9 @@ pub fn build(identities: &[u64], size: u32) -> Vec<u32> {
     loop {
         for (backend, (offset, skip)) in next.iter_mut().enumerate() {
             while table[*offset as usize] != FREE {
-                *offset = (*offset + *skip) % m;
+                // Less than twice `m`: cheaper than a division.
+                *offset += *skip;
+                *offset -= if *offset >= m { m } else { 0 };
             }
             table[*offset as usize] = backend as u32;
             left -= 1;

@@ -1,4 +1,5 @@
-//! The case `policy-scale`: a large policy from nothing to applied, a change of one line in it, and what agent and kernel hold for it.
+//! The case `policy-scale`: a large policy from nothing to applied, a change of one line in it, a change of all of it and how long weight changes
+//! wait meanwhile, and what agent and kernel hold for it.
 
 use super::{Place, Rows, Samples, rows::again, synthetic};
 use crate::{
@@ -15,6 +16,8 @@ use std::{
 
 const MANY: u32 = 40_000;
 const PATIENCE: Duration = Duration::from_secs(120);
+/// A change of every service is read and applied within this time.
+const WHOLE: Duration = Duration::from_secs(8);
 /// Until a started agent counts as idle.
 const REST: Duration = Duration::from_secs(2);
 
@@ -52,6 +55,9 @@ struct Figures {
     reload: Samples,
     /// The agent's own figure for it.
     apply: Samples,
+    /// The agent's own figure for a change of every service, and the longest that a weight change took meanwhile.
+    whole: Samples,
+    wait: Samples,
     /// Resident memory, KiB: at rest after the load, and after all changes.
     idle: Samples,
     after: Samples,
@@ -77,6 +83,8 @@ impl Figures {
             ("cold_apply_ms", &self.first_apply),
             ("change_wall_ms", &self.reload),
             ("change_apply_ms", &self.apply),
+            ("change_all_apply_ms", &self.whole),
+            ("change_all_longest_weight_ms", &self.wait),
             ("agent_rss_idle_kib", &self.idle),
             ("agent_rss_after_changes_kib", &self.after),
         ] {
@@ -151,6 +159,31 @@ fn agent_life(
     }
     std::thread::sleep(REST);
     figures.after.push(resident(agent.pid())?);
+    change_all(site, admin, texts.len() as u32, figures)
+}
+
+/// Gives every service another weight, and one of them others all the time.
+fn change_all(site: &Site, admin: &Admin, services: u32, figures: &mut Figures) -> Result<()> {
+    const WEIGHT: u32 = 77;
+    let texts: Vec<String> = (0..services).map(|i| synthetic::filler(i, WEIGHT)).collect();
+    let aside = site.dir.join("policy.new");
+    fs::write(&aside, texts.concat())?;
+    let (began, mut longest, first) = (Instant::now(), Duration::ZERO, synthetic::name(0));
+    fs::rename(&aside, site.policy())?;
+    for weight in (1..=50).cycle() {
+        let asked = Instant::now();
+        admin.weights(&first, &[("v1", weight)], false)?;
+        longest = longest.max(asked.elapsed());
+        if began.elapsed() > WHOLE {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let status = admin.status()?;
+    let last = synthetic::name(services - 1);
+    ensure!(weight(&status, &last) == Some(u64::from(WEIGHT)), "the change is not applied after {WHOLE:?}");
+    figures.whole.push(apply_ms(&status)?);
+    figures.wait.push(longest.as_secs_f64() * 1e3);
     Ok(())
 }
 

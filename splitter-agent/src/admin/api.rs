@@ -130,6 +130,7 @@ pub(super) fn finish<T: serde::Serialize>(result: Result<T, ControlError>) -> An
                 ControlError::NotFound(_) => StatusCode::NOT_FOUND,
                 ControlError::Invalid(_) => StatusCode::BAD_REQUEST,
                 ControlError::Kernel(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                ControlError::NotYet(_) => StatusCode::SERVICE_UNAVAILABLE,
             };
             failure(status, error.to_string())
         }

@@ -34,7 +34,7 @@ pub trait Api: Clone + Send + Sync + 'static {
         request: WeightRequest,
         by: String,
     ) -> impl Future<Output = Result<WeightChange, ControlError>> + Send;
-    fn rollouts(&self) -> impl Future<Output = Vec<RolloutStatus>> + Send;
+    fn rollouts(&self) -> impl Future<Output = Result<Vec<RolloutStatus>, ControlError>> + Send;
     fn rollout(&self, service: &str) -> impl Future<Output = Result<RolloutStatus, ControlError>> + Send;
     fn rollout_history(&self, service: &str) -> impl Future<Output = Result<Vec<RolloutEvent>, ControlError>> + Send;
     fn rollout_word(&self, service: &str, word: Word) -> impl Future<Output = Result<RolloutStatus, ControlError>> + Send;
@@ -56,7 +56,7 @@ impl Api for Control {
     async fn set_weights(&self, service: &str, request: WeightRequest, by: String) -> Result<WeightChange, ControlError> {
         Control::set_weights(self, service, request, by).await
     }
-    async fn rollouts(&self) -> Vec<RolloutStatus> {
+    async fn rollouts(&self) -> Result<Vec<RolloutStatus>, ControlError> {
         Control::rollouts(self).await
     }
     async fn rollout(&self, service: &str) -> Result<RolloutStatus, ControlError> {

@@ -3,7 +3,7 @@
 use super::{
     Api,
     api::{body, finish, operator},
-    http::{Answer, failure, json},
+    http::{Answer, failure},
     percent_decode,
 };
 use crate::{
@@ -20,7 +20,7 @@ pub async fn route(request: Request<Incoming>, parts: &[&str], writer: &Result<u
         return failure(StatusCode::BAD_REQUEST, "the service's name in the path is not percent-encoded UTF-8");
     };
     match parts {
-        [] if method == Method::GET => json(StatusCode::OK, &api.rollouts().await),
+        [] if method == Method::GET => finish(api.rollouts().await),
         [_] if method == Method::GET => finish(api.rollout(&name).await),
         [_, "history"] if method == Method::GET => finish(api.rollout_history(&name).await),
         [] | [_] | [_, "history"] => expected("GET"),

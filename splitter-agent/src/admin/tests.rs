@@ -33,8 +33,8 @@ impl Api for Node {
     async fn set_weights(&self, service: &str, request: WeightRequest, _by: String) -> Result<WeightChange, ControlError> {
         Ok(WeightChange { service: service.to_owned(), after: request.weights, applied: !request.dry_run, ..WeightChange::default() })
     }
-    async fn rollouts(&self) -> Vec<RolloutStatus> {
-        vec![RolloutStatus { phase: "idle".into(), ..RolloutStatus::default() }]
+    async fn rollouts(&self) -> Result<Vec<RolloutStatus>, ControlError> {
+        Ok(vec![RolloutStatus { phase: "idle".into(), ..RolloutStatus::default() }])
     }
     async fn rollout(&self, service: &str) -> Result<RolloutStatus, ControlError> {
         Err(ControlError::NotFound(format!("no service {service}")))

@@ -2,21 +2,20 @@
 
 use super::{
     ControlError, Loaded, Settings,
+    applying::Applying,
     rates::Rates,
     rollouts::Rollouts,
     snapshot::Snapshot,
     store::{Runtime, Store},
-    sweep::{Bits, Clock, Janitor},
-    weights,
+    sweep::{Clock, Janitor},
 };
 use crate::{
-    datapath::{self, Datapath, DatapathError, Events, Patterns, Sizes, Table, Tables},
+    datapath::{self, Datapath, DatapathError, Events, Patterns, Sizes},
     model::Service,
     observed::{self, ExplainRequest, Explanation, RolloutEvent, RolloutStatus, Status, WeightChange, WeightRequest},
-    reconcile::Reconciler,
+    reconcile::{Reconciler, Services},
     rollout::Word,
 };
-use splitter_common::abi::backend_state;
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -33,7 +32,7 @@ pub enum Message {
     Brief(oneshot::Sender<Status>),
     Explain(ExplainRequest, oneshot::Sender<Result<Explanation, ControlError>>),
     SetWeights(String, WeightRequest, String, oneshot::Sender<Result<WeightChange, ControlError>>),
-    Rollouts(oneshot::Sender<Vec<RolloutStatus>>),
+    Rollouts(oneshot::Sender<Result<Vec<RolloutStatus>, ControlError>>),
     Rollout(String, oneshot::Sender<Result<RolloutStatus, ControlError>>),
     RolloutHistory(String, oneshot::Sender<Result<Vec<RolloutEvent>, ControlError>>),
     RolloutWord(String, Word, oneshot::Sender<Result<RolloutStatus, ControlError>>),
@@ -84,7 +83,7 @@ pub fn run(
 #[derive(Default)]
 pub(super) struct Desired {
     /// As read, without overrides; the last one that was accepted.
-    pub(super) services: Vec<Arc<Service>>,
+    pub(super) services: Services,
     pub(super) read: f64,
     pub(super) state: &'static str,
     pub(super) errors: Vec<String>,
@@ -97,6 +96,8 @@ pub struct Actor {
     /// `None` only while the maps are made anew.
     pub(super) datapath: Option<Datapath>,
     pub(super) reconciler: Reconciler,
+    /// What is being applied.
+    pub(super) applying: Option<Applying>,
     pub(super) janitor: Janitor,
     pub(super) store: Store,
     pub(super) runtime: Runtime,
@@ -121,14 +122,18 @@ pub(super) fn unix_now() -> f64 {
 }
 
 impl Actor {
-    fn start(settings: Settings, outside: tokio::runtime::Handle) -> anyhow::Result<(Self, Events)> {
+    fn start(mut settings: Settings, outside: tokio::runtime::Handle) -> anyhow::Result<(Self, Events)> {
         let patterns = Patterns::parse(&settings.interfaces)?;
         let store = Store::open(&settings.state)?;
         let rollouts = Rollouts::open(&settings.state, outside)?;
-        let restored = store.policy().unwrap_or_else(|error| {
-            tracing::error!(%error, "the last good policy cannot be restored; what the kernel runs stays");
-            None
-        });
+        let said = settings.policy.take();
+        let restored = |store: &Store| {
+            store.policy().unwrap_or_else(|error| {
+                tracing::error!(%error, "the last good policy cannot be restored; what the kernel runs stays");
+                None
+            })
+        };
+        let first = said.clone().or_else(|| restored(&store));
         let runtime = store.runtime().unwrap_or_else(|error| {
             tracing::error!(%error, "weights set by the command line cannot be restored");
             Runtime::default()
@@ -136,7 +141,7 @@ impl Actor {
         let pins = datapath::directory(settings.pins.as_deref(), true)?;
         // Before the first look, so that no change is missed in between.
         let events = Events::subscribe().map_err(DatapathError::Netlink)?;
-        let sizes = sizes(&settings, restored.as_deref().unwrap_or_default());
+        let sizes = sizes(&settings, first.as_deref().map_or(&[], |services| services));
         let datapath = Datapath::open(&pins, sizes)?;
         let empty = !datapath.adopted();
         let applied = observed::Applied { generation: runtime.generation, ..observed::Applied::default() };
@@ -145,6 +150,7 @@ impl Actor {
             patterns,
             datapath: Some(datapath),
             reconciler: Reconciler::new(),
+            applying: None,
             janitor: Janitor::default(),
             store,
             runtime,
@@ -159,7 +165,14 @@ impl Actor {
             rates: Rates::default(),
             rollouts,
         };
-        if let Some(services) = restored {
+        if let Some(services) = first {
+            actor.desired.services = services;
+            actor.apply(false);
+        }
+        if said.is_some()
+            && actor.applied.error.is_some()
+            && let Some(services) = restored(&actor.store)
+        {
             actor.desired.services = services;
             actor.apply(false);
         }
@@ -217,6 +230,12 @@ impl Actor {
                     ticks = ticks.wrapping_add(1);
                     self.tick(ticks.is_multiple_of(TICKS_PER_SWEEP));
                 }
+                _ = std::future::ready(()), if self.applying.is_some() => {
+                    self.apply_for_a_turn();
+                    self.answer_waiting();
+                    // Lets the sockets and timers be polled between two turns.
+                    tokio::task::yield_now().await;
+                }
                 _ = std::future::ready(()), if self.janitor.is_sweeping() => {
                     if self.sweep_step() {
                         self.answer_waiting();
@@ -230,6 +249,7 @@ impl Actor {
     }
 
     fn end(&mut self) {
+        self.finish_applying();
         self.keep_rollouts();
         self.save_runtime();
         self.store.close();
@@ -238,16 +258,13 @@ impl Actor {
     fn handle(&mut self, message: Message) {
         // A requester that went away does not want the answer.
         match message {
-            Message::Load(loaded, reply) => {
-                self.load(loaded);
-                let _ = reply.send(());
-            }
+            Message::Load(loaded, reply) => self.load(loaded, reply),
             Message::Status(reply) => self.status(reply),
             Message::Flows(reply) => drop(reply.send(self.snapshot())),
             Message::Brief(reply) => drop(reply.send(self.brief())),
             Message::Explain(request, reply) => drop(reply.send(self.explain(&request))),
             Message::SetWeights(service, request, by, reply) => drop(reply.send(self.set_weights_by_hand(&service, &request, &by))),
-            Message::Rollouts(reply) => drop(reply.send(self.all_rollouts())),
+            Message::Rollouts(reply) => drop(reply.send(self.list_rollouts())),
             Message::Rollout(service, reply) => drop(reply.send(self.rollout(&service))),
             Message::RolloutHistory(service, reply) => drop(reply.send(self.rollout_history(&service))),
             Message::RolloutWord(service, word, reply) => drop(reply.send(self.rollout_word(&service, word))),
@@ -265,91 +282,6 @@ impl Actor {
         Ok(Clock { ticks, ticks_per_second })
     }
 
-    // ---- policy
-
-    fn load(&mut self, loaded: Loaded) {
-        self.desired.read = unix_now();
-        self.desired.warnings = loaded.warnings;
-        match loaded.result {
-            Err(errors) => {
-                self.desired.state = "rejected";
-                self.desired.errors = errors;
-            }
-            Ok(policy) => {
-                self.desired.state = "ok";
-                self.desired.errors = Vec::new();
-                self.desired.services = policy.services.into_iter().map(Arc::new).collect();
-                let reweighted = weights::expire(&mut self.runtime.overrides, &self.desired.services);
-                for name in &reweighted {
-                    tracing::info!(service = name, "the policy's weights have changed: those set since are dropped");
-                }
-                self.apply(true);
-                self.rollouts_meet_policy(&reweighted);
-            }
-        }
-    }
-
-    /// Brings the kernel to the desired services with their overrides. `save`: keep them as the last good ones.
-    pub(super) fn apply(&mut self, save: bool) {
-        let begin = Instant::now();
-        let result = self.try_apply();
-        self.applied.apply_ms = begin.elapsed().as_secs_f64() * 1e3;
-        match result {
-            Ok(changed) => {
-                self.applied.error = None;
-                self.applied.services = self.reconciler.services().count();
-                if changed || self.applied.at == 0.0 {
-                    self.applied.at = unix_now();
-                }
-                if changed {
-                    self.applied.generation += 1;
-                }
-                self.save_runtime();
-                if save {
-                    self.store.save_policy(self.desired.services.clone());
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, "not applied; it is tried again every few seconds");
-                self.applied.error = Some(error);
-            }
-        }
-        self.janitor.set_live((!self.reconciler.is_unsure()).then(|| live_backends(&self.reconciler)));
-    }
-
-    fn try_apply(&mut self) -> Result<bool, String> {
-        self.make_room().map_err(|error| error.to_string())?;
-        let services = weights::effective(&self.desired.services, &self.runtime.overrides);
-        self.layout += 1;
-        let datapath = self.datapath.as_mut().ok_or(NO_MAPS)?;
-        let report = self.reconciler.apply(&mut datapath.tables, &services).map_err(|error| error.to_string())?;
-        self.empty &= services.is_empty();
-        for name in &report.reweighted {
-            self.weights_changed(name);
-        }
-        let exists = |name: &String| self.reconciler.service(name).is_some();
-        self.runtime.drains.retain(|name, _| exists(name));
-        self.runtime.baselines.retain(|name, _| exists(name));
-        Ok(report.changed > 0)
-    }
-
-    /// Makes the maps anew when they are too small and nothing is in them.
-    fn make_room(&mut self) -> Result<(), DatapathError> {
-        let wanted = sizes(&self.settings, &self.desired.services);
-        let small = |datapath: &Datapath| {
-            datapath.tables.limit(Table::Counters) / 2 < wanted.versions || datapath.tables.limit(Table::Backends) / 2 < wanted.backends
-        };
-        if !self.empty || !self.datapath.as_ref().is_none_or(small) {
-            return Ok(());
-        }
-        self.reconciler = Reconciler::new();
-        self.datapath = match self.datapath.take() {
-            Some(datapath) => Some(datapath.recreate(wanted)?),
-            None => Some(Datapath::open(&datapath::directory(self.settings.pins.as_deref(), true)?, wanted)?),
-        };
-        self.look_at_interfaces()
-    }
-
     pub(super) fn save_runtime(&mut self) {
         self.runtime.generation = self.applied.generation;
         if let Err(error) = self.store.save_runtime(&self.runtime) {
@@ -364,8 +296,8 @@ impl Actor {
         if !sweep {
             return;
         }
-        if self.applied.error.is_some() {
-            self.apply(true);
+        if self.applied.error.is_some() && self.applying.is_none() {
+            self.apply_soon(true);
         }
         // Also what an event should have told: an attach that failed is tried again.
         if let Err(error) = self.look_at_interfaces() {
@@ -373,7 +305,7 @@ impl Actor {
         }
         self.follow_mtu();
         self.note_rates();
-        if !self.janitor.is_sweeping() {
+        if !self.janitor.is_sweeping() && self.applying.is_none() {
             self.reconciler.sweep_begins();
             self.janitor.begin();
         }
@@ -407,23 +339,12 @@ impl Actor {
     }
 }
 
-fn sizes(settings: &Settings, services: &[Arc<Service>]) -> Sizes {
-    let versions = services.iter().map(|service| service.versions.len()).sum::<usize>();
-    let backends = services.iter().flat_map(|service| &service.versions).map(|version| version.backends.len()).sum::<usize>();
+pub(super) fn sizes(settings: &Settings, services: &[Arc<Service>]) -> Sizes {
+    let versions = services.iter().flat_map(|service| &service.versions);
+    let (versions, backends) = versions.fold((0, 0), |(count, backends), version| (count + 1, backends + version.backends.len()));
     Sizes {
         max_flows: settings.max_flows.unwrap_or(Sizes::default().max_flows),
-        versions: versions.try_into().unwrap_or(u32::MAX),
+        versions,
         backends: backends.try_into().unwrap_or(u32::MAX),
     }
-}
-
-/// Backends that keep their flows.
-fn live_backends(reconciler: &Reconciler) -> Bits {
-    let mut live = Bits::default();
-    for (id, row) in reconciler.services().flat_map(|planned| &planned.image.backends) {
-        if row.state != backend_state::DOWN {
-            live.set(*id);
-        }
-    }
-    live
 }

@@ -10,11 +10,10 @@ use super::{
 use crate::{
     model::OnWeightChange,
     observed::{WeightChange, WeightRequest},
-    reconcile::{Planned, ReconcileError},
+    reconcile::Planned,
 };
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Arc,
     time::Instant,
 };
 
@@ -23,11 +22,15 @@ const AGAIN: f64 = 1.0;
 
 impl Actor {
     pub(super) fn planned(&self, name: &str) -> Result<&Planned, ControlError> {
-        weights::planned(self.reconciler.applied(), name)
+        weights::planned(self.reconciler.applied(), name).or_else(|unknown| self.has_policy().and(Err(unknown)))
     }
 
     /// One map write, then the bookkeeping.
     pub(super) fn change_weights(&mut self, name: &str, request: &WeightRequest) -> Result<WeightChange, ControlError> {
+        if !request.dry_run {
+            self.make_sure()?;
+        }
+        self.bring_forward(name)?;
         let planned = self.planned(name)?;
         let after = weights::merge(&planned.model, request)?;
         let before = weights::of(&planned.model);
@@ -53,25 +56,12 @@ impl Actor {
     }
 
     fn write_weights(&mut self, name: &str, weights: &[u32]) -> Result<(), ControlError> {
-        let kernel = |error: ReconcileError| ControlError::Kernel(error.to_string());
-        let unsure = self.reconciler.is_unsure();
         let datapath = self.datapath.as_mut().ok_or_else(|| ControlError::Kernel(NO_MAPS.into()))?;
-        if unsure {
-            // An apply failed half-way: what the kernel holds is known only after the next one.
-            self.layout += 1;
-            let mut services = weights::effective(&self.desired.services, &self.runtime.overrides);
-            if let Some(service) = services.iter_mut().find(|service| service.name == name) {
-                let versions = &mut Arc::make_mut(service).versions;
-                versions.iter_mut().zip(weights).for_each(|(version, weight)| version.weight = *weight);
-            }
-            return self.reconciler.apply(&mut datapath.tables, &services).map(|_| ()).map_err(kernel);
-        }
-        self.reconciler.set_weights(&mut datapath.tables, name, weights).map_err(kernel)
+        Ok(self.reconciler.set_weights(&mut datapath.tables, name, weights)?)
     }
 
     fn keep_override(&mut self, name: &str, weights: BTreeMap<String, u32>) {
-        let base =
-            self.desired.services.iter().find(|service| service.name == name).map(|service| weights::of(service)).unwrap_or_default();
+        let base = weights::find(&self.desired.services, name).map(|service| weights::of(service)).unwrap_or_default();
         if base == weights {
             self.runtime.overrides.remove(name);
         } else {
@@ -94,23 +84,47 @@ impl Actor {
     }
 
     /// Notes the counters, and does with the flows what the policy says; returns how many end, now or later.
-    pub(super) fn weights_changed(&mut self, name: &str) -> u64 {
-        let Some(planned) = self.reconciler.service(name) else { return 0 };
+    fn weights_changed(&mut self, name: &str) -> u64 {
+        let Some((id, policy)) = self.note_weights(name) else { return 0 };
+        match policy {
+            OnWeightChange::Keep => 0,
+            OnWeightChange::Reset => self.strays(HashSet::from([id]), live::Then::End),
+            OnWeightChange::Drain(_) => self.strays(HashSet::from([id]), live::Then::Count),
+        }
+    }
+
+    /// The same for all services of a portion: the flow tables are gone through once.
+    pub(super) fn weights_changed_by_policy(&mut self, names: &[String]) {
+        let noted = names.iter().filter_map(|name| self.note_weights(name));
+        let resets: HashSet<u32> = noted.filter(|(_, policy)| *policy == OnWeightChange::Reset).map(|(id, _)| id).collect();
+        if !resets.is_empty() {
+            self.strays(resets, live::Then::End);
+        }
+    }
+
+    /// Notes the counters of a service whose weights have changed, and when its flows have to go; its number, and what becomes of its flows.
+    fn note_weights(&mut self, name: &str) -> Option<(u32, OnWeightChange)> {
+        let planned = self.reconciler.service(name)?;
         let (id, policy, mode) = (planned.image.id, planned.model.on_weight_change, planned.model.mode);
-        let numbers: Vec<(String, u32)> =
-            planned.model.versions.iter().map(|version| version.name.clone()).zip(status::versions(planned)).collect();
-        let Some(datapath) = &mut self.datapath else { return 0 };
-        let count = |number: u32| counters::of_version(&datapath.tables, number).map_or(0, |c| status::decisions(mode, &c));
-        let baseline = numbers.into_iter().map(|(version, number)| (version, count(number))).collect();
+        let numbers = planned.model.versions.iter().map(|version| version.name.clone()).zip(status::versions(planned));
+        let tables = &self.datapath.as_ref()?.tables;
+        let count = |number: u32| counters::of_version(tables, number).map_or(0, |c| status::decisions(mode, &c));
+        let baseline = numbers.map(|(version, number)| (version, count(number))).collect();
         self.runtime.baselines.insert(name.into(), baseline);
-        let (then, delay) = match policy {
-            OnWeightChange::Keep => return 0,
-            OnWeightChange::Reset => (live::Then::End, AGAIN),
-            OnWeightChange::Drain(time) => (live::Then::Count, time.as_secs_f64()),
+        let delay = match policy {
+            OnWeightChange::Keep => return Some((id, policy)),
+            OnWeightChange::Reset => AGAIN,
+            OnWeightChange::Drain(time) => time.as_secs_f64(),
         };
         self.runtime.drains.insert(name.into(), unix_now() + delay);
-        live::strays(&mut datapath.tables, self.reconciler.applied(), &HashSet::from([id]), then).unwrap_or_else(|error| {
-            tracing::error!(%error, service = name, "flows of the old weights stay");
+        Some((id, policy))
+    }
+
+    /// Flows of these services whose versions are no longer theirs; how many.
+    fn strays(&mut self, ids: HashSet<u32>, then: live::Then) -> u64 {
+        let Some(datapath) = &mut self.datapath else { return 0 };
+        live::strays(&mut datapath.tables, self.reconciler.applied(), &ids, then).unwrap_or_else(|error| {
+            tracing::error!(%error, "flows of the old weights stay");
             0
         })
     }

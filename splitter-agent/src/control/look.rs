@@ -29,7 +29,7 @@ impl Actor {
         let Some(mtu) = self.datapath.as_ref().and_then(Datapath::mtu) else { return };
         // What was never applied, or failed, is applied with it anyway.
         if self.reconciler.set_mtu(mtu) && !self.reconciler.is_unsure() {
-            self.apply(false);
+            self.apply_soon(false);
         }
     }
 

@@ -4,6 +4,7 @@
 //! and persistence. Must not read policies (sources do) or speak HTTP (`admin` does).
 
 mod actor;
+mod applying;
 mod change;
 mod counters;
 mod decision;
@@ -24,6 +25,7 @@ use crate::{
     datapath,
     model::Policy,
     observed::{ExplainRequest, Explanation, FlowRow, RolloutEvent, RolloutStatus, Status, WeightChange, WeightRequest},
+    reconcile::Services,
     rollout::Word,
 };
 use actor::Message;
@@ -59,6 +61,8 @@ pub struct Settings {
     pub max_flows: Option<u32>,
     /// The policy's path, for status.
     pub source: String,
+    /// What the policy said when it was read first. Without, the last good one counts until [`Control::load`] brings another.
+    pub policy: Option<Services>,
 }
 
 /// What a source read.
@@ -78,6 +82,9 @@ pub enum ControlError {
     Invalid(String),
     #[error("{0}")]
     Kernel(String),
+    /// No policy was read yet.
+    #[error("{0}")]
+    NotYet(String),
 }
 
 /// Requests that wait for the actor; more wait for room.
@@ -156,8 +163,11 @@ impl Control {
     }
 
     /// Every rollout that the policy has, started or not.
-    pub async fn rollouts(&self) -> Vec<RolloutStatus> {
-        self.ask(Message::Rollouts).await.unwrap_or_default()
+    ///
+    /// # Errors
+    /// As long as no policy was read.
+    pub async fn rollouts(&self) -> Result<Vec<RolloutStatus>, ControlError> {
+        self.ask(Message::Rollouts).await.unwrap_or_else(ended)
     }
 
     pub async fn rollout(&self, service: &str) -> Result<RolloutStatus, ControlError> {
@@ -186,6 +196,11 @@ impl Control {
 
 fn ended<T>() -> Result<T, ControlError> {
     Err(ControlError::Kernel(ENDED.into()))
+}
+
+/// Whether an agent has made maps here before, which the next one takes over as they are. `pins` as in [`Settings`].
+pub fn has_maps(pins: Option<&Path>) -> bool {
+    datapath::directory(pins, false).is_ok_and(|pins| datapath::has_maps(&pins))
 }
 
 /// Removes every link, map and pin of this network namespace (or of `pins`); returns what was removed, one line each. Idempotent.

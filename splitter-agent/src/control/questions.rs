@@ -16,10 +16,10 @@ use splitter_common::abi::ABI_VERSION;
 use tokio::sync::oneshot;
 
 impl Actor {
-    /// Answers at once, or when the sweep that counts the flows has ended.
+    /// Answers at once, or when the sweep that counts the flows has ended; while a policy is applied none ends.
     pub(super) fn status(&mut self, reply: oneshot::Sender<Snapshot>) {
         self.waiting.push(reply);
-        if self.swept.elapsed() <= FRESH || self.datapath.is_none() {
+        if self.swept.elapsed() <= FRESH || self.datapath.is_none() || self.applying.is_some() {
             self.answer_waiting();
         } else if !self.janitor.is_sweeping() {
             self.reconciler.sweep_begins();
@@ -84,6 +84,7 @@ impl Actor {
     }
 
     pub(super) fn explain(&mut self, request: &ExplainRequest) -> Result<Explanation, ControlError> {
+        self.bring_forward(&request.service)?;
         let planned = self.planned(&request.service)?;
         let clock = self.clock().map_err(|e| ControlError::Kernel(e.to_string()))?;
         let Some(datapath) = &self.datapath else { return Err(ControlError::Kernel(NO_MAPS.into())) };

@@ -1,7 +1,7 @@
 //! The last good state on disk: the policy that the kernel runs, and what the command line and the clock added to it. Two files, because
 //! the policy may be large and the other changes often. Written beside and renamed, so that a crash leaves the old or the new one.
 
-use crate::model::Service;
+use crate::{model::Service, reconcile::Services};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -61,7 +61,7 @@ struct PolicyOut<'a> {
 /// See the module. Large policies are written by a thread of its own; the last one given wins.
 pub struct Store {
     directory: PathBuf,
-    policies: Option<mpsc::Sender<Vec<Arc<Service>>>>,
+    policies: Option<mpsc::Sender<Services>>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -70,7 +70,7 @@ impl Store {
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let failed = |source| StoreError { action: "use the state directory", path: directory.into(), source };
         fs::create_dir_all(directory).map_err(failed)?;
-        let (sender, receiver) = mpsc::channel::<Vec<Arc<Service>>>();
+        let (sender, receiver) = mpsc::channel::<Services>();
         let place = directory.to_path_buf();
         let write = move || {
             while let Ok(mut services) = receiver.recv() {
@@ -88,13 +88,13 @@ impl Store {
     }
 
     /// The last good policy; `None` without one.
-    pub fn policy(&self) -> Result<Option<Vec<Arc<Service>>>, StoreError> {
+    pub fn policy(&self) -> Result<Option<Services>, StoreError> {
         #[derive(Deserialize)]
         struct PolicyIn {
-            services: Vec<Service>,
+            services: Vec<Arc<Service>>,
         }
         let policy: Option<PolicyIn> = read(&self.directory.join(POLICY))?;
-        Ok(policy.map(|policy| policy.services.into_iter().map(Arc::new).collect()))
+        Ok(policy.map(|policy| Arc::new(policy.services)))
     }
 
     pub fn runtime(&self) -> Result<Runtime, StoreError> {
@@ -102,7 +102,7 @@ impl Store {
     }
 
     /// Writes it some time soon; [`Store::close`] waits.
-    pub fn save_policy(&self, services: Vec<Arc<Service>>) {
+    pub fn save_policy(&self, services: Services) {
         if let Some(sender) = &self.policies {
             // The writer ends only when this store is closed.
             let _ = sender.send(services);
@@ -167,11 +167,11 @@ mod tests {
         let mut runtime = Runtime { generation: 7, ..Runtime::default() };
         runtime.drains.insert("checkout".into(), 12.5);
         store.save_runtime(&runtime).unwrap();
-        store.save_policy(Vec::new());
+        store.save_policy(Services::default());
         store.close();
         let store = Store::open(&place).unwrap();
         assert_eq!(store.runtime().unwrap(), runtime);
-        assert_eq!(store.policy().unwrap(), Some(Vec::new()));
+        assert_eq!(store.policy().unwrap(), Some(Services::default()));
         fs::write(place.join(RUNTIME), "{").unwrap();
         let error = store.runtime().unwrap_err().to_string();
         assert!(error.contains("runtime.json"), "{error}");

@@ -5,7 +5,7 @@ mod splice;
 
 use crate::{
     datapath::{Cursor, FlowTables, NEXTHOP_OWNERS, NEXTHOPS, Plain, Table, TableError, Tables, Typed, bytes_of},
-    reconcile::flows,
+    reconcile::{Bits, flows},
 };
 use splitter_common::abi::*;
 use std::{collections::HashMap, sync::Arc};
@@ -41,24 +41,6 @@ impl Clock {
 
     fn is_older(&self, then: u32, seconds: u32) -> bool {
         self.age(then) > f64::from(seconds)
-    }
-}
-
-/// Bits by number.
-#[derive(Clone, Debug, Default)]
-pub struct Bits(Vec<u64>);
-
-impl Bits {
-    pub fn set(&mut self, number: u32) {
-        let word = number as usize / 64;
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
-        }
-        self.0[word] |= 1 << (number % 64);
-    }
-
-    pub fn has(&self, number: u32) -> bool {
-        self.0.get(number as usize / 64).is_some_and(|word| word >> (number % 64) & 1 != 0)
     }
 }
 

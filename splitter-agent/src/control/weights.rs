@@ -7,7 +7,7 @@ use super::{
 use crate::{
     model::Service,
     observed::WeightRequest,
-    reconcile::{Applied, Planned},
+    reconcile::{Applied, Planned, Services},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -53,13 +53,15 @@ pub fn merge(service: &Service, request: &WeightRequest) -> Result<Vec<u32>, Con
     Ok(service.versions.iter().map(|version| request.weights.get(&version.name).copied().unwrap_or(version.weight)).collect())
 }
 
+/// A service of a policy.
+pub fn find<'a>(policy: &'a [Arc<Service>], name: &str) -> Option<&'a Arc<Service>> {
+    let index = policy.binary_search_by(|service| service.name.as_str().cmp(name)).ok()?;
+    policy.get(index)
+}
+
 /// Drops the overrides whose service has other weights in the policy than when they were made; returns the names.
 pub fn expire(overrides: &mut BTreeMap<String, Override>, policy: &[Arc<Service>]) -> Vec<String> {
-    if overrides.is_empty() {
-        return Vec::new();
-    }
-    let current: BTreeMap<&str, &Service> = policy.iter().map(|service| (service.name.as_str(), service.as_ref())).collect();
-    let stays = |name: &str, kept: &Override| current.get(name).is_some_and(|service| of(service) == kept.base);
+    let stays = |name: &str, kept: &Override| find(policy, name).is_some_and(|service| of(service) == kept.base);
     let gone: Vec<String> = overrides.iter().filter(|(name, kept)| !stays(name, kept)).map(|(name, _)| name.clone()).collect();
     gone.iter().for_each(|name| {
         overrides.remove(name);
@@ -68,7 +70,10 @@ pub fn expire(overrides: &mut BTreeMap<String, Override>, policy: &[Arc<Service>
 }
 
 /// The policy with the overrides put in.
-pub fn effective(policy: &[Arc<Service>], overrides: &BTreeMap<String, Override>) -> Vec<Arc<Service>> {
+pub fn effective(policy: &Services, overrides: &BTreeMap<String, Override>) -> Services {
+    if overrides.is_empty() {
+        return policy.clone();
+    }
     let one = |service: &Arc<Service>| match overrides.get(&service.name) {
         None => service.clone(),
         Some(kept) => {
@@ -79,7 +84,7 @@ pub fn effective(policy: &[Arc<Service>], overrides: &BTreeMap<String, Override>
             Arc::new(service)
         }
     };
-    policy.iter().map(one).collect()
+    Arc::new(policy.iter().map(one).collect())
 }
 
 #[cfg(test)]
@@ -122,12 +127,12 @@ mod tests {
         let before = service(&[("v1", 95), ("v2", 5)]);
         let kept = Override { base: of(&before), weights: of(&service(&[("v1", 0), ("v2", 1)])) };
         let mut overrides = BTreeMap::from([("checkout".to_string(), kept)]);
-        let mut policy = vec![Arc::new(before)];
+        let mut policy = Services::new(vec![Arc::new(before)]);
         assert!(expire(&mut overrides, &policy).is_empty());
         assert_eq!(effective(&policy, &overrides)[0].versions[1].weight, 1);
-        Arc::make_mut(&mut policy[0]).snat = Snat::Never;
+        Arc::make_mut(&mut Arc::make_mut(&mut policy)[0]).snat = Snat::Never;
         assert!(expire(&mut overrides, &policy).is_empty(), "other changes do not matter");
-        Arc::make_mut(&mut policy[0]).versions[1].weight = 6;
+        Arc::make_mut(&mut Arc::make_mut(&mut policy)[0]).versions[1].weight = 6;
         assert_eq!(expire(&mut overrides, &policy), ["checkout"]);
         assert_eq!(effective(&policy, &overrides)[0].versions[1].weight, 6);
     }

@@ -152,12 +152,17 @@ pub fn secret() -> Result<[u64; 2], DatapathError> {
     Ok([word(first), word(second)])
 }
 
+/// Whether there are maps to adopt, of whatever layout.
+pub fn has_maps(pins: &Path) -> bool {
+    pins.join(Table::Config.name()).exists()
+}
+
 /// Whether there are maps to adopt; an error when they are of another layout.
 fn check_abi(pins: &Path) -> Result<bool, DatapathError> {
-    let path = pins.join(Table::Config.name());
-    if !path.exists() {
+    if !has_maps(pins) {
         return Ok(false);
     }
+    let path = pins.join(Table::Config.name());
     let map = open(&path)?;
     let info = map.info().map_err(|e| DatapathError::map(&path, e))?;
     let mismatch = |found| DatapathError::Abi { pins: pins.into(), found, expected: ABI_VERSION };

@@ -25,7 +25,7 @@ mod tables;
 pub use bpf::Kernel;
 pub use interfaces::{PatternError, Patterns, XdpMode};
 pub use links::Hook;
-pub use load::Sizes;
+pub use load::{Sizes, has_maps};
 pub use memory::Memory;
 pub use netlink::{Events, Link, dump as interfaces};
 pub use pins::{directory, exist, remove};

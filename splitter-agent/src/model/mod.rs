@@ -11,13 +11,14 @@ pub use rollout::*;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 /// Everything that one source says, services sorted by name. Names are unique; no two services share a frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    pub services: Vec<Service>,
+    pub services: Vec<Arc<Service>>,
 }
 
 /// One TrafficSplit.

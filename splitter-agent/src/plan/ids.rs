@@ -5,27 +5,66 @@ use splitter_common::{
     abi::{Identity, MAX_BACKENDS, identity_kind},
     decide::salt,
 };
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    io::Write,
+    net::SocketAddr,
+};
 use thiserror::Error;
 
 /// Key of `IDS`: 128 bits of hash of an object's path.
 pub type Key = [u8; 16];
 
-fn key(path: &str) -> Key {
+/// `path` begins with two bytes of room.
+fn key(mut path: Vec<u8>) -> Key {
     // Different prefixes: a collision of one hash says nothing about the other.
-    let half = |mark: u8| salt(&[&[mark, 0], path.as_bytes()].concat()).to_le_bytes();
+    let mut half = |mark: u8| {
+        path[0] = mark;
+        salt(&path).to_le_bytes()
+    };
     let mut key = [0; 16];
     key[..8].copy_from_slice(&half(1));
     key[8..].copy_from_slice(&half(2));
     key
 }
 
+/// Words with zeros between them, behind the room that [`key`] wants.
+fn path(words: &[&str]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(128);
+    path.extend([0; 2]);
+    for (index, word) in words.iter().enumerate() {
+        if index > 0 {
+            path.push(0);
+        }
+        path.extend(word.as_bytes());
+    }
+    path
+}
+
+/// Keys are hashes already.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FirstHalf(u64);
+
+impl Hasher for FirstHalf {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(half) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*half);
+        }
+    }
+    /// The length of a key, which is always the same.
+    fn write_usize(&mut self, _length: usize) {}
+}
+
 pub fn service_key(service: &str) -> Key {
-    key(&format!("service\0{service}"))
+    key(path(&["service", service]))
 }
 
 pub fn version_key(service: &str, version: &str) -> Key {
-    key(&format!("version\0{service}\0{version}"))
+    key(path(&["version", service, version]))
 }
 
 /// `protocol`: `tcp` or `udp`. IPv4 addresses count as their mapped form.
@@ -34,7 +73,10 @@ pub fn backend_key(service: &str, version: &str, address: SocketAddr, protocol: 
         std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         std::net::IpAddr::V6(v6) => v6,
     };
-    key(&format!("backend\0{service}\0{version}\0[{ip}]:{}\0{protocol}", address.port()))
+    let mut path = path(&["backend", service, version, ""]);
+    // Writing to a vector cannot fail.
+    let _ = write!(path, "[{ip}]:{}\0{protocol}", address.port());
+    key(path)
 }
 
 /// No number is left of a kind.
@@ -59,12 +101,13 @@ struct Numbers {
 /// The allocator. Id 0 is never given.
 #[derive(Clone, Debug)]
 pub struct Ids {
-    map: HashMap<Key, Identity>,
+    map: HashMap<Key, Identity, BuildHasherDefault<FirstHalf>>,
     numbers: [Numbers; 3],
     fresh: Vec<(Key, Identity)>,
 }
 
-fn index(kind: u32) -> usize {
+/// Of a kind of object, below 3.
+pub fn index(kind: u32) -> usize {
     match kind {
         identity_kind::SERVICE => 0,
         identity_kind::VERSION => 1,
@@ -76,7 +119,7 @@ impl Ids {
     /// `versions` and `backends`: sizes of `COUNTERS` and `BACKENDS`. `services`: numbers of services that some table still names.
     pub fn new(versions: u32, backends: u32, known: impl IntoIterator<Item = (Key, Identity)>, services: &[u32]) -> Self {
         let limits = [u32::MAX, versions, backends.min(MAX_BACKENDS)];
-        let map: HashMap<Key, Identity> = known.into_iter().collect();
+        let map: HashMap<Key, Identity, _> = known.into_iter().collect();
         let mut used: [Vec<u32>; 3] = [services.to_vec(), Vec::new(), Vec::new()];
         for identity in map.values() {
             used[index(identity.kind)].push(identity.id);
@@ -115,14 +158,22 @@ impl Ids {
                 numbers.next += 1;
                 numbers.next - 1
             }
-            None => {
-                let what = ["services", "versions", "backends"][index(kind)];
-                return Err(OutOfIds { what, limit: numbers.limit.saturating_sub(1) });
-            }
+            None => return Err(self.out_of(index(kind))),
         };
         let identity = Identity { kind, id };
         self.fresh.push((key, identity));
         Ok((id, self.map.insert(key, identity).map(|old| old.id)))
+    }
+
+    /// Whether so many new numbers can be given, by [`index`].
+    pub fn room_for(&self, wanted: [usize; 3]) -> Result<(), OutOfIds> {
+        let left = |numbers: &Numbers| numbers.free.len() + numbers.limit.saturating_sub(numbers.next) as usize;
+        let full = wanted.iter().zip(&self.numbers).position(|(wanted, numbers)| *wanted > left(numbers));
+        full.map_or(Ok(()), |index| Err(self.out_of(index)))
+    }
+
+    fn out_of(&self, index: usize) -> OutOfIds {
+        OutOfIds { what: ["services", "versions", "backends"][index], limit: self.numbers[index].limit.saturating_sub(1) }
     }
 
     pub fn get(&self, key: &Key) -> Option<Identity> {
@@ -182,7 +233,10 @@ mod tests {
         assert_eq!(again.id(VERSION, b), Ok(2));
         assert_eq!(again.id(VERSION, version_key("s", "c")), Ok(3));
         assert_eq!(again.id(VERSION, version_key("s", "d")), Err(OutOfIds { what: "versions", limit: 3 }));
+        assert_eq!(again.room_for([1_000, 1, 2]), Err(OutOfIds { what: "versions", limit: 3 }));
         again.free(&a);
+        assert_eq!(again.room_for([1_000, 1, 2]), Ok(()));
+        assert_eq!(again.room_for([0, 0, 3]), Err(OutOfIds { what: "backends", limit: 3 }));
         assert_eq!(again.id(VERSION, version_key("s", "d")), Ok(1));
     }
 

@@ -6,7 +6,7 @@ pub mod http;
 mod ids;
 
 pub use dump::dump;
-pub use ids::{Ids, Key, OutOfIds, backend_key, service_key, version_key};
+pub use ids::{Ids, Key, OutOfIds, backend_key, index, service_key, version_key};
 
 use crate::model::{self, BackendState, Cidr, Mode, Protocol, SplitBy};
 use splitter_common::{
@@ -299,6 +299,9 @@ fn image(service: &model::Service, id: u32, mtu: u32, ids: &mut Ids, generations
             }
         };
     }
+    // They live as long as the service.
+    backends.shrink_to_fit();
+    tables.shrink_to_fit();
     let mut rules: Vec<(RuleKey, u32)> = Vec::new();
     // A rule of the other family can match no client; as a mapped prefix `::/0` would match all.
     let possible = |rule: &&model::Rule| service.frontends.iter().any(|f| f.address.is_ipv4() == rule.source.address.is_ipv4());

@@ -1,6 +1,6 @@
 //! The bits of the filter: set before anything names an endpoint, cleared when nothing does.
 
-use super::{Planned, Reconciler, Step};
+use super::{Planned, Reconciler};
 use crate::{
     datapath::{Table, TableError, Tables, bytes_of},
     plan::ServiceImage,
@@ -9,32 +9,23 @@ use splitter_common::{
     abi::service_mode,
     filter::{self, Role},
 };
-use std::collections::HashSet;
 
 impl Reconciler {
-    /// The filter with the bits of new endpoints set.
-    pub(super) fn widened(&self, planned: &[Planned]) -> Vec<u64> {
+    /// Sets the bits of new endpoints.
+    pub(super) fn widen_filter(&mut self, tables: &mut impl Tables, planned: &[Planned]) -> Result<(), TableError> {
         let mut words = self.filter.clone();
         planned.iter().for_each(|planned| set_bits(&mut words, &planned.image));
-        words
+        self.put_filter(tables, words)
     }
 
-    /// The filter with nothing but the bits of what there will be.
-    pub(super) fn exact_filter(&self, step: &Step) -> Vec<u64> {
+    /// Leaves nothing but the bits of what was applied.
+    pub(super) fn narrow_filter(&mut self, tables: &mut impl Tables) -> Result<(), TableError> {
         let mut words = vec![0; filter::WORDS as usize];
-        step.planned.iter().for_each(|planned| set_bits(&mut words, &planned.image));
-        let names = step.new_names();
-        let gone: HashSet<&str> = step.gone.iter().map(String::as_str).collect();
-        for planned in self.services() {
-            let name = &planned.model.name;
-            if !names.contains(name.as_str()) && !gone.contains(name.as_str()) {
-                set_bits(&mut words, &planned.image);
-            }
-        }
-        words
+        self.services().for_each(|planned| set_bits(&mut words, &planned.image));
+        self.put_filter(tables, words)
     }
 
-    pub(super) fn put_filter(&mut self, tables: &mut impl Tables, words: Vec<u64>) -> Result<(), TableError> {
+    fn put_filter(&mut self, tables: &mut impl Tables, words: Vec<u64>) -> Result<(), TableError> {
         if words != self.filter {
             tables.put(Table::Filter, bytes_of(&[0u32]), bytes_of(&words))?;
             self.filter = words;

@@ -33,7 +33,7 @@ impl Contents {
     }
 }
 
-/// What has to be written and removed, by stage.
+/// What has to be written for some services, by stage.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     /// Rows that a record may name soon.
@@ -45,10 +45,17 @@ pub struct Changes {
     pub http: Vec<(u32, Arc<HttpRules>)>,
     pub services: Vec<(u32, Service)>,
     pub frontends: Vec<(FrontendKey, u32)>,
-    pub frontends_gone: Vec<FrontendKey>,
+    /// Services that differ.
+    pub touched: Vec<u32>,
+}
+
+/// What has to be removed when all is written.
+#[derive(Clone, Debug, Default)]
+pub struct Gone {
+    pub frontends: Vec<FrontendKey>,
     /// Of services that stay.
-    pub rules_gone: Vec<RuleKey>,
-    pub backends_gone: Vec<u32>,
+    pub rules: Vec<RuleKey>,
+    pub backends: Vec<u32>,
     pub garbage: Garbage,
 }
 
@@ -78,65 +85,94 @@ impl Garbage {
     /// Takes out what belongs to some services' numbers.
     pub fn split_services(&mut self, belongs: impl Fn(u32) -> bool) -> Garbage {
         let services = self.services.extract_if(.., |id| belongs(*id)).collect();
-        let rules = self.rules.extract_if(.., |key| belongs(u32::from_be_bytes(key.service))).collect();
+        let rules = self.rules.extract_if(.., |key| belongs(service_of(key))).collect();
         let http = self.http.extract_if(.., |id| belongs(*id)).collect();
         Garbage { services, rules, http, tables: Vec::new() }
     }
 }
 
-fn service_of(key: &RuleKey) -> u32 {
+pub fn service_of(key: &RuleKey) -> u32 {
     u32::from_be_bytes(key.service)
 }
 
-/// From `old` to `new`; `images` are the plans behind `new`.
-pub fn diff<'a>(old: &Contents, new: &Contents, images: impl Iterator<Item = &'a ServiceImage>) -> Changes {
-    let mut changes = Changes::default();
-    for (id, row) in &new.backends {
-        match old.backends.get(id) {
+impl Changes {
+    /// Brings `old` to what `image` says. What `old` holds of it is taken out: what is left in the end has to go.
+    pub fn compare(&mut self, old: &mut Contents, image: &ServiceImage) {
+        let before = self.len();
+        for (id, row) in &image.backends {
+            self.backend(old.backends.remove(id), *id, *row);
+        }
+        for table in &image.tables {
+            if old.tables.remove(&(table.version, table.generation)).is_none() {
+                self.tables.push(table.clone());
+            }
+        }
+        for (key, index) in &image.rules {
+            if old.rules.remove(key) != Some(*index) {
+                self.rules.push((*key, *index));
+            }
+        }
+        if let Some(rules) = &image.http
+            && old.http.remove(&image.id).as_ref() != Some(rules)
+        {
+            self.http.push((image.id, rules.clone()));
+        }
+        if old.services.remove(&image.id) != Some(image.record) {
+            self.services.push((image.id, image.record));
+        }
+        for frontend in &image.frontends {
+            if old.frontends.remove(frontend) != Some(image.id) {
+                self.frontends.push((*frontend, image.id));
+            }
+        }
+        if self.len() > before {
+            self.touched.push(image.id);
+        }
+    }
+
+    fn backend(&mut self, known: Option<Backend>, id: u32, row: Backend) {
+        match known {
             Some(known) if known == row => {}
-            Some(_) if row.state == backend_state::DOWN => changes.backends_late.push((*id, *row)),
+            Some(_) if row.state == backend_state::DOWN => self.backends_late.push((id, row)),
             Some(known) if known.service != row.service => {
                 if known.state != row.state {
-                    changes.backends.push((*id, Backend { service: known.service, ..*row }));
+                    self.backends.push((id, Backend { service: known.service, ..row }));
                 }
-                changes.backends_late.push((*id, *row));
+                self.backends_late.push((id, row));
             }
-            _ => changes.backends.push((*id, *row)),
+            _ => self.backends.push((id, row)),
         }
     }
-    let wanted = |table: &&MaglevTable| !old.tables.contains_key(&(table.version, table.generation));
-    for image in images {
-        changes.tables.extend(image.tables.iter().filter(wanted).cloned());
+
+    /// A longer prefix first in: no client ever sees a rule that was hidden before and will be after.
+    pub fn in_order(mut self) -> Self {
+        self.rules.sort_unstable_by_key(|(key, _)| std::cmp::Reverse(key.prefix_len));
+        self
     }
-    changes.rules = changed(&old.rules, &new.rules);
-    // A longer prefix first in, a shorter first out: no client ever sees a rule that was hidden before and will be after.
-    changes.rules.sort_unstable_by_key(|(key, _)| std::cmp::Reverse(key.prefix_len));
-    changes.http = changed(&old.http, &new.http);
-    changes.services = changed(&old.services, &new.services);
-    changes.frontends = changed(&old.frontends, &new.frontends);
-    changes.frontends_gone = gone(&old.frontends, &new.frontends);
-    changes.backends_gone = gone(&old.backends, &new.backends);
-    for key in gone(&old.rules, &new.rules) {
-        if new.services.contains_key(&service_of(&key)) {
-            changes.rules_gone.push(key);
-        } else {
-            changes.garbage.rules.push(key);
-        }
+
+    fn len(&self) -> usize {
+        self.backends.len()
+            + self.backends_late.len()
+            + self.tables.len()
+            + self.rules.len()
+            + self.http.len()
+            + self.services.len()
+            + self.frontends.len()
     }
-    changes.rules_gone.sort_unstable_by_key(|key| key.prefix_len);
-    changes.garbage.services = gone(&old.services, &new.services);
-    changes.garbage.http = gone(&old.http, &new.http);
-    let tables = gone(&old.tables, &new.tables);
-    changes.garbage.tables = tables.into_iter().map(|key| (key.0, key.1, old.tables[&key])).collect();
-    changes
 }
 
-fn changed<K: Copy + Eq + std::hash::Hash, V: Clone + PartialEq>(old: &HashMap<K, V>, new: &HashMap<K, V>) -> Vec<(K, V)> {
-    new.iter().filter(|(key, value)| old.get(key) != Some(value)).map(|(key, value)| (*key, value.clone())).collect()
-}
-
-fn gone<K: Copy + Eq + std::hash::Hash, V>(old: &HashMap<K, V>, new: &HashMap<K, V>) -> Vec<K> {
-    old.keys().filter(|key| !new.contains_key(key)).copied().collect()
+impl Gone {
+    /// Adds what nothing claimed. `stays`: whether a service's number is in use.
+    pub fn add(&mut self, old: Contents, stays: impl Fn(u32) -> bool) {
+        self.frontends.extend(old.frontends.into_keys());
+        self.backends.extend(old.backends.into_keys());
+        let (rules, rest): (Vec<_>, Vec<_>) = old.rules.into_keys().partition(|key| stays(service_of(key)));
+        self.rules.extend(rules);
+        self.garbage.rules.extend(rest);
+        self.garbage.services.extend(old.services.into_keys());
+        self.garbage.http.extend(old.http.into_keys());
+        self.garbage.tables.extend(old.tables.into_iter().map(|((version, generation), chunks)| (version, generation, chunks)));
+    }
 }
 
 /// What the kernel runs, read from its tables.

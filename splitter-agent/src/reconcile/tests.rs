@@ -1,8 +1,8 @@
 //! Reconcile over maps in memory, with every operation failing now and then, and with the kernel's decision made after each of them.
 
-use super::*;
+use super::{contents::observe, *};
 use crate::{
-    datapath::{Cursor, Memory},
+    datapath::{BACKENDS, Cursor, FRONTENDS, Memory, bytes_of_mut},
     model::{
         Backend as ModelBackend, BackendState, Cidr, Condition, Frontend, Http, HttpRule as Ruling, Mode, OnWeightChange, Protocol, Rule,
         Service as Model, Snat as ModelSnat, SplitBy, Text, Version,
@@ -10,7 +10,11 @@ use crate::{
     plan,
 };
 use proptest::prelude::*;
-use splitter_common::{decide, filter::Role, http, maglev};
+use splitter_common::{
+    decide,
+    filter::{self, Role},
+    http, maglev,
+};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Splits batches into single operations, fails where told, and shows the tables after every one.
@@ -283,8 +287,8 @@ proptest! {
     /// Any operation may fail, the agent may restart after it: in every state that a packet can see, each client gets the old answer
     /// or the new one, and repeating ends in the new one with nothing left behind.
     #[test]
-    fn converges_and_never_mixes(policies in proptest::collection::vec(policy(), 2..4), step in 1..9usize, restart in any::<bool>()) {
-        let mut reconciler = Reconciler::new();
+    fn converges_and_never_mixes(policies in proptest::collection::vec(policy(), 2..4), step in 1..9usize, restart in any::<bool>(), portion in 1..4usize) {
+        let mut reconciler = Reconciler { portion, ..Reconciler::new() };
         let mut memory = Memory::new();
         let mut last: &[Arc<Model>] = &[];
         for desired in &policies {
@@ -315,7 +319,7 @@ proptest! {
                     break;
                 }
                 if restart {
-                    reconciler = Reconciler::new();
+                    reconciler = Reconciler { portion, ..Reconciler::new() };
                 }
                 fail_at += step;
             }

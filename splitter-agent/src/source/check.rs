@@ -39,9 +39,14 @@ pub fn across(drafts: &[Draft], report: &mut Report) {
                 );
             }
         }
-        if let Some(service) = &draft.service {
-            warnings(service, draft, &mut context);
-        }
+    }
+    drafts.iter().for_each(|draft| alone(draft, report));
+}
+
+/// Warnings about one object.
+pub fn alone(draft: &Draft, report: &mut Report) {
+    if let Some(service) = &draft.service {
+        warnings(service, draft, &mut Context { path: &draft.path, object: Some(draft.object.clone()), report });
     }
 }
 

@@ -8,6 +8,7 @@ mod decode;
 mod fields;
 mod files;
 mod http;
+mod known;
 mod network;
 mod rollout;
 mod rules;
@@ -17,7 +18,7 @@ mod yaml;
 
 use crate::model::Policy;
 pub use network::duration;
-use std::{fmt, path::Path};
+use std::{fmt, path::Path, sync::Arc};
 pub use yaml::At;
 
 /// One finding in a policy.
@@ -87,7 +88,7 @@ fn outcome(path: &Path, snapshot: &files::Snapshot) -> Outcome {
     let Report { mut errors, mut warnings } = report;
     warnings.sort_by(|a, b| (&a.path, a.at).cmp(&(&b.path, b.at)));
     if errors.is_empty() {
-        let mut services: Vec<_> = drafts.into_iter().filter_map(|draft| draft.service).collect();
+        let mut services: Vec<_> = drafts.into_iter().filter_map(|draft| draft.service).map(Arc::new).collect();
         services.sort_by(|a, b| a.name.cmp(&b.name));
         return Outcome { result: Ok(Policy { services }), warnings };
     }

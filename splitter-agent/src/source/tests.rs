@@ -264,7 +264,7 @@ fn lists_hold_splits_or_explicitly_none() {
     assert_eq!(policy(&format!("{head}items: []\n")).services, []);
     let item = "  - metadata: {name: a}\n    spec: {mode: tcp, frontends: [{address: 10.9.9.1, port: 1}], versions: [{name: v1, weight: 1, backends: [\"10.1.1.1:1\"]}]}\n";
     let list = format!("{head}metadata: {{}}\nitems:\n{item}{}", item.replace("name: a", "name: b").replace("10.9.9.1", "10.9.9.2"));
-    let names: Vec<_> = policy(&list).services.into_iter().map(|s| s.name).collect();
+    let names: Vec<_> = policy(&list).services.iter().map(|s| s.name.clone()).collect();
     assert_eq!(names, ["a", "b"]);
     assert!(errors(head)[0].starts_with("p.yaml:1:1: TrafficSplitList: items is missing"));
     assert!(errors(&format!("{head}items:\n"))[0].starts_with("p.yaml:3:"));

@@ -6,6 +6,7 @@
 use super::{
     Outcome,
     files::{self, Signature},
+    known::Known,
 };
 use inotify::{Inotify, WatchDescriptor, WatchMask};
 use std::{
@@ -66,6 +67,7 @@ struct Seen {
     content: u64,
     /// The content was read while it could still change under the same signature.
     racy: bool,
+    known: Known,
 }
 
 /// Reads the policy when it may have changed; an outcome when its content did. None only when the runtime ends.
@@ -79,9 +81,9 @@ async fn look(path: PathBuf, last: Option<Seen>) -> Option<(Seen, Option<Outcome
         let racy = signature.is_racy(SystemTime::now());
         let snapshot = files::read(&path);
         let content = fingerprint(&snapshot);
-        let unchanged = last.is_some_and(|last| last.content == content);
-        let outcome = (!unchanged).then(|| super::outcome(&path, &snapshot));
-        (Seen { signature, content, racy }, outcome)
+        let (before, mut known) = last.map_or_else(Default::default, |last| (Some(last.content), last.known));
+        let outcome = (before != Some(content)).then(|| known.outcome(&path, &snapshot));
+        (Seen { signature, content, racy, known }, outcome)
     })
     .await
     .ok()
@@ -199,7 +201,7 @@ mod tests {
     /// `Ok(names)` or the first error.
     async fn next(outcomes: &mut Receiver<Outcome>) -> Result<Vec<String>, String> {
         let outcome = timeout(Duration::from_secs(10), outcomes.recv()).await.expect("a change within 10 s").expect("still watching");
-        outcome.result.map(|p| p.services.into_iter().map(|s| s.name).collect()).map_err(|e| e[0].to_string())
+        outcome.result.map(|p| p.services.iter().map(|s| s.name.clone()).collect()).map_err(|e| e[0].to_string())
     }
 
     /// Reads outcomes until one has the name: intermediate states (half written) may be seen as well.

@@ -56,11 +56,15 @@ pub struct SyntaxError {
 
 /// Hands on each non-empty document as soon as it is read (a large policy is never in memory as trees) and returns every error found:
 /// after a syntax error reading goes on at the next `---`.
-pub fn documents<'a>(text: &'a str, mut take: impl FnMut(Node<'a>)) -> Vec<SyntaxError> {
-    let mut errors = Vec::new();
+pub fn documents<'a>(text: &'a str, take: impl FnMut(Node<'a>)) -> Vec<SyntaxError> {
     // A byte order mark is legal before the first document.
-    let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut skipped = 0;
+    documents_at(text.strip_prefix('\u{feff}').unwrap_or(text), 0, take)
+}
+
+/// The same for a part of a text that begins after so many lines.
+pub fn documents_at<'a>(text: &'a str, mut skipped: u32, mut take: impl FnMut(Node<'a>)) -> Vec<SyntaxError> {
+    let mut errors = Vec::new();
+    let mut rest = text;
     loop {
         let mut reader = Reader { parser: Parser::new_from_str(rest), skipped, depth: 0, document: 1, errors: &mut errors };
         let Err(error) = reader.stream(&mut take) else { break };
@@ -81,13 +85,44 @@ fn next_document(text: &str, line: u32) -> Option<(usize, u32)> {
     let mut offset = 0;
     for (index, content) in text.split_inclusive('\n').enumerate() {
         let number = index as u32 + 1;
-        let marker = content.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
-        if number > line && marker {
+        if number > line && is_marker(content) {
             return Some((offset, number - 1));
         }
         offset += content.len();
     }
     None
+}
+
+/// Whether a line begins a document.
+fn is_marker(line: &str) -> bool {
+    line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+}
+
+/// Parts of a text, each from a `---` to the next, with the number of lines before it. `None` when it cannot be cut without being read:
+/// directives and explicit ends of documents concern their neighbours.
+pub fn parts(text: &str) -> Option<Vec<(u32, &str)>> {
+    let (mut parts, mut begin, mut lines) = (Vec::new(), 0, 0);
+    if text.starts_with(['%', '\u{feff}'])
+        || text.contains("\n%")
+        || text.starts_with("...")
+        || text.contains("\n...")
+        || text.contains('\r')
+    {
+        return None;
+    }
+    let mut add = |end: usize, next: usize| {
+        let part = &text[begin..end];
+        parts.push((lines, part));
+        lines += part.bytes().filter(|byte| *byte == b'\n').count() as u32;
+        begin = next;
+    };
+    for (at, _) in text.match_indices("\n---") {
+        if is_marker(&text[at + 1..]) {
+            add(at + 1, at + 1);
+        }
+    }
+    add(text.len(), text.len());
+    Some(parts)
 }
 
 struct Reader<'a, 'e> {

@@ -190,8 +190,7 @@ fn fingerprint(service: &Service, state: &State) -> u64 {
 
 /// The service as the policy has it now.
 fn find<'a>(services: &'a [Arc<Service>], name: &str) -> Result<&'a Service, ControlError> {
-    let found = services.iter().find(|service| service.name == name);
-    found.map(AsRef::as_ref).ok_or_else(|| {
+    weights::find(services, name).map(AsRef::as_ref).ok_or_else(|| {
         let known = weights::list(services.iter().map(|service| service.name.as_str()));
         ControlError::NotFound(format!("there is no service {name:?}; the policy has: {known}"))
     })

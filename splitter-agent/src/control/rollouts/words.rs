@@ -43,6 +43,7 @@ impl Actor {
 
     /// A rollout that nobody has started.
     fn fresh(&self, name: &str) -> Result<Entry, ControlError> {
+        self.has_policy()?;
         self.fresh_of(find(&self.desired.services, name)?)
     }
 
@@ -68,6 +69,26 @@ impl Actor {
         }
     }
 
+    /// All that the policy has, as far as one was ever read.
+    pub(in crate::control) fn list_rollouts(&self) -> Result<Vec<RolloutStatus>, ControlError> {
+        let all = self.all_rollouts();
+        if all.is_empty() { self.has_policy().map(|()| all) } else { Ok(all) }
+    }
+
+    /// Without a policy nothing can be said about what is in it.
+    pub(in crate::control) fn has_policy(&self) -> Result<(), ControlError> {
+        let source = &self.settings.source;
+        match self.desired.state {
+            _ if !self.desired.services.is_empty() => Ok(()),
+            "pending" => Err(ControlError::NotYet(format!("the policy {source} has not been read yet: ask again in a moment"))),
+            "rejected" => {
+                let why = "`splitter status` says why";
+                Err(ControlError::NotYet(format!("the policy {source} was refused, and no other was ever accepted here: {why}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// All that the policy has, and those that run without it.
     pub(in crate::control) fn all_rollouts(&self) -> Vec<RolloutStatus> {
         let now = unix_now();
@@ -82,6 +103,7 @@ impl Actor {
     pub(in crate::control) fn rollout_history(&self, name: &str) -> Result<Vec<RolloutEvent>, ControlError> {
         let events = self.rollouts.files.history(name).map_err(|error| ControlError::Kernel(error.to_string()))?;
         if events.is_empty() && !self.rollouts.entries.contains_key(name) {
+            self.has_policy()?;
             find(&self.desired.services, name)?;
         }
         Ok(events)
@@ -120,15 +142,22 @@ impl Actor {
         }
     }
 
-    /// After a policy was applied: rollouts whose weights it changed stand back, those that it no longer has end.
-    pub(in crate::control) fn rollouts_meet_policy(&mut self, reweighted: &[String]) {
-        for name in reweighted {
-            self.overridden(name, "policy", "the policy's weights have changed; `splitter rollout resume` goes on, `abort` gives up");
+    /// Before the judge looks again: rollouts whose weights a policy changed stand back, with its weights in the kernel.
+    pub(in crate::control) fn rollouts_stand_back(&mut self, reweighted: &[String]) {
+        for name in reweighted.iter().filter(|name| self.rollouts.entries.contains_key(*name)).cloned().collect::<Vec<_>>() {
+            if let Err(error) = self.bring_forward(&name) {
+                tracing::error!(%error, service = name, "rollout");
+            }
+            self.overridden(&name, "policy", "the policy's weights have changed; `splitter rollout resume` goes on, `abort` gives up");
         }
+    }
+
+    /// After a policy was applied: rollouts that it no longer has end.
+    pub(in crate::control) fn rollouts_meet_policy(&mut self) {
         let names: Vec<String> = self.rollouts.entries.keys().cloned().collect();
         for name in names {
             let Some(entry) = self.rollouts.entries.get(&name) else { continue };
-            let service = self.desired.services.iter().find(|service| service.name == name).cloned();
+            let service = weights::find(&self.desired.services, &name).cloned();
             let complete = service.as_deref().is_some_and(|service| has_versions(service, &entry.state));
             match service {
                 Some(service) if complete && service.rollout.is_some() => {}

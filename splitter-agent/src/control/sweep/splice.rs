@@ -20,7 +20,7 @@ pub struct Stashes {
     /// Slot to the tick at which it was taken.
     taken: BTreeMap<u32, u32>,
     /// Of these, the slots that a flow names.
-    named: super::Bits,
+    named: crate::reconcile::Bits,
 }
 
 /// How long a flow of this state may be idle, seconds.

@@ -25,7 +25,7 @@ fn matching(fields: &str) -> String {
 }
 
 fn http(text: &str) -> Http {
-    policy(text).services.remove(0).http.expect("mode http")
+    policy(text).services.remove(0).http.clone().expect("mode http")
 }
 
 #[track_caller]

@@ -1,6 +1,7 @@
-use super::super::{AWAITED, Bits};
+use super::super::AWAITED;
 use super::*;
 use crate::datapath::{Memory, NEXTHOP_OWNERS, NEXTHOPS, Plain, Typed};
+use crate::reconcile::Bits;
 
 const CLOCK: Clock = Clock { ticks: 77, ticks_per_second: 250 };
 

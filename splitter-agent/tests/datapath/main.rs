@@ -1,16 +1,16 @@
 //! The datapath against the real kernel: maps, pins, adoption, links, interfaces. Needs root; every test has a network namespace of its own.
 
+mod agent;
+
 use splitter_agent::{
-    control::{self, Control, Loaded, Settings, Xdp},
+    control::{self, Settings, Xdp},
     datapath::{
         self, BACKENDS, CONFIG, Cursor, Datapath, FRONTENDS, HTTP_RULES, MAGLEV, Memory, Patterns, RULES, SERVICES, Sizes, Table, Tables,
         XdpMode, bytes_of,
     },
     model::{
-        Backend, BackendState, Condition, Frontend, Http, HttpRule, Mode, OnWeightChange, Policy, Protocol, Service, Snat, SplitBy, Text,
-        Version,
+        Backend, BackendState, Condition, Frontend, Http, HttpRule, Mode, OnWeightChange, Protocol, Service, Snat, SplitBy, Text, Version,
     },
-    observed::{ExplainRequest, WeightRequest},
     plan::{Generations, Ids, plan},
     reconcile::Reconciler,
 };
@@ -54,6 +54,7 @@ impl Node {
             state: std::env::temp_dir().join(format!("{}-state", self.lab.node.name())),
             max_flows: Some(1_024),
             source: "test".into(),
+            policy: None,
         }
     }
 }
@@ -305,113 +306,6 @@ fn the_clock_runs_at_the_rate_that_it_says() {
     });
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
-}
-
-fn loaded(services: Vec<Service>) -> Loaded {
-    Loaded { result: Ok(Policy { services }), warnings: Vec::new() }
-}
-
-fn weights(v1: u32, v2: u32) -> WeightRequest {
-    WeightRequest { weights: [("v1".into(), v1), ("v2".into(), v2)].into(), dry_run: false }
-}
-
-/// Overrides, the last good policy and numbers outlive the agent; a rejected policy changes nothing.
-#[test]
-fn state_outlives_the_agent() {
-    let node = Node::new("state");
-    inside(&node.lab.node, || {
-        runtime().block_on(async {
-            let (control, task) = Control::start(node.settings()).await.unwrap();
-            control.load(loaded(vec![service(1, [95, 5]), service(2, [1, 0])])).await;
-            let change = control.set_weights("service-1", weights(50, 50), "test".into()).await.unwrap();
-            assert!(change.applied && change.before["v2"] == 5 && change.after["v2"] == 50, "{change:?}");
-            let error = control.set_weights("service-9", weights(1, 1), "test".into()).await.unwrap_err().to_string();
-            assert!(error.contains("service-1, service-2"), "{error}");
-            let before = control.status().await;
-            control.shutdown().await;
-            task.await.unwrap();
-
-            let (control, task) = Control::start(node.settings()).await.unwrap();
-            control.load(Loaded { result: Err(vec!["x.yaml:1:1: broken".into()]), warnings: Vec::new() }).await;
-            let after = control.status().await;
-            assert!(after.agent.adopted);
-            assert_eq!((after.desired.state.as_str(), after.applied.services), ("rejected", 2));
-            assert_eq!(after.applied.generation, before.applied.generation);
-            assert_eq!((after.services[0].weights_from.as_str(), after.services[0].versions[1].weight), ("cli", 50));
-            let ids = |status: &splitter_agent::observed::Status| status.services[0].versions.iter().map(|v| v.id).collect::<Vec<_>>();
-            assert_eq!(ids(&after), ids(&before));
-            // The same policy keeps the override, other weights drop it.
-            control.load(loaded(vec![service(1, [95, 5])])).await;
-            assert_eq!(control.status().await.services[0].versions[1].weight, 50);
-            control.load(loaded(vec![service(1, [90, 10])])).await;
-            let last = control.status().await;
-            assert_eq!((last.services[0].weights_from.as_str(), last.services[0].versions[1].weight), ("policy", 10));
-            control.shutdown().await;
-            task.await.unwrap();
-        });
-    });
-}
-
-/// An interface that appears under a running agent is served within a blink, and its pins go with it.
-#[test]
-fn interfaces_come_and_go() {
-    let node = Node::new("hotplug");
-    inside(&node.lab.node, || {
-        runtime().block_on(async {
-            let (control, task) = Control::start(node.settings()).await.unwrap();
-            let programs = async |name: &str| {
-                let status = control.status().await;
-                status.interfaces.into_iter().find(|interface| interface.name == name).map(|interface| interface.programs)
-            };
-            let within = async |what: &str, name: &str, there: bool| {
-                let begin = Instant::now();
-                while programs(name).await.is_some_and(|programs| programs.contains(&"tcx-ingress".into())) != there {
-                    assert!(begin.elapsed() < Duration::from_secs(3), "{what}");
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                begin.elapsed()
-            };
-            node.lab.node.batch("link add x0 type veth peer name x1\nlink set x0 up\n").unwrap();
-            let time = within("x0 is served", "x0", true).await;
-            assert!(time < Duration::from_millis(500), "{time:?}");
-            node.lab.node.batch("link set x0 down\nlink set x0 name y0\nlink set y0 up\n").unwrap();
-            within("y0 is served", "y0", true).await;
-            within("x0 is gone", "x0", false).await;
-            node.lab.node.batch("link del y0\n").unwrap();
-            within("y0 is gone", "y0", false).await;
-            let pins: Vec<_> = std::fs::read_dir(node.pins.join("links")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-            let left: std::collections::BTreeSet<_> =
-                pins.iter().map(|name| name.to_string_lossy().split('-').next().unwrap().to_string()).collect();
-            assert_eq!(left.len(), 2, "c0 and b1 alone: {pins:?}");
-            control.shutdown().await;
-            task.await.unwrap();
-        });
-    });
-}
-
-/// Larger policies than the maps were made for get larger maps, as long as nothing is in them.
-#[test]
-fn maps_grow_before_the_first_policy_only() {
-    let node = Node::new("grow");
-    inside(&node.lab.node, || {
-        runtime().block_on(async {
-            let (control, task) = Control::start(node.settings()).await.unwrap();
-            control.load(loaded((0..6_000).map(|i| service(i, [1, 1])).collect())).await;
-            let status = control.status().await;
-            assert_eq!((status.applied.error, status.applied.services), (None, 6_000));
-            control.load(loaded((0..40_000).map(|i| service(i, [1, 1])).collect())).await;
-            let status = control.status().await;
-            let error = status.applied.error.unwrap();
-            assert!(error.contains("more backends than the maps hold") && error.contains("splitter detach"), "{error}");
-            assert_eq!(status.applied.services, 6_000, "the last good state stays");
-            control.shutdown().await;
-            task.await.unwrap();
-        });
-    });
-}
-
 /// What the kernel holds is what the plan says, table by table.
 #[test]
 fn the_kernel_holds_the_image() {
@@ -471,24 +365,5 @@ fn rules_of_http_are_kept_by_the_kernel() {
         assert_eq!(second.apply(&mut datapath.tables, &desired).unwrap().changed, 200);
         second.prune(&mut datapath.tables).unwrap();
         assert_eq!(count(&datapath), 400);
-    });
-}
-
-#[test]
-fn the_agent_answers_for_http_services() {
-    let node = Node::new("explain");
-    inside(&node.lab.node, || {
-        runtime().block_on(async {
-            let (control, task) = Control::start(node.settings()).await.unwrap();
-            control.load(loaded(vec![http_service(7)])).await;
-            let status = control.status().await;
-            assert_eq!((status.services[0].mode.as_str(), status.services[0].split_by.as_str()), ("http", "request"));
-            let headers = vec![("x-canary".to_owned(), "7-1".to_owned())];
-            let request = ExplainRequest { service: "service-7".into(), headers, ..ExplainRequest::default() };
-            let answer = control.explain(request).await.unwrap();
-            assert_eq!((answer.decided_by.as_str(), answer.version.as_deref()), ("rule", Some("v2")), "{answer:?}");
-            control.shutdown().await;
-            task.await.unwrap();
-        });
     });
 }
