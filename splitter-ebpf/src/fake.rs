@@ -58,6 +58,8 @@ pub struct Flows<F: Family> {
     fragments: Map<FragmentKey<F>, u32>,
     spliced: Map<FlowKey<F>, Spliced<F>>,
     legs: Map<FlowKey<F>, Leg<F>>,
+    /// What another CPU puts into `TCP` before `CLOSING` is looked at.
+    pub late: Cell<Option<(FlowKey<F>, Flow<F>)>>,
     scratch: UnsafeCell<Scratch<F>>,
 }
 
@@ -74,6 +76,7 @@ impl<F: Family> Flows<F> {
             fragments: Map::new(),
             spliced: Map::new(),
             legs: Map::new(),
+            late: Cell::new(None),
             scratch: UnsafeCell::new(scratch),
         }
     }
@@ -308,6 +311,12 @@ impl Maps {
     pub fn forget_reverse(&self, server: SocketAddr, client: SocketAddr) {
         self.v4.tcp.remove(&reverse_key(server, client));
     }
+    /// The same entry is only on its way there: see [`Flows::late`].
+    pub fn delay_reverse(&self, server: SocketAddr, client: SocketAddr) {
+        let key = reverse_key(server, client);
+        self.v4.late.set(self.v4.tcp.get(&key).map(|flow| (key, flow.get())));
+        self.v4.tcp.remove(&key);
+    }
     /// Sets flags in all IPv4 TCP entries, which must be those of one flow.
     pub fn set_flags(&self, server: SocketAddr, client: SocketAddr, flags: u8) {
         assert!(self.v4.tcp.get(&reverse_key(server, client)).is_some());
@@ -416,6 +425,11 @@ macro_rules! tables {
                 Some(unsafe { Ref::new(self.$field.scratch.get()) })
             }
             fn flow(&self, table: Table, key: &FlowKey<$family>) -> Option<Ref<Flow<$family>>> {
+                if table == Table::Closing
+                    && let Some((key, flow)) = self.$field.late.take()
+                {
+                    self.$field.tcp.put(&key, flow);
+                }
                 self.$field.table(table).get(key)
             }
             fn put_flow(&self, table: Table, key: &FlowKey<$family>, flow: &Flow<$family>) -> bool {

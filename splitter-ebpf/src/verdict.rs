@@ -45,7 +45,10 @@ impl Verdict {
     pub const PASS: Self = Self(0);
     pub const DROP: Self = Self(1 << 32);
     pub const CONTINUE: Self = Self(5 << 32);
-    pub const AGAIN: Self = Self(6 << 32);
+    /// The highest of all, so that one comparison tells it.
+    pub const AGAIN: Self = Self(30 << 32);
+    /// As `AGAIN`: the packet's table has no entry.
+    pub const MISSED: Self = Self(30 << 32 | 1);
     pub const RESET: Self = Self(8 << 32);
     pub const RESET_RECEIVER: Self = Self(11 << 32);
     pub const SPLICE_CLIENT: Self = Self(12 << 32);
@@ -62,6 +65,11 @@ impl Verdict {
     /// A head is to be read: see `splice::read`.
     pub const READ: Self = Self(22 << 32);
 
+    /// Whether it is `AGAIN` or `MISSED`.
+    #[inline(always)]
+    pub const fn again(self) -> bool {
+        self.0 >= Self::AGAIN.0
+    }
     /// The packet goes out of an interface, and the idle legs of its flow are reset.
     #[inline(always)]
     pub const fn over(ifindex: u32) -> Self {
@@ -100,7 +108,6 @@ impl Verdict {
             3 => Action::RedirectPeer(detail),
             4 => Action::Neighbour(detail),
             5 => Action::Continue,
-            6 => Action::Again,
             7 => Action::AgainAvoiding(detail),
             8 => Action::Reset,
             9 => Action::TooBig(detail),
@@ -111,6 +118,7 @@ impl Verdict {
             14..20 => Action::Step,
             20 => Action::Over(detail),
             22 => Action::Read,
+            30 => Action::Again,
             _ => Action::Pass,
         }
     }

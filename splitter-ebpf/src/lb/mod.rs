@@ -155,13 +155,13 @@ fn of_flow_apart<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env:
 
 #[inline(always)]
 fn settle<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, verdict: Verdict) -> Verdict {
-    if verdict != Verdict::AGAIN {
+    if !verdict.again() {
         return verdict;
     }
     if P::XDP {
         return Verdict::PASS;
     }
-    let verdict = unusual(packet, env, p);
+    let verdict = unusual(packet, env, p, verdict);
     match verdict.action() {
         Action::Reset => answer::reset(packet, env, p),
         Action::TooBig(mtu) => answer::too_big(packet, env, p, mtu),
@@ -169,7 +169,7 @@ fn settle<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p:
     }
 }
 
-/// The common case; `AGAIN` when it is not one.
+/// The common case; `AGAIN` or `MISSED` when it is not one.
 #[inline(always)]
 fn transport<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let key = &p.key;
@@ -209,10 +209,8 @@ fn of_flow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
         }
     }
     let table = if p.is_tcp() { Table::Tcp } else { Table::Udp };
-    let entry = env.flow(table, key);
-    if let Some(entry) = entry
-        && let Some(t) = hit::usual(env, p, entry)
-    {
+    let Some(entry) = env.flow(table, key) else { return Verdict::MISSED };
+    if let Some(t) = hit::usual(env, p, entry) {
         let verdict = nat::forward::forward(packet, env, p, &t, &());
         if P::XDP || !matches!(verdict.action(), Action::TooBig(_)) {
             return verdict;
@@ -224,11 +222,11 @@ fn of_flow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
 /// Whatever is not a plain packet of a known flow: TC only. Decides first, then acts, so that the calls stay shallow: the kernel allows
 /// eight frames and 512 bytes of stack in all.
 #[inline(never)]
-fn unusual<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+fn unusual<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, so_far: Verdict) -> Verdict {
     let Some(scratch) = env.scratch() else { return Verdict::PASS };
     let t = place!(scratch.translation);
     *t = Translation::empty(p);
-    let mut verdict = find(packet, env, p, t);
+    let mut verdict = find(packet, env, p, t, so_far == Verdict::MISSED);
     let avoid = match verdict.action() {
         Action::Again => Some(0),
         Action::AgainAvoiding(backend) => Some(backend),
@@ -252,11 +250,17 @@ fn forward<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
     nat::forward::forward(packet, env, p, t, &())
 }
 
-/// The flow of a packet, in the tables that can hold it.
+/// The flow of a packet, in the tables that can hold it. `missed`: the first of them did not, a moment ago.
 #[inline(always)]
-fn find<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, t: &mut Translation<F>) -> Verdict {
+fn find<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    t: &mut Translation<F>,
+    missed: bool,
+) -> Verdict {
     let table = if p.is_tcp() { Table::Tcp } else { Table::Udp };
-    if let Some(entry) = env.flow(table, &p.key) {
+    if !missed && let Some(entry) = env.flow(table, &p.key) {
         return hit::hit(packet, env, p, entry, t);
     }
     if p.is_tcp() {
@@ -273,6 +277,13 @@ fn find<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &
         }
         if let Some(entry) = env.flow(Table::Closing, &p.key) {
             return hit::closing(packet, env, p, entry, t);
+        }
+        // The end of a handshake on another CPU may have moved it there meanwhile.
+        if missed
+            && p.flags & (tcp::SYN | tcp::ACK) != tcp::SYN
+            && let Some(entry) = env.flow(table, &p.key)
+        {
+            return hit::hit(packet, env, p, entry, t);
         }
     }
     Verdict::AGAIN

@@ -15,6 +15,16 @@ fn a_syn_flood_stays_half_open() {
     assert_eq!(lab.maps.version(1).opened, 1);
 }
 
+/// The client's acknowledgement moves the flow on another CPU, while the backend sends its SYN-ACK again.
+#[test]
+fn a_flow_that_moves_under_a_packet_is_found() {
+    let lab = Lab::new(false, TCP);
+    let server = lab.connect();
+    lab.maps.delay_reverse(server, lab.client);
+    let (_, bytes) = lab.reply(server, lab.client, tcp::SYN | tcp::ACK, &[]);
+    assert_eq!(parse(&bytes).src, lab.vip);
+}
+
 #[test]
 fn both_fins_move_the_flow_out_of_the_way() {
     let lab = Lab::new(false, TCP);
