@@ -49,7 +49,7 @@ impl Server {
         matches!(self, Server::Node | Server::Python)
     }
 
-    /// Starts it on every address of the namespace; `folder` gets a folder for its files.
+    /// Starts it on every address of the namespace; `folder` gets a folder for its files. Two of nginx may share a port.
     pub fn start(self, namespace: &Namespace, name: &str, port: u16, folder: &Path) -> Result<Process> {
         let program = require(self.program())?;
         let title = format!("{}-{name}", self.program());
@@ -104,7 +104,7 @@ fn nginx(files: &Path, root: &Path, name: &str, port: u16) -> String {
     format!(
         "daemon off;\nmaster_process off;\nuser root;\npid {files}/nginx.pid;\nevents {{ worker_connections 4096; }}\nhttp {{\n\
          {}  access_log off;\n  sendfile on;\n  tcp_nopush on;\n  default_type text/plain;\n  keepalive_requests 1000000000;\n  \
-         keepalive_timeout 1h;\n  large_client_header_buffers 4 32k;\n  server {{\n    listen {port} backlog=16384;\n    listen [::]:{port} backlog=16384;\n    \
+         keepalive_timeout 1h;\n  large_client_header_buffers 4 32k;\n  server {{\n    listen {port} backlog=16384 reuseport;\n    listen [::]:{port} backlog=16384 reuseport;\n    \
          root {root};\n    index index.txt;\n    add_header x-version {name} always;\n    add_header x-echo \"$http_x_canary\" always;\n    \
          location / {{ }}\n    location = / {{ return 200 \"{name}\\n\"; }}\n  }}\n}}\n",
         places.concat()

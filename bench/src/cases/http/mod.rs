@@ -25,6 +25,8 @@ const PLAIN: &str = "plain-routing";
 const SPLITTER: &str = "splitter";
 /// Plain routing without TCP timestamps, which the split does not offer either: what large responses cost because of that alone.
 const UNSTAMPED: &str = "plain-unstamped";
+/// Plain routing to two servers, as many as requests of changing versions meet: what it costs that two processes are woken in turn.
+const SHARED: &str = "plain-two-servers";
 const RIVALS: [&str; 2] = ["haproxy", "nginx"];
 
 const SMALL: Workload =
@@ -32,12 +34,14 @@ const SMALL: Workload =
 
 const LARGE: Workload = Workload { name: "keepalive_1mb", path: "/bytes/1000000", connections: 8, ..SMALL };
 
+/// An odd number: served in turn, each connection sees the tags alternate.
+const ALTERNATING: Workload = Workload { name: "alternating_tags", tags: Tags::Alternating, connections: 33, ..SMALL };
+
 const WORKLOADS: [Workload; 6] = [
     SMALL,
     Workload { name: "new_connection", keep_alive: false, ..SMALL },
     LARGE,
-    // An odd number: served in turn, each connection sees the tags alternate.
-    Workload { name: "alternating_tags", tags: Tags::Alternating, connections: 33, ..SMALL },
+    ALTERNATING,
     Workload { name: "by_request_5_percent", port: PORT_BY_REQUEST, ..SMALL },
     Workload { name: "one_connection", connections: 1, ..SMALL },
 ];
@@ -64,6 +68,7 @@ pub fn run(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
         Subject::start(place, RIVALS[1], Kind::Nginx)?,
         Subject::start(place, &again, Kind::Plain)?,
         Subject::start(place, UNSTAMPED, Kind::PlainUnstamped)?,
+        Subject::start(place, SHARED, Kind::PlainShared)?,
     ];
     for subject in &subjects {
         subject.check().with_context(|| format!("{} does not split as asked", subject.name))?;
@@ -71,7 +76,7 @@ pub fn run(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
     rows::say(format_args!("  servers: nginx, client: wrk, rivals: {}", subject::versions()));
     for workload in WORKLOADS {
         let mut measured = vec![Measured::default(); subjects.len()];
-        let part: Vec<usize> = (0..subjects.len()).filter(|i| subjects[*i].name != UNSTAMPED || workload.name == LARGE.name).collect();
+        let part: Vec<usize> = (0..subjects.len()).filter(|i| takes_part(&subjects[*i].name, workload)).collect();
         for round in 0..rounds {
             // Who goes first changes, so that nobody always follows the same one.
             for turn in 0..part.len() {
@@ -87,11 +92,23 @@ pub fn run(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
         for (name, ours) in [(PLAIN, &measured[0]), (SPLITTER, &measured[1])] {
             best_rival(rows, name, workload, ours, &measured[2..4]);
         }
+        if workload.name == ALTERNATING.name {
+            over_shared(rows, workload, &measured[1], &measured[6]);
+        }
     }
     for subject in subjects {
         subject.end()?;
     }
     Ok(())
+}
+
+/// Two ways of plain routing explain one workload each.
+fn takes_part(subject: &str, workload: Workload) -> bool {
+    match subject {
+        UNSTAMPED => workload.name == LARGE.name,
+        SHARED => workload.name == ALTERNATING.name,
+        _ => true,
+    }
 }
 
 fn one(subject: &Subject, workload: Workload, seconds: u64, measured: &mut Measured) -> Result<()> {
@@ -124,6 +141,15 @@ fn report(rows: &mut Rows, subject: &str, workload: Workload, ours: &Measured, b
     metric("requests_per_second", &ours.requests_per_second, theirs.map(|theirs| &theirs.requests_per_second));
     metric("cpu_us_per_request", &ours.cpu, theirs.map(|theirs| &theirs.cpu));
     metric("latency_us_p50", &ours.median, theirs.map(|theirs| &theirs.median));
+}
+
+/// The split over plain routing to two servers.
+fn over_shared(rows: &mut Rows, workload: Workload, ours: &Measured, shared: &Measured) {
+    let mut metric = |name: &str, of: fn(&Measured) -> &Samples| {
+        rows.add(SPLITTER, &format!("{}_{name}_over_two_servers", workload.name), of(ours).ratios(of(shared)).median(), None);
+    };
+    metric("requests_per_second", |measured| &measured.requests_per_second);
+    metric("cpu_us_per_request", |measured| &measured.cpu);
 }
 
 /// A subject over whichever rival is best in a figure. Plain routing's is what a split could reach that costs nothing: client and servers, which

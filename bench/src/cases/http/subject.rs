@@ -25,6 +25,8 @@ pub enum Kind {
     Plain,
     /// The same, and backends do without TCP timestamps, as all connections that the node accepts.
     PlainUnstamped,
+    /// The same, and two servers share the connections at the address of v1.
+    PlainShared,
     Splitter,
     Haproxy,
     Nginx,
@@ -59,8 +61,8 @@ impl Subject {
         // A proxy needs a port for each connection to its backends.
         lab.node.sysctls(&[("net/ipv4/ip_local_port_range", "1024 65535"), ("net/ipv4/tcp_tw_reuse", "1")])?;
         let (folder, removal) = agent::folder(lab.name())?;
-        let server = |i| Server::Nginx.start(lab.backend(i), &format!("v{i}"), BACK_PORT, &folder);
-        let servers = vec![server(1)?, server(2)?];
+        let server = |at, i| Server::Nginx.start(lab.backend(at), &format!("v{i}"), BACK_PORT, &folder);
+        let servers = vec![server(1, 1)?, server(if kind == Kind::PlainShared { 1 } else { 2 }, 2)?];
         let agent = match kind {
             Kind::Splitter => {
                 let site = Site::new(&place.splitter, &lab.node, &policy(&lab))?;
@@ -71,7 +73,7 @@ impl Subject {
         let proxy = match kind {
             Kind::Haproxy => Some(Proxy::Haproxy.start(&lab.node, &split(&lab), &folder)?),
             Kind::Nginx => Some(Proxy::Nginx.start(&lab.node, &split(&lab), &folder)?),
-            Kind::Plain | Kind::PlainUnstamped | Kind::Splitter => None,
+            Kind::Plain | Kind::PlainUnstamped | Kind::PlainShared | Kind::Splitter => None,
         };
         let subject = Subject { name: name.into(), kind, agent, proxy, servers, lab, folder, _removal: removal };
         subject.rest();
@@ -80,7 +82,7 @@ impl Subject {
 
     pub fn target(&self, port: u16) -> SocketAddr {
         match self.kind {
-            Kind::Plain | Kind::PlainUnstamped => self.lab.backend_addr(1, false, BACK_PORT),
+            Kind::Plain | Kind::PlainUnstamped | Kind::PlainShared => self.lab.backend_addr(1, false, BACK_PORT),
             _ => SocketAddr::new(VIP4.into(), port),
         }
     }
@@ -90,7 +92,11 @@ impl Subject {
         self.wake();
         let kind = |line: &str, name: &str| load::Kind {
             headers: format!("{line}\r\n"),
-            expect: if matches!(self.kind, Kind::Plain | Kind::PlainUnstamped) { Vec::new() } else { vec![name.into()] },
+            expect: if matches!(self.kind, Kind::Plain | Kind::PlainUnstamped | Kind::PlainShared) {
+                Vec::new()
+            } else {
+                vec![name.into()]
+            },
             ..load::Kind::get("/")
         };
         let kinds = vec![kind("X-Canary: always", "v2"), kind("x-canary: never", "v1"), kind("Cookie: a=1; canary=1", "v2")];
