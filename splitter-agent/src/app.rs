@@ -42,6 +42,7 @@ pub struct Options {
     pub state: PathBuf,
     pub pins: Option<PathBuf>,
     pub max_flows: Option<u32>,
+    pub timestamps: bool,
 }
 
 /// Runs until SIGTERM or SIGINT. The kernel goes on splitting afterwards.
@@ -73,6 +74,7 @@ pub async fn run(options: Options) -> Result<()> {
         max_flows: options.max_flows,
         source: options.policy.display().to_string(),
         policy,
+        timestamps: options.timestamps,
     };
     let (control, mut actor) = Control::start(settings).await?;
     tasks.spawn(admin::serve_admin(listener, control.clone()));

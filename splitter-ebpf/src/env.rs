@@ -4,7 +4,7 @@ use crate::{
     bytes::Ref,
     lb::{Choice, Facts, Translation},
     packet::Parsed,
-    splice::Out,
+    splice::{Out, Stamps},
     verdict::Verdict,
 };
 use splitter_common::{
@@ -81,6 +81,7 @@ pub struct Scratch<F: Family> {
     pub spliced: Spliced<F>,
     pub leg: Leg<F>,
     pub out: Out<F>,
+    pub stamps: Stamps,
     pub client: FlowKey<F>,
     pub step: Verdict,
     /// Slot of the lock that the packet holds, plus 1, and what is written there.

@@ -241,6 +241,9 @@ pub struct Agent {
     /// TCP flows that each family's table can hold; used when the tables are made
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=1 << 26))]
     pub max_flows: Option<u32>,
+    /// TCP timestamps for clients of http services
+    #[arg(long, value_enum, default_value_t)]
+    pub timestamps: Timestamps,
     /// Format of the log on standard error
     #[arg(long, value_enum, default_value_t)]
     pub log: telemetry::Format,
@@ -258,6 +261,15 @@ pub enum Xdp {
     Native,
     /// In the stack: for tests
     Generic,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Timestamps {
+    /// Where all backends of a service agree to them; each is asked by a connection that is opened and reset
+    #[default]
+    Auto,
+    /// Never; nobody is asked
+    Off,
 }
 
 impl From<Xdp> for control::Xdp {

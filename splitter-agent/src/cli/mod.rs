@@ -17,7 +17,7 @@ mod weight;
 
 use crate::{admin::client::Client, app, control, telemetry};
 use anyhow::{Context, Result};
-use args::{Agent, Cli, Command};
+use args::{Agent, Cli, Command, Timestamps};
 use clap::{CommandFactory, Parser};
 use out::Output;
 use std::process::ExitCode;
@@ -79,6 +79,7 @@ async fn serve(agent: Agent, admin: std::path::PathBuf) -> Result<()> {
         state: agent.state,
         pins: agent.pins,
         max_flows: agent.max_flows,
+        timestamps: agent.timestamps == Timestamps::Auto,
     })
     .await
 }

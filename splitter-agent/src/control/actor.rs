@@ -6,6 +6,7 @@ use super::{
     rates::Rates,
     rollouts::Rollouts,
     snapshot::Snapshot,
+    stamps::Stamps,
     store::{Runtime, Store},
     sweep::{Clock, Janitor},
 };
@@ -115,6 +116,7 @@ pub struct Actor {
     pub(super) begin: Instant,
     pub(super) rates: Rates,
     pub(super) rollouts: Rollouts,
+    pub(super) stamps: Stamps,
 }
 
 pub(super) fn unix_now() -> f64 {
@@ -125,6 +127,7 @@ impl Actor {
     fn start(mut settings: Settings, outside: tokio::runtime::Handle) -> anyhow::Result<(Self, Events)> {
         let patterns = Patterns::parse(&settings.interfaces)?;
         let store = Store::open(&settings.state)?;
+        let stamps = Stamps::new(settings.timestamps.then(|| outside.clone()));
         let rollouts = Rollouts::open(&settings.state, outside)?;
         let said = settings.policy.take();
         let restored = |store: &Store| {
@@ -164,7 +167,9 @@ impl Actor {
             begin: Instant::now(),
             rates: Rates::default(),
             rollouts,
+            stamps,
         };
+        actor.reconciler.set_stamps(actor.stamps.said());
         if let Some(services) = first {
             actor.desired.services = services;
             actor.apply(false);
@@ -212,6 +217,7 @@ impl Actor {
                     Some(message) => self.handle(message),
                 },
                 _ = judged => self.look_at_rollouts(),
+                answers = self.stamps.answers() => self.note_stamps(answers),
                 changed = events.changed(), if look_at.is_none() => match changed {
                     Ok(()) => look_at = Some(tokio::time::Instant::now() + SETTLE),
                     Err(error) => {
@@ -305,6 +311,8 @@ impl Actor {
         }
         self.follow_mtu();
         self.note_rates();
+        self.doubt_stamps();
+        self.ask_for_stamps();
         if !self.janitor.is_sweeping() && self.applying.is_none() {
             self.reconciler.sweep_begins();
             self.janitor.begin();

@@ -180,6 +180,7 @@ impl Actor {
             self.store.save_policy(self.desired.services.clone());
         }
         self.janitor.set_live(Some(self.reconciler.applied().live().clone()));
+        self.ask_for_stamps();
         self.answer_source(reply);
         if again {
             self.apply_soon(false);
@@ -214,6 +215,7 @@ impl Actor {
             return Ok(());
         }
         self.reconciler = Reconciler::new();
+        self.reconciler.set_stamps(self.stamps.said());
         self.datapath = match self.datapath.take() {
             Some(datapath) => Some(datapath.recreate(wanted)?),
             None => Some(Datapath::open(&datapath::directory(self.settings.pins.as_deref(), true)?, wanted)?),

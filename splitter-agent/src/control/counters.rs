@@ -97,9 +97,14 @@ pub fn histogram(tables: &impl Tables, version: u32, measure: Measure) -> Result
     Ok(found)
 }
 
+/// Count of one reason.
+pub fn reason(tables: &impl Tables, reason: Reason) -> Result<u64, TableError> {
+    Ok(per_cpu::<u32, u64>(tables, Table::Reasons, reason as u32)?.iter().sum())
+}
+
 /// Counts by reason.
 pub fn reasons(tables: &impl Tables) -> Result<Vec<(Reason, u64)>, TableError> {
-    let count = |reason: &Reason| Ok((*reason, per_cpu::<u32, u64>(tables, Table::Reasons, *reason as u32)?.iter().sum()));
+    let count = |which: &Reason| Ok((*which, reason(tables, *which)?));
     Reason::ALL.iter().map(count).collect()
 }
 

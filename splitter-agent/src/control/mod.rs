@@ -16,6 +16,7 @@ mod rates;
 mod request;
 mod rollouts;
 mod snapshot;
+mod stamps;
 mod status;
 mod store;
 mod sweep;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub source: String,
     /// What the policy said when it was read first. Without, the last good one counts until [`Control::load`] brings another.
     pub policy: Option<Services>,
+    /// Backends of http services are asked whether they agree to TCP timestamps, and clients get them where all do.
+    pub timestamps: bool,
 }
 
 /// What a source read.

@@ -5,6 +5,7 @@
 
 mod command;
 mod http;
+pub mod stamps;
 mod value;
 
 use crate::{

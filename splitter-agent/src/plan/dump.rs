@@ -22,8 +22,9 @@ fn service(out: &mut String, image: &ServiceImage) -> std::fmt::Result {
     let snat = ["auto", "always", "never"].get(usize::from(record.snat)).unwrap_or(&"?");
     writeln!(out, "SERVICES {} salt={:016x} split-by={split} snat={snat} rules={}", image.id, record.salt, record.has_rules)?;
     if record.mode == service_mode::HTTP {
-        let unavailable = if record.unavailable == unavailable::RESET { "reset" } else { "503" };
-        writeln!(out, "  http mss={} unavailable={unavailable}", record.mss)?;
+        let unavailable = if record.http & http_flag::RESET != 0 { "reset" } else { "503" };
+        let stamps = if record.http & http_flag::STAMPS != 0 { " timestamps" } else { "" };
+        writeln!(out, "  http mss={} unavailable={unavailable}{stamps}", record.mss)?;
     }
     for (i, slot) in record.versions.iter().take(usize::from(record.version_count)).enumerate() {
         let share = slot.end as f64 / SPACE as f64;

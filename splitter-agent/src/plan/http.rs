@@ -1,11 +1,11 @@
 //! What `mode: http` needs beside the layer-4 image: compiled rules and the segment size that clients are told.
 
-use crate::model::{self, Condition, SplitBy, Unavailable};
+use crate::model::{self, BackendState, Condition, Mode, SplitBy, Unavailable};
 use splitter_common::{
-    abi::{HttpRules, http_subject, unavailable},
+    abi::{HttpRules, http_flag, http_subject},
     http::compiler::Compiler,
 };
-use std::sync::Arc;
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 /// The rules of a service of `mode: http` over the ids of its versions. A service without rules has an empty value: the kernel's scanner
 /// wants one.
@@ -43,9 +43,22 @@ pub fn mss(service: &model::Service, mtu: u32) -> u16 {
     mtu.min(1500).saturating_sub(headers).max(least) as u16
 }
 
-pub fn unavailable(service: &model::Service) -> u8 {
+/// Whether clients get TCP timestamps: when all backends are known to agree to them, not when one is known not to, else as before.
+/// `agree`: what backends have said; `None`: nobody gets them.
+pub fn stamps(service: &model::Service, agree: Option<&HashMap<SocketAddr, bool>>, before: u8) -> u8 {
+    let Some(agree) = agree else { return 0 };
+    let backends = || service.versions.iter().flat_map(|version| &version.backends).filter(|backend| backend.state != BackendState::Down);
+    let said = |what: Option<bool>| backends().any(|backend| agree.get(&backend.address).copied() == what);
+    if service.mode != Mode::Http || said(Some(false)) {
+        return 0;
+    }
+    if said(None) { before & http_flag::STAMPS } else { http_flag::STAMPS }
+}
+
+/// Bits of [`http_flag`] that the policy says.
+pub fn flags(service: &model::Service) -> u8 {
     match service.http.as_ref().map(|http| http.unavailable) {
-        Some(Unavailable::Reset) => unavailable::RESET,
-        Some(Unavailable::Status) | None => unavailable::STATUS,
+        Some(Unavailable::Reset) => http_flag::RESET,
+        Some(Unavailable::Status) | None => 0,
     }
 }

@@ -316,7 +316,7 @@ fn image(service: &model::Service, id: u32, mtu: u32, ids: &mut Ids, generations
         let versions: Vec<u32> = record.versions.iter().take(service.versions.len()).map(|slot| slot.version).collect();
         compiled = http::rules(service, &versions);
         record.mss = http::mss(service, mtu);
-        record.unavailable = http::unavailable(service);
+        record.http = http::flags(service);
     }
     record.has_rules = u8::from(!rules.is_empty() || compiled.is_some());
     let frontends = service.frontends.iter().map(frontend_key).collect();

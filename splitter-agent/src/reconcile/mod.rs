@@ -25,7 +25,11 @@ use splitter_common::{
     abi::*,
     histogram::{MAX_OCTAVE, MIN_OCTAVE},
 };
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 use thiserror::Error;
 
 #[derive(Debug, Error)]
@@ -78,8 +82,10 @@ pub struct Reconciler {
     released: Vec<Released>,
     sweep: u64,
     mtu: u32,
-    /// That of the last plan.
-    planned_mtu: u32,
+    /// Which backends agree to TCP timestamps, as far as they were asked. `None`: nobody gets them.
+    stamps: Option<HashMap<SocketAddr, bool>>,
+    /// One of the two has changed since the last plan.
+    new_paths: bool,
     /// What was applied last as a whole, and services whose weights were set since.
     last: Services,
     touched: HashSet<String>,
@@ -100,7 +106,8 @@ impl Default for Reconciler {
             released: Vec::new(),
             sweep: 0,
             mtu: MTU,
-            planned_mtu: MTU,
+            stamps: Some(HashMap::new()),
+            new_paths: false,
             last: Services::default(),
             touched: HashSet::new(),
             unfinished: false,
@@ -116,7 +123,17 @@ impl Reconciler {
 
     /// Says which packets all paths to backends carry, bytes; the next apply brings services to it. True when that is news.
     pub fn set_mtu(&mut self, mtu: u32) -> bool {
-        std::mem::replace(&mut self.mtu, mtu) != mtu
+        let news = std::mem::replace(&mut self.mtu, mtu) != mtu;
+        self.new_paths |= news;
+        news
+    }
+
+    /// Says which backends agree to TCP timestamps; as [`Reconciler::set_mtu`].
+    pub fn set_stamps(&mut self, stamps: Option<HashMap<SocketAddr, bool>>) -> bool {
+        let news = stamps != self.stamps;
+        self.stamps = stamps;
+        self.new_paths |= news;
+        news
     }
 
     /// What was applied last.

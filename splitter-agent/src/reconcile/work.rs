@@ -17,6 +17,7 @@ use splitter_common::{abi::*, filter};
 use std::{
     cmp::Ordering,
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -179,7 +180,7 @@ impl Reconciler {
     /// Finds what differs from what was applied last. A service that is the same object is not looked at.
     fn find_changed(&mut self, work: &mut Work) {
         let (old, desired) = (std::mem::take(&mut self.last), work.desired.clone());
-        let all = std::mem::replace(&mut self.planned_mtu, self.mtu) != self.mtu;
+        let all = std::mem::take(&mut self.new_paths);
         let (mut i, mut j) = (0, 0);
         while i < old.len() || j < desired.len() {
             let order = match (old.get(i), desired.get(j)) {
@@ -211,7 +212,8 @@ impl Reconciler {
     fn look(&mut self, index: usize, work: &mut Work) {
         let service = &work.desired[index];
         let Some(old) = self.applied.service(&service.name) else { return work.todo.push(index) };
-        if !unchanged(&old.model, service) || service.http.is_some() && old.image.record.mss != plan::http::mss(service, self.mtu) {
+        let paths = || same_paths(&old.image.record, service, self.mtu, self.stamps.as_ref());
+        if !unchanged(&old.model, service) || service.http.is_some() && !paths() {
             work.todo.push(index);
         } else if !Arc::ptr_eq(&old.model, service)
             && let Some(old) = self.applied.service_mut(&service.name)
@@ -300,7 +302,8 @@ impl Reconciler {
                 }
                 None => applied.filter(|old| old.id == id).map(Previous::from),
             };
-            let image = plan::plan(service, self.mtu, ids, generations, previous)?;
+            let mut image = plan::plan(service, self.mtu, ids, generations, previous)?;
+            image.record.http |= plan::http::stamps(service, self.stamps.as_ref(), before.map_or(0, |before| before.http));
             let ends = |record: &Service| record.versions.map(|slot| (slot.version, slot.end));
             if before.is_some_and(|before| ends(&before) != ends(&image.record)) {
                 reweighted.push(service.name.clone());
@@ -451,6 +454,11 @@ fn numbers(image: &ServiceImage) -> impl Iterator<Item = (u32, u32)> + '_ {
     let versions = image.record.versions.iter().take(usize::from(image.record.version_count));
     let backends = image.backends.iter().map(|(id, _)| (identity_kind::BACKEND, *id));
     [(identity_kind::SERVICE, image.id)].into_iter().chain(versions.map(|slot| (identity_kind::VERSION, slot.version))).chain(backends)
+}
+
+/// Whether what is known of the ways to an http service's backends is what its record was made with.
+fn same_paths(record: &Service, service: &model::Service, mtu: u32, stamps: Option<&HashMap<SocketAddr, bool>>) -> bool {
+    record.mss == plan::http::mss(service, mtu) && record.http & http_flag::STAMPS == plan::http::stamps(service, stamps, record.http)
 }
 
 /// Equal but for where the object stands in its file.

@@ -55,6 +55,7 @@ impl Node {
             max_flows: Some(1_024),
             source: "test".into(),
             policy: None,
+            timestamps: true,
         }
     }
 }

@@ -52,8 +52,8 @@ pub struct Service {
     pub has_rules: u8,
     /// [`service_mode`] constant.
     pub mode: u8,
-    /// `mode: http`, when no backend of the version can serve: [`unavailable`] constant.
-    pub unavailable: u8,
+    /// `mode: http`: [`http_flag`] bits.
+    pub http: u8,
     /// `mode: http`: largest TCP segment (payload bytes) that the paths to all backends carry; what clients are told.
     pub mss: u16,
     pub versions: [VersionSlot; MAX_VERSIONS],
@@ -79,12 +79,12 @@ pub mod service_mode {
     pub const HTTP: u8 = 1;
 }
 
-/// Values of [`Service::unavailable`].
-pub mod unavailable {
-    /// Answered with 503.
-    pub const STATUS: u8 = 0;
-    /// The connection is reset.
+/// Bits of [`Service::http`].
+pub mod http_flag {
+    /// When no backend of the version can serve, the connection is reset; else the request is answered with 503.
     pub const RESET: u8 = 1;
+    /// All backends agree to TCP timestamps (RFC 7323): clients that ask for them get them.
+    pub const STAMPS: u8 = 2;
 }
 
 /// Values of [`Service::snat`].

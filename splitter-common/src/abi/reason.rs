@@ -120,6 +120,8 @@ reasons! {
     NotYetOpen = 40, "not_yet_open", Drop;
     /// A packet of a connection that another CPU was working on for long; it comes again.
     Contended = 41, "contended", Drop;
+    /// A backend does without TCP timestamps, which a client had been promised: it gets segments without them.
+    Unstamped = 42, "unstamped", Event;
 }
 
 /// Entries of `REASONS`; room to append.

@@ -35,6 +35,11 @@ pub struct Spliced<F: Family> {
     pub seq_add: u32,
     /// The same for acknowledgement numbers.
     pub ack_add: u32,
+    /// The same for TSecr (RFC 7323, 3.2), with [`tcp_option::STAMPS`]; TSval goes through as it is.
+    pub ts_ecr_add: u32,
+    /// TSval and TSecr of the client's last request, or of what came behind it while that waits.
+    pub ts_val: u32,
+    pub ts_ecr: u32,
     /// End of the client's data seen so far. Client number, as all that follow.
     pub next: u32,
     /// End of the request under way: where the next one begins.
@@ -89,6 +94,8 @@ pub mod splice_flag {
 pub mod tcp_option {
     pub const SCALE: u8 = 1;
     pub const SACK: u8 = 2;
+    /// Timestamps, with a value.
+    pub const STAMPS: u8 = 4;
     /// The backend in use does not scale windows.
     pub const UNSCALED: u8 = 64;
     /// The request under way has the method HEAD.
@@ -120,6 +127,8 @@ pub struct Leg<F: Family> {
     pub seq_add: u32,
     /// The same for acknowledgement numbers.
     pub ack_add: u32,
+    /// The same for TSval, with timestamps.
+    pub ts_val_add: u32,
     /// End of the backend's data seen so far. Leg number, as all that follow.
     pub next: u32,
     /// End of the request under way; of an idle leg, of the last one.
@@ -134,7 +143,8 @@ pub struct Leg<F: Family> {
     pub forward: u16,
     /// Where in a chunked body the leg stands; [`Leg::body_end`] is the number of the next byte to read.
     pub chunks: Chunks,
-    /// Nanoseconds of CLOCK_MONOTONIC: of the SYN, then of the request.
+    pub pad: u32,
+    /// Nanoseconds of CLOCK_MONOTONIC: of the SYN, then of the request. Of an idle leg: the last TSval that its backend is known to have sent.
     pub stamp: u64,
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     cookie, emit, gather,
-    segment::{Segment, options},
+    segment::{Segment, Stamps, options},
     stash,
 };
 use crate::{
@@ -43,12 +43,14 @@ pub fn syn<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
     let id = http_service(env, p);
     let Some(service) = (if id == 0 { None } else { env.service(id) }) else { return Verdict::AGAIN };
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
-    let found = options(packet, segment);
-    let out = place!(scratch.out);
+    let (out, stamps) = (place!(scratch.out), place!(scratch.stamps));
+    let found = options(packet, segment, stamps);
     let number = cookie::make(env, &p.key, segment, found);
     emit::answer_to(p, out, number, segment.seq.wrapping_add(1), tcp::SYN | tcp::ACK, HEAD_LIMIT as u16);
     out.mss = field!(service.mss);
-    out.options = (found >> 24) as u8;
+    let agreed = if field!(service.http) & http_flag::STAMPS != 0 { u8::MAX } else { !tcp_option::STAMPS };
+    out.options = (found >> 24) as u8 & agreed;
+    out.stamps = Stamps { val: env.ticks(), ecr: stamps.val };
     out.scale = LOCAL_SCALE;
     Verdict::ANSWER
 }
@@ -65,7 +67,7 @@ pub fn stranger<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: 
     }
     let found = cookie::open(env, &p.key, segment);
     if found == 0 {
-        return if probes(env, p, segment) { Verdict::ANSWER } else { unknown(env, p, segment) };
+        return if probes(packet, env, p, segment) { Verdict::ANSWER } else { unknown(env, p, segment) };
     }
     if segment.len == 0 {
         if segment.is(tcp::FIN) {
@@ -74,6 +76,7 @@ pub fn stranger<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: 
         env.count(Reason::Handshake);
         return Verdict::DROP;
     }
+    let found = found | stamped::<F, P, E>(packet, env, segment);
     let entry = begin(env, p, segment, service, found);
     match entry {
         Some(entry) => gather::more(packet, env, p, segment, entry),
@@ -81,16 +84,25 @@ pub fn stranger<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: 
     }
 }
 
+/// Timestamps of a segment, into `scratch.stamps`; their bit, as [`options`] has it. Who sends them has agreed on them.
+#[inline(never)]
+fn stamped<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let Some(stamps) = Stamps::read(packet, segment) else { return 0 };
+    *place!(scratch.stamps) = stamps;
+    (tcp_option::STAMPS as u32) << 24
+}
+
 /// A keep-alive probe (RFC 9293, 3.8.4) of a connection without any request yet, whose number is one too low; prepares the answer.
 #[inline(always)]
-fn probes<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment) -> bool {
+fn probes<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, segment: &Segment) -> bool {
     let Some(scratch) = Tables::<F>::scratch(env) else { return false };
     let next = Segment { seq: segment.seq.wrapping_add(1), ..*segment };
     let found = if segment.len > 1 || segment.is(tcp::FIN) { 0 } else { cookie::open(env, &p.key, &next) };
     if found == 0 {
         return false;
     }
-    emit::answer_to(p, place!(scratch.out), segment.ack, next.seq, tcp::ACK, window(0, (found >> 24) as u8));
+    emit::acknowledge(packet, p, segment, place!(scratch.out), segment.ack, next.seq, window(0, (found >> 24) as u8));
     true
 }
 
@@ -147,7 +159,8 @@ fn begin<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segme
     s.mss = found as u16;
     s.owner = 0;
     s.last = env.ticks();
-    (s.seq_add, s.ack_add) = (0, 0);
+    (s.seq_add, s.ack_add, s.ts_ecr_add) = (0, 0, 0);
+    (s.ts_val, s.ts_ecr) = (field!(scratch.stamps).val, field!(scratch.stamps).ecr);
     (s.next, s.body_end, s.request_at) = (segment.seq, segment.seq, segment.seq);
     s.ack_base = segment.ack;
     s.idle = [0; IDLE_LEGS];
@@ -155,7 +168,7 @@ fn begin<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segme
     s.window = segment.window;
     s.stash = slot as u16;
     s.state = splice_state::GATHERING;
-    s.options = (found >> 24) as u8 & (tcp_option::SCALE | tcp_option::SACK);
+    s.options = (found >> 24) as u8 & (tcp_option::SCALE | tcp_option::SACK | tcp_option::STAMPS);
     s.scale = (found >> 16 & 15) as u8;
     s.tries = 0;
     if !env.put_spliced(&p.key, s) {
@@ -182,8 +195,9 @@ pub fn answer_with<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F
     let (out, client) = (place!(scratch.out), place!(scratch.client));
     (out.src, out.dst, out.ports) = (client.dst, client.src, crate::answer::swapped(client.ports));
     (out.seq, out.ack, out.window) = (field!(entry.ack_base), field!(entry.next), 0);
-    (out.offset, out.len) = (0, 0);
-    let reset = status == NOBODY && env.service(field!(entry.service)).is_some_and(|s| field!(s.unavailable) == unavailable::RESET);
+    (out.options, out.offset, out.len) = (field!(entry.options) & tcp_option::STAMPS, 0, 0);
+    out.stamps = Stamps { val: field!(entry.ts_ecr), ecr: field!(entry.ts_val) };
+    let reset = status == NOBODY && env.service(field!(entry.service)).is_some_and(|s| field!(s.http) & http_flag::RESET != 0);
     if reset {
         out.flags = tcp::RST | tcp::ACK;
         env.drop_spliced(client);
@@ -205,7 +219,13 @@ pub fn answer_with<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F
 
 /// A client that was answered by the node: it acknowledges, sends its request again, closes.
 #[inline(never)]
-pub fn answered<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, entry: Ref<Spliced<F>>) -> Verdict {
+pub fn answered<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    segment: &Segment,
+    entry: Ref<Spliced<F>>,
+) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     if segment.is(tcp::RST) {
         env.drop_spliced(&p.key);
@@ -215,7 +235,7 @@ pub fn answered<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment:
     let end = field!(entry.ack_base).wrapping_add(len).wrapping_add(1);
     let out = place!(scratch.out);
     if segment.is(tcp::FIN) {
-        emit::answer_to(p, out, end, segment.end().wrapping_add(1), tcp::ACK, 0);
+        emit::acknowledge(packet, p, segment, out, end, segment.end().wrapping_add(1), 0);
         if segment.ack == end {
             env.drop_spliced(&p.key);
         } else {

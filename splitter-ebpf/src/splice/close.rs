@@ -144,7 +144,7 @@ fn reset_idle<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     let (out, t) = (place!(scratch.out), place!(scratch.translation));
     (out.src, out.dst, out.ports) = (key.dst, key.src, crate::answer::swapped(key.ports));
     (out.seq, out.ack, out.window, out.flags) = (field!(leg.sent), 0, 0, tcp::RST);
-    (out.offset, out.len) = (0, 0);
+    (out.options, out.offset, out.len) = (0, 0, 0);
     (t.src, t.dst, t.ports, t.neighbour) = (out.src, out.dst, out.ports, 0);
     let forward = field!(leg.forward);
     t.nexthop = if forward == STACK { 0 } else { forward as u32 };

@@ -1,5 +1,6 @@
 //! Packets that the node writes itself: the packet in hand becomes another one, whole. TC only.
 
+use super::segment::{STAMPS_LAYOUT, Segment, Stamps};
 use crate::{
     answer::Answer,
     bytes::Packet,
@@ -17,6 +18,9 @@ const HEADER: u32 = 20;
 /// Options of a SYN: segment size, window scale, SACK permitted, padded.
 const SYN_OPTIONS: u32 = 12;
 
+/// Timestamps, with two NOPs before them.
+pub const STAMPS: u32 = 12;
+
 /// A TCP packet to be written.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -31,9 +35,11 @@ pub struct Out<F: Family> {
     /// Of a SYN: what it says.
     pub mss: u16,
     pub flags: u8,
+    /// [`tcp_option`] bits: of a SYN, all of them; else, timestamps.
     pub options: u8,
     pub scale: u8,
     pub pad: u8,
+    pub stamps: Stamps,
     /// Part of the text that follows as payload.
     pub offset: u32,
     pub len: u32,
@@ -47,7 +53,9 @@ pub fn emit<F: Answer, P: Packet>(packet: &mut P, p: &Parsed<F>, out: &Out<F>, t
         return 0;
     }
     let syn = out.flags & tcp::SYN != 0;
-    let header = if syn { HEADER + SYN_OPTIONS } else { HEADER };
+    let stamped = out.options & tcp_option::STAMPS != 0;
+    let plain = if syn { HEADER + SYN_OPTIONS } else { HEADER };
+    let header = if stamped { plain + STAMPS } else { plain };
     let tcp_len = header + out.len;
     let pending = packet.checksum_pending(l4 + 16);
     if !packet.resize(l4 as u32 + tcp_len) {
@@ -72,6 +80,15 @@ pub fn emit<F: Answer, P: Packet>(packet: &mut P, p: &Parsed<F>, out: &Out<F>, t
             sum += checksum::sum(&options);
         }
         if !packet.write(l4 + HEADER as usize, &options) {
+            return 0;
+        }
+    }
+    if stamped {
+        let option = stamps_option(&out.stamps);
+        if !pending {
+            sum += checksum::sum(&option);
+        }
+        if !packet.write(l4 + plain as usize, &option) {
             return 0;
         }
     }
@@ -108,14 +125,33 @@ fn syn_options<F: Family>(out: &Out<F>) -> [u8; 12] {
     [2, 4, m0, m1, scale[0], scale[1], scale[2], scale[3], sack[0], sack[1], sack[2], sack[3]]
 }
 
-/// Fills `out` with an answer to the packet in hand: no payload.
+#[inline(always)]
+fn stamps_option(stamps: &Stamps) -> [u8; 12] {
+    let [n0, n1, kind, len] = STAMPS_LAYOUT;
+    let [v0, v1, v2, v3] = stamps.val.to_be_bytes();
+    let [e0, e1, e2, e3] = stamps.ecr.to_be_bytes();
+    [n0, n1, kind, len, v0, v1, v2, v3, e0, e1, e2, e3]
+}
+
+/// Fills `out` with an answer to the packet in hand, without payload and timestamps.
 #[inline(always)]
 pub fn answer_to<F: Ip>(p: &Parsed<F>, out: &mut Out<F>, seq: u32, ack: u32, flags: u8, window: u16) {
     out.src = p.key.dst;
     out.dst = p.key.src;
     out.ports = crate::answer::swapped(p.key.ports);
     (out.seq, out.ack, out.flags, out.window) = (seq, ack, flags, window);
-    (out.offset, out.len) = (0, 0);
+    (out.options, out.offset, out.len) = (0, 0, 0);
+}
+
+/// An acknowledgement as an answer to the packet in hand. When that has timestamps, they change places: the sender hears of its clock, and
+/// of the other side's what it has said that it knows.
+#[inline(always)]
+pub fn acknowledge<F: Ip, P: Packet>(packet: &mut P, p: &Parsed<F>, segment: &Segment, out: &mut Out<F>, seq: u32, ack: u32, window: u16) {
+    answer_to(p, out, seq, ack, tcp::ACK, window);
+    if let Some(stamps) = Stamps::read(packet, segment) {
+        out.options = tcp_option::STAMPS;
+        out.stamps = Stamps { val: stamps.ecr, ecr: stamps.val };
+    }
 }
 
 /// The packet in hand becomes `scratch.out`, and goes back to its sender (`ANSWER`) or by the way of the translation (`SEND`).

@@ -1,6 +1,11 @@
 //! Spliced flows with a leg: the next request, and whatever is not a plain packet.
 
-use super::{Segment, close, emit, leg, numbers::Numbers, segment::after, stash};
+use super::{
+    Segment, Stamps, close, emit, leg,
+    numbers::Renumber,
+    segment::{after, options},
+    stash,
+};
 use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
@@ -70,7 +75,7 @@ const EITHER: u32 = (splice_flag::FIN | splice_flag::PEER_FIN) as u32;
 
 /// Forwards by `scratch.translation`. Apart, so that its registers do not lie on the stack under everything else.
 #[inline(never)]
-fn forward<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, numbers: &Numbers) -> Verdict {
+fn forward<F: Network, P: Packet, E: Env + Tables<F>, N: Renumber>(packet: &mut P, env: &E, p: &Parsed<F>, numbers: &N) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     nat::forward::forward(packet, env, p, place!(scratch.translation), numbers)
 }
@@ -92,7 +97,7 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
         return Verdict::RESET;
     };
     if segment.is(tcp::SYN) {
-        return greeted_again(env, p, segment, flow);
+        return greeted_again(packet, env, p, segment, flow);
     }
     let Some(backend) = env.backend(field!(leg.owner) & 0xff_ffff) else { return Verdict::DROP };
     if !serves(field!(backend.state)) {
@@ -128,12 +133,24 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
 
 /// The backend has not heard the end of its handshake.
 #[inline(never)]
-fn greeted_again<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, flow: Ref<Spliced<F>>) -> Verdict {
+fn greeted_again<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    segment: &Segment,
+    flow: Ref<Spliced<F>>,
+) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     if field!(flow.owner) >> 24 & splice_flag::STASHED as u32 != 0 {
         return Verdict::DELIVER;
     }
-    emit::answer_to(p, place!(scratch.out), segment.ack, segment.seq.wrapping_add(1), tcp::ACK, field!(flow.window));
+    let out = place!(scratch.out);
+    emit::answer_to(p, out, segment.ack, segment.seq.wrapping_add(1), tcp::ACK, field!(flow.window));
+    let stamps = place!(scratch.stamps);
+    if options(packet, segment, stamps) >> 24 & tcp_option::STAMPS as u32 != 0 {
+        out.options = tcp_option::STAMPS;
+        out.stamps = Stamps { val: stamps.ecr, ecr: stamps.val };
+    }
     Verdict::ANSWER
 }
 

@@ -86,7 +86,8 @@ pub fn more<F: Network, P: Packet, E: Env + Tables<F>>(
     let out = place!(scratch.out);
     if segment.len == 0 || segment.seq != next {
         // Sent again, out of order, or a probe: what the node has is said once more.
-        emit::answer_to(p, out, field!(entry.ack_base), next, tcp::ACK, accept::window(field!(stash.len), field!(entry.options)));
+        let window = accept::window(field!(stash.len), field!(entry.options));
+        emit::acknowledge(packet, p, segment, out, field!(entry.ack_base), next, window);
         // A pure acknowledgement needs no answer; a probe (RFC 9293, 3.8.6.1) does.
         return if segment.len == 0 && segment.seq == next { Verdict::DROP } else { Verdict::ANSWER };
     }

@@ -1,9 +1,9 @@
 //! Connections to backends: their keys, turning one idle and taking it up again.
 
-use super::{Numbers, Segment, emit, segment::after};
+use super::{Numbers, Segment, Stamps, emit, segment::after};
 use crate::{
     answer::swapped,
-    bytes::{Ref, add_to},
+    bytes::{Packet, Ref, add_to},
     env::{Env, Tables},
     field, flag,
     lb::Translation,
@@ -22,16 +22,16 @@ pub fn translation<F: Family>(leg: &Leg<F>, version: u32) -> Translation<F> {
 }
 
 #[inline(always)]
-pub fn numbers<F: Family>(leg: &Leg<F>) -> Numbers {
+pub fn numbers<F: Family>(leg: &Leg<F>) -> Numbers<false> {
     let shift = if leg.shift < -NOT_SCALED { leg.shift + NOT_SCALED } else { leg.shift };
-    Numbers { seq: leg.seq_add, ack: leg.ack_add, shift: shift as i32 }
+    Numbers { seq: leg.seq_add, ack: leg.ack_add, shift: shift as i32, stamp: leg.ts_val_add }
 }
 
 /// Numbers of a client's packets.
 #[inline(always)]
-pub fn numbers_of_client<F: Family>(s: &Spliced<F>) -> Numbers {
+pub fn numbers_of_client<F: Family>(s: &Spliced<F>) -> Numbers<true> {
     let shift = if s.options & tcp_option::UNSCALED != 0 { s.scale as i32 & 15 } else { 0 };
-    Numbers { seq: s.seq_add, ack: s.ack_add, shift }
+    Numbers { seq: s.seq_add, ack: s.ack_add, shift, stamp: s.ts_ecr_add }
 }
 
 /// Puts another backend into a flow's owner word, whose flags other CPUs may set at the same time.
@@ -135,6 +135,7 @@ pub fn park<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, at:
         return 0;
     }
     field!(leg.sent = at.wrapping_add(field!(entry.seq_add)));
+    field!(leg.stamp = field!(entry.ts_ecr).wrapping_add(field!(entry.ts_ecr_add)) as u64);
     flag!(clear leg.owner, leg_flag::AWAIT | leg_flag::CHUNKED);
     flag!(set leg.owner, leg_flag::IDLE);
     1
@@ -149,6 +150,7 @@ pub fn take_up<F: Network, E: Env + Tables<F>>(entry: Ref<Spliced<F>>, env: &E, 
     field!(entry.ack_add = next.wrapping_sub(ack));
     field!(leg.seq_add = ack.wrapping_sub(next));
     field!(leg.ack_add = at.wrapping_sub(sent));
+    stamp(entry, leg, field!(leg.stamp) as u32);
     field!(entry.src = key.dst);
     field!(entry.dst = key.src);
     field!(entry.ports = swapped(key.ports));
@@ -158,6 +160,30 @@ pub fn take_up<F: Network, E: Env + Tables<F>>(entry: Ref<Spliced<F>>, env: &E, 
     flag!(clear leg.owner, leg_flag::IDLE);
     let _ = env;
     1
+}
+
+/// Notes the timestamps of a client's segment.
+#[inline(never)]
+pub fn heard<F: Family, P: Packet>(packet: &mut P, segment: &Segment, entry: Ref<Spliced<F>>) -> u32 {
+    if field!(entry.options) & tcp_option::STAMPS != 0
+        && let Some(stamps) = Stamps::read(packet, segment)
+        && !after(field!(entry.ts_val), stamps.val)
+    {
+        field!(entry.ts_val = stamps.val);
+        field!(entry.ts_ecr = stamps.ecr);
+    }
+    0
+}
+
+/// The backend's clock stands at `val` when the client has last heard `ts_ecr`: what the client hears must never go back (RFC 7323, 5). An idle
+/// leg's clock has gone on, so the client's runs fast by the time that legs are idle: four times as fast at most.
+#[inline(always)]
+pub fn stamp<F: Family>(flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>, val: u32) {
+    if field!(flow.options) & tcp_option::STAMPS != 0 {
+        let add = field!(flow.ts_ecr).wrapping_sub(val);
+        field!(leg.ts_val_add = add);
+        field!(flow.ts_ecr_add = add.wrapping_neg());
+    }
 }
 
 /// Takes an idle leg off its flow's list.
@@ -176,7 +202,13 @@ fn unlist<F: Network>(flow: Ref<Spliced<F>>, backend: u32) {
 
 /// A packet of a leg that is not in use: the node speaks for the client.
 #[inline(never)]
-pub fn idle<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, entry: Ref<Leg<F>>) -> Verdict {
+pub fn idle<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    segment: &Segment,
+    entry: Ref<Leg<F>>,
+) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let client = place!(scratch.client);
     client_of(entry, client);
@@ -200,6 +232,6 @@ pub fn idle<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Se
     // Sent again because its acknowledgement went to another leg, or a probe.
     env.count(Reason::IdleLeg);
     let out = place!(scratch.out);
-    emit::answer_to(p, out, field!(entry.sent), next, tcp::ACK, 512);
+    emit::acknowledge(packet, p, segment, out, field!(entry.sent), next, 512);
     Verdict::ANSWER
 }

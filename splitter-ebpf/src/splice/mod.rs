@@ -39,7 +39,7 @@ mod stash;
 pub use emit::Out;
 pub use lock::release;
 pub use numbers::{Numbers, Renumber};
-pub use segment::Segment;
+pub use segment::{Segment, Stamps};
 
 use crate::{
     answer,
@@ -110,6 +110,7 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
         }
     }
     if verdict == Verdict::READ && field!(entry.state) == splice_state::ESTABLISHED {
+        leg::heard(packet, &segment, entry);
         verdict = request::next(packet, env, p, &segment, entry);
     }
     if verdict == Verdict::READ {
@@ -216,7 +217,11 @@ fn asks<F: Family>(segment: &Segment, entry: Ref<Spliced<F>>, memory: &mut u32) 
 
 /// The translation of a client's packet to which nothing special happens: acknowledgements, bodies, pinned connections.
 #[inline(always)]
-fn usual_client<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segment, entry: Ref<Spliced<F>>) -> Option<(Translation<F>, Numbers)> {
+fn usual_client<F: Network, E: Env + Tables<F>>(
+    env: &E,
+    segment: &Segment,
+    entry: Ref<Spliced<F>>,
+) -> Option<(Translation<F>, Numbers<true>)> {
     const UNUSUAL: u8 = EITHER_FIN | splice_flag::STASHED | splice_flag::SYN_AGAIN;
     let s = entry.get();
     let flags = (s.owner >> 24) as u8;
@@ -250,7 +255,11 @@ fn translation<F: Family>(s: &Spliced<F>, version: u32) -> Translation<F> {
 
 /// The same for a backend's packets.
 #[inline(always)]
-fn usual_server<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segment, entry: Ref<Leg<F>>) -> Option<(Translation<F>, Numbers)> {
+fn usual_server<F: Network, E: Env + Tables<F>>(
+    env: &E,
+    segment: &Segment,
+    entry: Ref<Leg<F>>,
+) -> Option<(Translation<F>, Numbers<false>)> {
     const UNUSUAL: u8 = leg_flag::FIN | leg_flag::PEER_FIN | leg_flag::IDLE | leg_flag::STASHED;
     const WITH_DATA: u8 = leg_flag::AWAIT | leg_flag::CHUNKED;
     let leg = entry.get();
@@ -290,6 +299,7 @@ fn from_client<F: Network, P: Packet, E: Env + Tables<F>>(
         return accept::syn(packet, env, p, segment);
     }
     let Some(entry) = entry else { return accept::stranger(packet, env, p, segment) };
+    leg::heard(packet, segment, entry);
     if field!(entry.owner) >> 24 & splice_flag::SYN_AGAIN as u32 != 0 && cookie::open(env, &p.key, segment) != 0 {
         // The client uses its port again: what was there is over.
         close::forget(env, p, entry);
@@ -298,7 +308,7 @@ fn from_client<F: Network, P: Packet, E: Env + Tables<F>>(
     match field!(entry.state) {
         splice_state::GATHERING => gather::more(packet, env, p, segment, entry),
         splice_state::OPENING => open::waiting(packet, env, p, segment, entry),
-        splice_state::ANSWERED => accept::answered(env, p, segment, entry),
+        splice_state::ANSWERED => accept::answered(packet, env, p, segment, entry),
         _ => established::client(env, p, segment, entry),
     }
 }
@@ -313,7 +323,7 @@ fn from_server<F: Network, P: Packet, E: Env + Tables<F>>(
     entry: Ref<Leg<F>>,
 ) -> Verdict {
     if field!(entry.owner) >> 24 & leg_flag::IDLE as u32 != 0 {
-        return leg::idle(env, p, segment, entry);
+        return leg::idle(packet, env, p, segment, entry);
     }
     if field!(entry.state) == splice_state::OPENING {
         return if segment.flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK {

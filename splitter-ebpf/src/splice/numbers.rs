@@ -1,5 +1,7 @@
-//! Moving TCP numbers from one side of a splice to the other: sequence, acknowledgement, SACK blocks (RFC 2018), window (RFC 7323).
+//! Moving TCP numbers from one side of a splice to the other: sequence, acknowledgement, SACK blocks (RFC 2018), window and
+//! timestamps (RFC 7323).
 
+use super::segment::STAMPS_LAYOUT;
 use crate::{
     bytes::Packet,
     packet::{checksum, tcp},
@@ -19,15 +21,17 @@ impl Renumber for () {
     }
 }
 
-/// What is added, modulo 2^32, and how far the window is shifted (negative: right).
+/// What is added, modulo 2^32, and how far the window is shifted (negative: right). `CLIENT`: whose segment it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Numbers {
+pub struct Numbers<const CLIENT: bool> {
     pub seq: u32,
     pub ack: u32,
     pub shift: i32,
+    /// To TSecr of a client, to TSval of a backend: clients' clocks go through as they are.
+    pub stamp: u32,
 }
 
-impl Renumber for Numbers {
+impl<const CLIENT: bool> Renumber for Numbers<CLIENT> {
     #[inline(always)]
     fn apply<P: Packet>(&self, packet: &mut P, l4: u32) -> u64 {
         let Some(mut w) = packet.window::<20>(l4 as usize) else { return 0 };
@@ -49,8 +53,36 @@ impl Renumber for Numbers {
             w.store::<u16, 14>(new);
             difference += !window as u64 + new as u64;
         }
-        if self.ack != 0 && w.load::<u8, 12>() > 5 << 4 | 15 {
-            difference += sack(packet, l4, self.ack);
+        // Shorter options are neither timestamps nor SACK.
+        let header = w.load::<u8, 12>() >> 2 & 0x3c;
+        if header >= 32 {
+            difference += self.options(packet, l4 as usize + 20, header > 32);
+        }
+        difference
+    }
+}
+
+impl<const CLIENT: bool> Numbers<CLIENT> {
+    /// The layouts that every common stack sends are known: two NOPs and the timestamps, two NOPs and SACK, or one behind the other.
+    #[inline(always)]
+    fn options<P: Packet>(&self, packet: &mut P, at: usize, more: bool) -> u64 {
+        let Some(mut w) = packet.window::<12>(at) else { return 0 };
+        if w.load::<[u8; 4], 0>() != STAMPS_LAYOUT {
+            return if self.ack != 0 { sack(packet, at, self.ack) } else { 0 };
+        }
+        let mut difference = 0;
+        if self.stamp != 0 {
+            let old = if CLIENT { w.load::<u32, 8>() } else { w.load::<u32, 4>() };
+            let new = u32::from_be(old).wrapping_add(self.stamp).to_be();
+            if CLIENT {
+                w.store::<u32, 8>(new);
+            } else {
+                w.store::<u32, 4>(new);
+            }
+            difference += checksum::difference(old, new);
+        }
+        if self.ack != 0 && more {
+            difference += sack(packet, at + 12, self.ack);
         }
         difference
     }
@@ -64,10 +96,9 @@ const fn scaled(window: u16, shift: i32) -> u16 {
     if new > 0xffff { 0xffff } else { new as u16 }
 }
 
-/// Moves the edges of SACK blocks. Only the layout that every common stack sends without timestamps is known: two NOPs, then SACK.
+/// Moves the edges of SACK blocks, when the options at `at` are two NOPs and SACK.
 #[inline(always)]
-fn sack<P: Packet>(packet: &mut P, l4: u32, add: u32) -> u64 {
-    let at = l4 as usize + 20;
+fn sack<P: Packet>(packet: &mut P, at: usize, add: u32) -> u64 {
     let Some(w) = packet.window::<4>(at) else { return 0 };
     let [_, _, kind, len] = w.load::<[u8; 4], 0>();
     if kind != 5 || len < 10 {

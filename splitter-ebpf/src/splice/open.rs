@@ -2,7 +2,7 @@
 //! one gets.
 
 use super::{
-    Rounds, Segment, accept, close, decide, emit, gather, leg, request,
+    Out, Rounds, Segment, Stamps, accept, close, decide, emit, gather, leg, request,
     segment::{after, options},
     stash,
 };
@@ -72,7 +72,7 @@ fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, ent
     (l.nexthop, l.mss) = (0, 536);
     l.owner = owner(choice.backend, 0);
     l.last = env.ticks();
-    (l.seq_add, l.ack_add, l.next, l.sent, l.body_end) = (0, 0, 0, 0, 0);
+    (l.seq_add, l.ack_add, l.ts_val_add, l.next, l.sent, l.body_end) = (0, 0, 0, 0, 0, 0);
     (l.state, l.shift) = (splice_state::OPENING, 0);
     l.chunks = Chunks::default();
     l.forward = kept_nexthop(t);
@@ -93,6 +93,7 @@ fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, ent
     leg::own(entry, choice.backend & 0xff_ffff);
     field!(entry.seq_add = 0);
     field!(entry.ack_add = 0);
+    field!(entry.ts_ecr_add = 0);
     field!(entry.state = splice_state::OPENING);
     field!(entry.tries = field!(entry.tries).wrapping_add(1));
     if let Some(counters) = env.counters(t.version) {
@@ -144,7 +145,8 @@ fn syn<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>) -> Verdi
     out.window = if window > 0xffff { 0xffff } else { window as u16 };
     out.mss = field!(entry.mss);
     out.flags = tcp::SYN;
-    out.options = field!(entry.options) & (tcp_option::SCALE | tcp_option::SACK);
+    out.options = field!(entry.options) & (tcp_option::SCALE | tcp_option::SACK | tcp_option::STAMPS);
+    out.stamps = Stamps { val: field!(entry.ts_val), ecr: 0 };
     out.scale = field!(entry.scale);
     (out.offset, out.len) = (0, 0);
     Verdict::SEND
@@ -318,7 +320,9 @@ pub fn joined<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     if segment.ack != at || field!(flow.state) != splice_state::OPENING {
         return Verdict::RESET;
     }
-    let found = options(packet, segment);
+    let stamps = place!(scratch.stamps);
+    let found = options(packet, segment, stamps);
+    agree(env, flow, entry, found, stamps);
     let scaled = found >> 24 & tcp_option::SCALE as u32 != 0;
     field!(entry.mss = if found as u16 == 0 { 536 } else { found as u16 });
     field!(
@@ -347,6 +351,20 @@ pub fn joined<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     Verdict::DELIVER
 }
 
+/// Timestamps of the leg that has been opened. `found`, `stamps`: what its SYN-ACK says. A backend that does without those that the client was
+/// promised is used all the same, since most clients take segments without them (RFC 7323, 3.2, has it that they need not); new clients
+/// are promised nothing until the agent knows better.
+#[inline(always)]
+fn agree<F: Network, E: Env>(env: &E, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>, found: u32, stamps: &Stamps) {
+    if field!(flow.options) & tcp_option::STAMPS & !(found >> 24) as u8 == 0 {
+        return leg::stamp(flow, leg, stamps.val);
+    }
+    env.count(Reason::Unstamped);
+    if let Some(service) = env.service(field!(flow.service)) {
+        field!(service.http = field!(service.http) & !http_flag::STAMPS);
+    }
+}
+
 /// Sends what the stash of `scratch.client` holds to the leg in use; the packet in hand becomes the last piece.
 #[inline(never)]
 pub fn deliver<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
@@ -367,6 +385,14 @@ pub fn deliver<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
         field!(flow.stash = 0);
     }
     verdict
+}
+
+/// Timestamps of a client's data for the leg in use; payload of a segment that has room for `most`.
+#[inline(always)]
+pub fn stamped<F: Family>(flow: Ref<Spliced<F>>, out: &mut Out<F>, most: u32) -> u32 {
+    out.options = field!(flow.options) & tcp_option::STAMPS;
+    out.stamps = Stamps { val: field!(flow.ts_val), ecr: field!(flow.ts_ecr).wrapping_add(field!(flow.ts_ecr_add)) };
+    if out.options != 0 && most > 2 * emit::STAMPS { most - emit::STAMPS } else { most }
 }
 
 /// Pieces of the stash, each a segment.
@@ -392,6 +418,7 @@ fn pieces<F: Network, P: Packet, E: Env + Tables<F>>(
     let len = field!(stash.len);
     let most = field!(leg.mss) as u32;
     let most = if most > 1460 { 1460 } else { most };
+    let most = stamped(flow, out, most);
     // SAFETY: the stash is this flow's.
     let text = unsafe { &(*stash.as_ptr()).text };
     let (mut offset, mut failed) = (0u32, false);

@@ -1,6 +1,6 @@
 //! A request whose head has been read: which leg it goes to.
 
-use super::{Segment, accept, close, decide, emit, gather, leg, open, segment::after, stash};
+use super::{Segment, Stamps, accept, close, decide, emit, gather, leg, open, segment::after, stash};
 use crate::{
     bytes::{Packet, Ref, ordered},
     env::{Env, Tables},
@@ -83,6 +83,7 @@ fn rest<F: Network, P: Packet, E: Env + Tables<F>>(
     out.flags = tcp::ACK | tcp::PSH;
     let (len, most) = (field!(entry.body_end).wrapping_sub(segment.seq), field!(current.mss) as u32);
     let most = if most > 1460 { 1460 } else { most };
+    let most = open::stamped(entry, out, most);
     (out.offset, out.len) = (0, if len > most { most } else { len });
     gather::fill(packet, segment, place!(scratch.text), 0);
     Verdict::SEND
@@ -174,7 +175,10 @@ fn incomplete<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref
     let len = field!(stash.len);
     field!(stash.acknowledged = len);
     let window = accept::window(len, field!(entry.options));
-    emit::answer_to(p, place!(scratch.out), field!(entry.ack_base), field!(entry.next), tcp::ACK, window);
+    let out = place!(scratch.out);
+    emit::answer_to(p, out, field!(entry.ack_base), field!(entry.next), tcp::ACK, window);
+    out.options = field!(entry.options) & tcp_option::STAMPS;
+    out.stamps = Stamps { val: field!(entry.ts_ecr), ecr: field!(entry.ts_val) };
     Verdict::ANSWER
 }
 

@@ -67,15 +67,50 @@ impl Segment {
     }
 }
 
+/// The option of TCP timestamps (RFC 7323, 3.2). Numbers in host order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamps {
+    /// TSval: the sender's clock.
+    pub val: u32,
+    /// TSecr: what it has heard of the other side's.
+    pub ecr: u32,
+}
+
+/// What the option begins with, behind two NOPs: how RFC 7323, appendix A, has it laid out, and how all common stacks send it behind
+/// the handshake.
+pub const STAMPS_LAYOUT: [u8; 4] = [1, 1, 8, 10];
+
+impl Stamps {
+    /// Of a segment behind the handshake. `None`: it has none.
+    #[inline(always)]
+    pub fn read<P: Packet>(packet: &mut P, segment: &Segment) -> Option<Self> {
+        if segment.header < 32 {
+            return None;
+        }
+        let options = segment.at.wrapping_sub(segment.header as u32).wrapping_add(20);
+        if options > 1024 {
+            return None;
+        }
+        let w = packet.window::<12>(options as usize)?;
+        if w.load::<[u8; 4], 0>() != STAMPS_LAYOUT {
+            return None;
+        }
+        let (val, ecr) = (w.load::<u32, 4>(), w.load::<u32, 8>());
+        Some(Self { val: u32::from_be(val), ecr: u32::from_be(ecr) })
+    }
+}
+
 /// Whether `a` comes after `b` in sequence space.
 #[inline(always)]
 pub const fn after(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) > 0
 }
 
-/// Options of a SYN: maximum segment size in the low half (0: not said), window scale in bits 16 to 19, [`tcp_option`] bits above 24.
+/// Options of a SYN: maximum segment size in the low half (0: not said), window scale in bits 16 to 19, [`tcp_option`] bits above 24. Timestamps,
+/// when there are any, go to `stamps`.
 #[inline(never)]
-pub fn options<P: Packet>(packet: &mut P, segment: &Segment) -> u32 {
+pub fn options<P: Packet>(packet: &mut P, segment: &Segment, stamps: &mut Stamps) -> u32 {
     let (start, end) = (segment.at.wrapping_sub(segment.header as u32), segment.header as u32);
     let (mut at, mut found) = (20, 0u32);
     Rounds::repeat(16, |_| {
@@ -102,6 +137,12 @@ pub fn options<P: Packet>(packet: &mut P, segment: &Segment) -> u32 {
                 found |= (tcp_option::SCALE as u32) << 24 | (if scale > 14 { 14 } else { scale as u32 }) << 16;
             }
             4 => found |= (tcp_option::SACK as u32) << 24,
+            8 => {
+                let Some(option) = packet.read::<8>(place + 2) else { return true };
+                let [v0, v1, v2, v3, e0, e1, e2, e3] = option;
+                *stamps = Stamps { val: u32::from_be_bytes([v0, v1, v2, v3]), ecr: u32::from_be_bytes([e0, e1, e2, e3]) };
+                found |= (tcp_option::STAMPS as u32) << 24;
+            }
             _ => {}
         }
         at += len as u32;

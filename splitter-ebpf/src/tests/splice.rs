@@ -10,6 +10,7 @@ mod heads;
 mod lock;
 mod pin;
 mod responses;
+mod stamps;
 mod switch;
 
 use super::{BACKEND_SIDE, CLIENT_SIDE, ROUTE, addr, backend, frames};
@@ -90,6 +91,21 @@ impl Wire {
         }
     }
 
+    /// With other options, but for timestamps.
+    fn saying(mut self, options: &[Opt]) -> Self {
+        let stamps = self.options.iter().position(|option| matches!(option, Opt::Timestamp(..)));
+        // With the two NOPs before them.
+        let stamps = stamps.map_or_else(Vec::new, |i| self.options[i.saturating_sub(2)..=i].to_vec());
+        self.options = [options, &stamps].concat();
+        self
+    }
+
+    /// Without timestamps.
+    fn unstamped(mut self) -> Self {
+        self.options.retain(|option| !matches!(option, Opt::Timestamp(..)));
+        self
+    }
+
     /// Length in sequence space.
     fn len(&self) -> u32 {
         self.payload.len() as u32 + (self.flags & SYN != 0) as u32 + (self.flags & FIN != 0) as u32
@@ -105,10 +121,18 @@ struct Http {
     last: Cell<Action>,
     /// The test also has flows of layer 4, which may be left.
     layer4: Cell<bool>,
+    /// Both sides have TCP timestamps.
+    stamps: bool,
+    /// Milliseconds since the beginning: one for each packet.
+    clock: Cell<u32>,
 }
 
 impl Http {
     fn new(ipv6: bool) -> Self {
+        Self::with(ipv6, false)
+    }
+
+    fn with(ipv6: bool, stamps: bool) -> Self {
         let maps = Maps::new();
         for id in 1..=4 {
             maps.add_backend(id, addr(backend(ipv6, id).ip()), 8080, TCP);
@@ -118,11 +142,15 @@ impl Http {
         let frontend = FrontendKey { addr: addr(vip.ip()), port: vip.port().to_be_bytes(), proto: TCP, pad: 0 };
         maps.serve(1, frontend, split_by::CONNECTION, &[(100, &[1, 2]), (0, &[3]), (0, &[4])]);
         maps.serve_http(1, MSS, Some(rules()));
-        Self { maps, vip, client, last: Cell::new(Action::Pass), layer4: Cell::new(false) }
+        if stamps {
+            maps.change_service(1, |service| service.http = http_flag::STAMPS);
+        }
+        Self { maps, vip, client, last: Cell::new(Action::Pass), layer4: Cell::new(false), stamps, clock: Cell::new(0) }
     }
 
-    fn both() -> [Self; 2] {
-        [false, true].map(Self::new)
+    /// Both families, with and without timestamps.
+    fn both() -> [Self; 4] {
+        [(false, false), (true, false), (false, true), (true, true)].map(|(ipv6, stamps)| Self::with(ipv6, stamps))
     }
 
     fn ipv6(&self) -> bool {
@@ -156,13 +184,23 @@ impl Http {
 
     /// A client before its handshake.
     fn stranger(&self) -> End<'_> {
-        End { lab: self, me: self.client, peer: self.vip, side: CLIENT_SIDE, seq: 1000, ack: 0, window: 64_000 }
+        End {
+            lab: self,
+            me: self.client,
+            peer: self.vip,
+            side: CLIENT_SIDE,
+            seq: 1000,
+            ack: 0,
+            window: 64_000,
+            clock: self.stamps.then_some(5000),
+            recent: 0,
+        }
     }
 
     /// A client whose SYN had options, after its handshake.
     fn client_with(&self, isn: u32, options: &[Opt]) -> End<'_> {
         let mut client = End { seq: isn, ..self.stranger() };
-        let out = self.run(&Wire { options: options.to_vec(), ..client.wire(SYN, &[]) }, CLIENT_SIDE);
+        let out = self.run(&client.wire(SYN, &[]).saying(options), CLIENT_SIDE);
         let [syn_ack] = &out[..] else { panic!("{out:?}") };
         (client.seq, client.ack) = (client.seq.wrapping_add(1), syn_ack.seq);
         client.hear(syn_ack);
@@ -179,9 +217,14 @@ impl Http {
         assert_eq!((syn.flags, &syn.payload[..]), (SYN, &[][..]), "{syn:?}");
         assert_ne!(syn.dst, self.vip);
         let ack = syn.seq.wrapping_add(1);
-        let end = End { lab: self, me: syn.dst, peer: syn.src, side: BACKEND_SIDE, seq: 0xffff_fff0, ack, window: 500 };
-        let options = vec![Opt::MaximumSegmentSize(1460), Opt::SelectiveAcknowledgementPermitted, Opt::WindowScale(7)];
-        let syn_ack = Wire { options, ..end.wire(SYN | ACK, &[]) };
+        let stamps = stamps_of(syn);
+        // Clocks of backends begin anywhere, and wrap.
+        let clock = stamps.map(|_| u32::from(syn.dst.port()).wrapping_mul(syn.seq) | 0xffff_0000);
+        let recent = stamps.map_or(0, |(val, _)| val);
+        let (seq, window) = (0xffff_fff0, 500);
+        let end = End { lab: self, me: syn.dst, peer: syn.src, side: BACKEND_SIDE, seq, ack, window, clock, recent };
+        let options = [Opt::MaximumSegmentSize(1460), Opt::SelectiveAcknowledgementPermitted, Opt::WindowScale(7)];
+        let syn_ack = end.wire(SYN | ACK, &[]).saying(&options);
         (End { seq: end.seq.wrapping_add(1), ..end }, syn_ack)
     }
 
@@ -261,13 +304,27 @@ struct End<'a> {
     seq: u32,
     ack: u32,
     window: u16,
+    /// What its clock showed at the beginning; `None`: no timestamps.
+    clock: Option<u32>,
+    /// TS.Recent (RFC 7323, 4.3).
+    recent: u32,
 }
 
 impl End<'_> {
     fn wire(&self, flags: u8, payload: &[u8]) -> Wire {
         let ack = if flags & ACK != 0 { self.ack } else { 0 };
-        let (options, payload) = (Vec::new(), payload.to_vec());
+        let mut options = Vec::new();
+        if let (Some(val), true) = (self.now(), flags & RST == 0) {
+            options = vec![Opt::Noop, Opt::Noop, Opt::Timestamp(val, self.recent)];
+        }
+        self.lab.clock.set(self.lab.clock.get() + 1);
+        let payload = payload.to_vec();
         Wire { src: self.me, dst: self.peer, flags, seq: self.seq, ack, window: self.window, options, payload }
+    }
+
+    /// What its clock shows.
+    fn now(&self) -> Option<u32> {
+        self.clock.map(|clock| clock.wrapping_add(self.lab.clock.get()))
     }
 
     /// Sends, and remembers what was sent.
@@ -293,7 +350,19 @@ impl End<'_> {
         assert_eq!((wire.src, wire.dst, wire.seq), (self.peer, self.me, self.ack), "{wire:?}");
         assert!(wire.flags & ACK == 0 || wire.ack == self.seq, "{} is not acknowledged by {wire:?}", self.seq);
         self.ack = self.ack.wrapping_add(wire.len());
+        let lost = self.lab.counted(Reason::Unstamped) != 0 && stamps_of(wire).is_none();
+        if let (Some(now), true, false) = (self.now(), wire.flags & RST == 0, lost) {
+            let (val, ecr) = stamps_of(wire).unwrap_or_else(|| panic!("no timestamps: {wire:?}"));
+            let age = now.wrapping_sub(ecr);
+            assert!(age <= self.lab.clock.get(), "an echo of {ecr} at {now}");
+            assert!(self.recent == 0 || (val.wrapping_sub(self.recent) as i32) >= 0, "the clock went back from {} to {val}", self.recent);
+            self.recent = val;
+        }
     }
+}
+
+fn stamps_of(wire: &Wire) -> Option<(u32, u32)> {
+    wire.options.iter().find_map(|option| if let Opt::Timestamp(val, ecr) = option { Some((*val, *ecr)) } else { None })
 }
 
 fn one(mut out: Vec<Wire>) -> Wire {

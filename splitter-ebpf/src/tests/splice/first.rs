@@ -50,7 +50,7 @@ fn windows_are_scaled() {
             let mut client = lab.client_with(77, &options);
             let (mut server, syn_ack) = lab.backend_of(&one(client.say(GET)));
             let options: Vec<Opt> = scale.map(Opt::WindowScale).into_iter().collect();
-            server.hear(&one(lab.run(&Wire { options, ..syn_ack }, BACKEND_SIDE)));
+            server.hear(&one(lab.run(&syn_ack.saying(&options), BACKEND_SIDE)));
             server.window = window;
             let response = one(server.say(OK));
             assert_eq!(response.window, seen, "{client_scale:?} {scale:?}");
@@ -68,7 +68,7 @@ fn a_backend_without_window_scale_is_not_overrun() {
     for lab in Http::both() {
         let mut client = lab.client();
         let (mut server, syn_ack) = lab.backend_of(&one(client.say(GET)));
-        server.hear(&one(lab.run(&Wire { options: vec![], ..syn_ack }, BACKEND_SIDE)));
+        server.hear(&one(lab.run(&syn_ack.saying(&[]), BACKEND_SIDE)));
         server.window = 64_000;
         assert_eq!(one(server.say(OK)).window, 500, "the client reads it with scale 7");
     }
@@ -82,10 +82,12 @@ fn blocks_of_selective_acknowledgements_are_moved() {
         assert_ne!(add, 0);
         let (a, b) = (client.ack.wrapping_add(100), client.ack.wrapping_add(200));
         for more in [None, Some((b.wrapping_add(50), b.wrapping_add(60)))] {
-            let options = vec![Opt::Noop, Opt::Noop, Opt::SelectiveAcknowledgement((a, b), [more, None, None])];
-            let seen = one(lab.run(&Wire { options, ..client.wire(ACK, &[]) }, CLIENT_SIDE));
+            let mut ack = client.wire(ACK, &[]);
+            ack.options.extend([Opt::Noop, Opt::Noop, Opt::SelectiveAcknowledgement((a, b), [more, None, None])]);
+            let seen = one(lab.run(&ack, CLIENT_SIDE));
             let moved = |(a, b): (u32, u32)| (a.wrapping_add(add), b.wrapping_add(add));
-            assert_eq!(seen.options[2..], [Opt::SelectiveAcknowledgement(moved((a, b)), [more.map(moved), None, None])]);
+            let blocks = Opt::SelectiveAcknowledgement(moved((a, b)), [more.map(moved), None, None]);
+            assert_eq!(seen.clone().unstamped().options.last(), Some(&blocks));
             server.hear(&seen);
         }
         server.hear(&one(client.say(GET)));

@@ -117,7 +117,8 @@ fn what_a_client_said_reaches_the_backend() {
             client.window = if window == 0xffff { 64_000 } else { 1000 };
             let mut syn = one(client.say(GET));
             syn.options.retain(|option| *option != Opt::Noop);
-            assert_eq!((&syn.options, syn.window), (&heard, window));
+            assert_eq!(stamps_of(&syn).is_some(), lab.stamps);
+            assert_eq!((&syn.clone().unstamped().options, syn.window), (&heard, window));
             client.send(RST, &[]);
             assert_eq!(lab.entries(), [0, 0]);
         }

@@ -144,7 +144,7 @@ fn what_is_no_head_is_refused_and_closed() {
             assert_eq!((answer.flags, lab.maps.taken(), lab.entries()), (FIN | PSH | ACK, 0, [1, 0]));
             // The answer was lost.
             let again = one(client.again(ACK | PSH, pieces[pieces.len() - 1]));
-            assert_eq!(again, answer);
+            assert_eq!(again.unstamped(), answer.clone().unstamped());
             client.hear(&answer);
             assert_eq!(client.send(ACK, &[]), []);
             let last = one(client.send(FIN | ACK, &[]));
