@@ -17,6 +17,7 @@ mod network;
 mod observe;
 mod smuggling;
 mod stage;
+mod stamps;
 #[path = "../support/mod.rs"]
 mod support;
 mod tags;
