@@ -23,8 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub enum Kind {
     /// The client calls the backend of v1 itself.
     Plain,
-    /// The same, and backends do without TCP timestamps, as all connections that the node accepts.
-    PlainUnstamped,
     /// The same, and two servers share the connections at the address of v1.
     PlainShared,
     Splitter,
@@ -49,14 +47,9 @@ impl Subject {
     pub fn start(place: &Place, name: &str, kind: Kind) -> Result<Subject> {
         let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
         let lab = Lab::with(&letters, Options { backends: 2, ..Options::default() })?;
-        // Without pacing, see the case `l4`. Nobody's connection rests: the node has no timestamps to tell old from new.
+        // Without pacing, see the case `l4`.
         for end in [lab.client(), &lab.node].into_iter().chain(lab.backends()) {
             end.sysctl("net/ipv4/tcp_congestion_control", "reno")?;
-        }
-        if kind == Kind::PlainUnstamped {
-            for backend in lab.backends() {
-                backend.sysctl("net/ipv4/tcp_timestamps", "0")?;
-            }
         }
         // A proxy needs a port for each connection to its backends.
         lab.node.sysctls(&[("net/ipv4/ip_local_port_range", "1024 65535"), ("net/ipv4/tcp_tw_reuse", "1")])?;
@@ -73,7 +66,7 @@ impl Subject {
         let proxy = match kind {
             Kind::Haproxy => Some(Proxy::Haproxy.start(&lab.node, &split(&lab), &folder)?),
             Kind::Nginx => Some(Proxy::Nginx.start(&lab.node, &split(&lab), &folder)?),
-            Kind::Plain | Kind::PlainUnstamped | Kind::PlainShared | Kind::Splitter => None,
+            Kind::Plain | Kind::PlainShared | Kind::Splitter => None,
         };
         let subject = Subject { name: name.into(), kind, agent, proxy, servers, lab, folder, _removal: removal };
         subject.rest();
@@ -82,7 +75,7 @@ impl Subject {
 
     pub fn target(&self, port: u16) -> SocketAddr {
         match self.kind {
-            Kind::Plain | Kind::PlainUnstamped | Kind::PlainShared => self.lab.backend_addr(1, false, BACK_PORT),
+            Kind::Plain | Kind::PlainShared => self.lab.backend_addr(1, false, BACK_PORT),
             _ => SocketAddr::new(VIP4.into(), port),
         }
     }
@@ -92,11 +85,7 @@ impl Subject {
         self.wake();
         let kind = |line: &str, name: &str| load::Kind {
             headers: format!("{line}\r\n"),
-            expect: if matches!(self.kind, Kind::Plain | Kind::PlainUnstamped | Kind::PlainShared) {
-                Vec::new()
-            } else {
-                vec![name.into()]
-            },
+            expect: if matches!(self.kind, Kind::Plain | Kind::PlainShared) { Vec::new() } else { vec![name.into()] },
             ..load::Kind::get("/")
         };
         let kinds = vec![kind("X-Canary: always", "v2"), kind("x-canary: never", "v1"), kind("Cookie: a=1; canary=1", "v2")];
