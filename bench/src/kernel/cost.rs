@@ -64,13 +64,18 @@ struct Cycle {
 unsafe impl aya::Pod for Cycle {}
 
 /// Programs on the way of the packets, by map and slot: see the object's `hook`.
-const CALLS: [(&str, u32, &str); 6] = [
+const CALLS: [(&str, u32, &str); 10] = [
     ("TC_CALLS", 0, "splitter_tc6"),
     ("XDP_CALLS", 0, "splitter_xdp6"),
     ("TC_CALLS", 2, "http_client4"),
     ("TC_CALLS", 10, "http_client6"),
     ("XDP_CALLS", 1, "xdp_client4"),
     ("XDP_CALLS", 9, "xdp_client6"),
+    // What the filter takes for http by chance.
+    ("TC_CALLS", 5, "http_layer4_4"),
+    ("TC_CALLS", 13, "http_layer4_6"),
+    ("XDP_CALLS", 4, "xdp_layer4_4"),
+    ("XDP_CALLS", 12, "xdp_layer4_6"),
 ];
 
 /// Context of a test run: which interface the packet came by.
@@ -128,16 +133,14 @@ struct Loaded {
     warm: ProgramFd,
     empty: ProgramFd,
     reference: Option<ProgramFd>,
-    _node: Node,
+    node: Node,
 }
 
 impl Loaded {
     fn new(setting: Setting, case: Case) -> Result<Loaded> {
         let Setting { objects, ingress, egress, .. } = setting;
-        let mut node = Node::load(
-            objects,
-            Load { ipv6: case.ipv6, services: case.services, flows: case.flows, ifindex: egress, ingress, http: case.http },
-        )?;
+        let load = Load { ipv6: case.ipv6, services: case.services, flows: case.flows, ifindex: egress, ingress, http: case.http };
+        let mut node = Node::load(objects, load)?;
         for (calls, slot, name) in CALLS {
             let fd = program(&mut node.ebpf, name)?;
             node.map::<ProgramArray<_>>(calls)?.set(slot, &fd, 0)?;
@@ -152,8 +155,10 @@ impl Loaded {
             wrapper.fill_reference(case, egress)?;
             reference = Some(program(&mut wrapper.ebpf, if case.xdp { "reference_xdp" } else { "reference_tc" })?);
         }
-        let mut loaded = Loaded { case, repeat: setting.repeat, wrapper, target, warm, empty, reference, _node: node };
+        let mut loaded = Loaded { case, repeat: setting.repeat, wrapper, target, warm, empty, reference, node };
         loaded.wrapper.run(&loaded.warm, false, loaded.all())?;
+        let unknown = if case.foreign { 0 } else { loaded.node.without_next_hop(load)? };
+        ensure!(unknown == 0, "{}: {unknown} flows have found no next hop", case.name);
         let (verdict, _, out) = loaded.wrapper.run(&loaded.target, case.xdp, 1)?;
         check(case, verdict, &out)?;
         if let Some(reference) = &loaded.reference {

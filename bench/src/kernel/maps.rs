@@ -50,9 +50,9 @@ pub fn vip(ipv6: bool, i: u32) -> Addr {
 pub fn client(ipv6: bool, i: u32) -> Addr {
     if ipv6 { v6(0xfd01, 0x0b00_0000 + i) } else { mapped((0x0b00_0000 + i).to_be_bytes()) }
 }
-/// Address of a backend.
+/// Address of a backend: in no network that a lab has, so that the gateway leads to each.
 pub fn backend(ipv6: bool, i: u32) -> Addr {
-    if ipv6 { v6(0xfd02, 0x10 + i) } else { mapped((0x0a02_0010 + i).to_be_bytes()) }
+    if ipv6 { v6(0xfd02, 0x10 + i) } else { mapped((0x0a40_0010 + i).to_be_bytes()) }
 }
 fn v6(first: u16, last: u32) -> Addr {
     let mut addr = [0; 16];
@@ -154,6 +154,34 @@ impl Node {
         self.map::<HashMap<_, u32, Iface>>("IFACES")?.insert(load.ifindex, iface, 0)?;
         self.services(load)?;
         self.flows(load)
+    }
+
+    /// Flows whose next packet would look up its next hop: it would cost many times what it should.
+    pub fn without_next_hop(&mut self, load: Load) -> Result<usize> {
+        fn count<F: Family>(node: &mut Node, map: &str, http: bool) -> Result<usize>
+        where
+            FlowKey<F>: aya::Pod,
+            Flow<F>: aya::Pod,
+            Spliced<F>: aya::Pod,
+        {
+            if http {
+                let flows: HashMap<&mut MapData, FlowKey<F>, Spliced<F>> = node.map(map)?;
+                return flows.iter().try_fold(0, |sum, entry| Ok(sum + usize::from(entry?.1.nexthop == 0)));
+            }
+            let flows: HashMap<&mut MapData, FlowKey<F>, Flow<F>> = node.map(map)?;
+            let forward = |flow: &Flow<F>| (flow.owner >> 24) as u8 & flow_flag::REVERSE == 0;
+            flows
+                .iter()
+                .try_fold(0, |sum, entry| entry.map(|(_, flow)| sum + usize::from(forward(&flow) && flow.nexthop == 0)))
+                .map_err(Into::into)
+        }
+        let map = match (load.http, load.ipv6) {
+            (false, false) => "TCP4",
+            (false, true) => "TCP6",
+            (true, false) => "SPLICED4",
+            (true, true) => "SPLICED6",
+        };
+        if load.ipv6 { count::<V6>(self, map, load.http) } else { count::<V4>(self, map, load.http) }
     }
 
     fn services(&mut self, load: Load) -> Result<()> {
