@@ -138,7 +138,20 @@ pub fn load(pins: &Path, sizes: Sizes, config: Config) -> Result<Loaded, Datapat
         config.secret = old.secret;
     }
     CONFIG.put_one(&mut kernel, 0, config)?;
+    leave(OBJECT);
     Ok(Loaded { ebpf, kernel, adopted })
+}
+
+/// Lets go of the pages of what was read and is not needed any more: megabytes that are the program file's, and would come back from there.
+fn leave(bytes: &'static [u8]) {
+    // SAFETY: no pointers.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    let (begin, end) = (bytes.as_ptr() as usize, bytes.as_ptr() as usize + bytes.len());
+    let (first, last) = (begin.next_multiple_of(page), end / page * page);
+    if first < last {
+        // SAFETY: whole pages of the static, which nothing writes: a later read finds the same bytes in the file. Failing costs memory only.
+        unsafe { libc::madvise(first as *mut libc::c_void, last - first, libc::MADV_DONTNEED) };
+    }
 }
 
 /// A new secret for sequence numbers.

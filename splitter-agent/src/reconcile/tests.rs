@@ -439,28 +439,6 @@ fn rules_of_http_change_by_one_write() {
 }
 
 #[test]
-fn timestamps_are_promised_when_all_backends_agree() {
-    let parts = vec![(0, 1, vec![(1, BackendState::Ready), (2, BackendState::Down)]), (1, 0, vec![(3, BackendState::Draining)])];
-    let service = as_http(service(0, parts, vec![], &[0, 0, 0, 0]).unwrap());
-    let address = |i: usize, j: usize| service.versions[i].backends[j].address;
-    let (a, down, b) = (address(0, 0), address(0, 1), address(1, 0));
-    let (mut reconciler, mut memory) = (Reconciler::new(), Memory::new());
-    let mut promised = |reconciler: &mut Reconciler, said: Option<&[(SocketAddr, bool)]>| {
-        reconciler.set_stamps(said.map(|said| said.iter().copied().collect()));
-        reconciler.apply(&mut memory, std::slice::from_ref(&service)).unwrap();
-        SERVICES.get(&memory, 1).unwrap().map(|record| record.http & http_flag::STAMPS != 0)
-    };
-    assert_eq!(promised(&mut reconciler, Some(&[])), Some(false), "nobody was asked");
-    assert_eq!(promised(&mut reconciler, Some(&[(a, true)])), Some(false), "one has not answered");
-    assert_eq!(promised(&mut reconciler, Some(&[(a, true), (b, true), (down, false)])), Some(true));
-    assert_eq!(promised(&mut reconciler, Some(&[(a, true)])), Some(true), "nothing speaks against it");
-    assert_eq!(promised(&mut Reconciler::new(), Some(&[])), Some(true), "an agent that takes over does not know yet");
-    assert_eq!(promised(&mut reconciler, Some(&[(b, false)])), Some(false));
-    assert_eq!(promised(&mut reconciler, Some(&[(a, true), (b, true)])), Some(true));
-    assert_eq!(promised(&mut reconciler, None), Some(false), "switched off");
-}
-
-#[test]
 fn a_service_becomes_http_and_back() {
     let rules = vec![(0, 1), (1, 0)];
     let parts = || vec![(0, 1, vec![(1, BackendState::Ready), (2, BackendState::Ready)]), (1, 1, vec![(3, BackendState::Ready)])];

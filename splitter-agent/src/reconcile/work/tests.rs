@@ -4,7 +4,8 @@ use super::*;
 use crate::{
     datapath::{Memory, TableError},
     model::{
-        Backend as Server, BackendState, Frontend, Mode, OnWeightChange, Protocol, Service as Model, Snat as Translation, SplitBy, Version,
+        Backend as Server, BackendState, Frontend, Http, Mode, OnWeightChange, Protocol, Service as Model, Snat as Translation, SplitBy,
+        Version,
     },
 };
 use std::net::SocketAddr;
@@ -197,4 +198,28 @@ fn what_does_not_fit_changes_nothing() {
     // With the last of them every number is taken, which is no obstacle.
     assert_eq!(reconciler.apply(&mut memory, &policy(4)).unwrap().changed, 1);
     assert_eq!(single().apply(&mut memory, &policy(4)).unwrap().changed, 0);
+}
+
+#[test]
+fn timestamps_are_promised_when_all_backends_agree() {
+    let mut service = Arc::unwrap_or_clone(model(1, [1, 0], &[80]));
+    (service.mode, service.http) = (Mode::Http, Some(Http::default()));
+    let down = SocketAddr::from(([10, 2, 1, 9], 80));
+    service.versions[0].backends.push(Server { address: down, state: BackendState::Down });
+    let [a, b] = [0, 1].map(|version: usize| service.versions[version].backends[0].address);
+    let service = Arc::new(service);
+    let (mut reconciler, mut memory) = (Reconciler::new(), Memory::new());
+    let mut promised = |reconciler: &mut Reconciler, said: Option<&[(SocketAddr, bool)]>| {
+        reconciler.set_stamps(said.map(|said| said.iter().copied().collect()));
+        reconciler.apply(&mut memory, std::slice::from_ref(&service)).unwrap();
+        SERVICES.get(&memory, 1).unwrap().map(|record| record.http & http_flag::STAMPS != 0)
+    };
+    assert_eq!(promised(&mut reconciler, Some(&[])), Some(false), "nobody was asked");
+    assert_eq!(promised(&mut reconciler, Some(&[(a, true)])), Some(false), "one has not answered");
+    assert_eq!(promised(&mut reconciler, Some(&[(a, true), (b, true), (down, false)])), Some(true));
+    assert_eq!(promised(&mut reconciler, Some(&[(a, true)])), Some(true), "nothing speaks against it");
+    assert_eq!(promised(&mut Reconciler::new(), Some(&[])), Some(true), "an agent that takes over does not know yet");
+    assert_eq!(promised(&mut reconciler, Some(&[(b, false)])), Some(false));
+    assert_eq!(promised(&mut reconciler, Some(&[(a, true), (b, true)])), Some(true));
+    assert_eq!(promised(&mut reconciler, None), Some(false), "switched off");
 }
