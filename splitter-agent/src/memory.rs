@@ -1,5 +1,5 @@
 //! The allocator of a process that is small, but holds much for moments: while a policy is read, or a status of many services written. At
-//! 40,000 services 108 MB are resident (`bench policy-scale`).
+//! 40,000 services 106 MB are resident (`bench policy-scale`).
 
 /// All threads share one heap, so that what one frees another can use. To be called before there are threads.
 pub fn tune() {
