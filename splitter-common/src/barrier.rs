@@ -14,6 +14,15 @@ pub fn opaque(value: u32) -> u32 {
     value
 }
 
+/// The value when it is 1 to `MOST`, a power of two. Verifiers learn the limits from the mask alone: of two compares LLVM makes one of
+/// `value - 1`, which verifiers that do not carry what they learn back to the value (seen on Linux 6.1 and 6.12) know nothing from; and that
+/// a value is not zero says nothing to those before Linux 6.8.
+#[inline(always)]
+pub fn within<const MOST: u32>(value: u32) -> Option<u32> {
+    let less = value.wrapping_sub(1);
+    if less < MOST { Some(masked::<MOST>(less) as u32 + 1) } else { None }
+}
+
 /// The value's bits below `LIMIT`, a power of two: a mask that the optimiser cannot drop, in one instruction.
 #[inline(always)]
 pub fn masked<const LIMIT: u32>(value: u32) -> usize {

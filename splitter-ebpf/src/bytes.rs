@@ -4,7 +4,7 @@
 //! outlives a call which may move the frame (resize, checksum helpers): the verifier would refuse it too, less clearly.
 
 use core::marker::PhantomData;
-pub use splitter_common::barrier::opaque;
+pub use splitter_common::barrier::{opaque, within};
 use splitter_common::http::HeadText;
 
 /// Most bytes that are copied at once between a frame and a text.

@@ -10,7 +10,7 @@ use splitter_common::{
     http::{HEAD_LIMIT, HeadText},
 };
 use splitter_ebpf::{
-    bytes::{Ref, opaque},
+    bytes::{Ref, within},
     env::{Env, Scratch, Table, Tables},
 };
 
@@ -122,8 +122,7 @@ impl Env for Kernel {
     }
     #[inline(always)]
     fn copy_text(&self, to: &mut HeadText, from: &HeadText, len: u32) {
-        let len = opaque(len);
-        if len != 0 && len <= HEAD_LIMIT {
+        if let Some(len) = within::<HEAD_LIMIT>(len) {
             // SAFETY: both are longer than HEAD_LIMIT. The helper copies memory of maps as any other (Linux 5.5).
             unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), len, from.as_ptr().cast()) };
         }

@@ -4,7 +4,7 @@ use super::{route, window};
 use aya_ebpf::{EbpfContext, bindings::*, helpers::generated::*, programs::TcContext};
 use splitter_common::http::{HEAD_LIMIT, HeadText, Loop};
 use splitter_ebpf::{
-    bytes::{COPY, Packet, Route, RouteQuery, Window, opaque},
+    bytes::{COPY, Packet, Route, RouteQuery, Window, opaque, within},
     packet::{self, ETHERNET, http::BpfLoop},
 };
 
@@ -94,25 +94,23 @@ impl<const OUT: bool> Packet for Skb<OUT> {
     }
     #[inline(always)]
     fn copy_in(&mut self, at: u32, text: &mut HeadText, offset: u32, len: u32) -> bool {
-        let (offset, len) = (opaque(offset) & (HEAD_LIMIT - 1), opaque(len));
+        let offset = opaque(offset) & (HEAD_LIMIT - 1);
+        let Some(len) = within::<COPY>(len) else { return false };
         // SAFETY: the offset is masked, and the text has room of COPY bytes behind its limit.
-        len != 0
-            && len <= COPY
-            && unsafe {
-                let to = text.as_mut_ptr().add(offset as usize);
-                bpf_skb_load_bytes(self.raw().cast(), at, to.cast(), len) == 0
-            }
+        unsafe {
+            let to = text.as_mut_ptr().add(offset as usize);
+            bpf_skb_load_bytes(self.raw().cast(), at, to.cast(), len) == 0
+        }
     }
     #[inline(always)]
     fn copy_out(&mut self, at: u32, text: &HeadText, offset: u32, len: u32) -> bool {
-        let (offset, len) = (opaque(offset) & (HEAD_LIMIT - 1), opaque(len));
+        let offset = opaque(offset) & (HEAD_LIMIT - 1);
+        let Some(len) = within::<COPY>(len) else { return false };
         // SAFETY: as in `copy_in`.
-        len != 0
-            && len <= COPY
-            && unsafe {
-                let from = text.as_ptr().add(offset as usize);
-                bpf_skb_store_bytes(self.raw().cast(), at, from.cast(), len, BPF_F_RECOMPUTE_CSUM as u64) == 0
-            }
+        unsafe {
+            let from = text.as_ptr().add(offset as usize);
+            bpf_skb_store_bytes(self.raw().cast(), at, from.cast(), len, BPF_F_RECOMPUTE_CSUM as u64) == 0
+        }
     }
     #[inline(always)]
     fn sum(text: &HeadText, offset: u32, len: u32) -> u64 {
@@ -173,10 +171,10 @@ fn sum(text: &HeadText, offset: u32, len: u32) -> u64 {
     let (mut sum, mut done) = (0u64, 0u32);
     BpfLoop::repeat(COPY / PIECE + 1, |_| {
         let left = len.wrapping_sub(done);
-        let words = opaque(if left > PIECE { PIECE } else { left & !3 });
-        if done >= len || words == 0 || words > PIECE {
+        if done >= len {
             return true;
         }
+        let Some(words) = within::<PIECE>(if left > PIECE { PIECE } else { left & !3 }) else { return true };
         let at = opaque(offset.wrapping_add(done)) & (HEAD_LIMIT - 1);
         // SAFETY: the offset is masked and the text has room of COPY bytes behind its limit; no `from` at all.
         let piece = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, text.as_ptr().add(at as usize).cast_mut().cast(), words, 0) };

@@ -127,10 +127,7 @@ pub fn syn_again<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Tra
 /// Sequence number that a segment acknowledges, host order.
 #[inline(always)]
 fn packet_ack<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> u32 {
-    let l4 = crate::bytes::opaque(p.l4);
-    if l4 == 0 || l4 > 1024 {
-        return 0;
-    }
+    let Some(l4) = crate::bytes::within::<1024>(p.l4) else { return 0 };
     packet.window::<20>(l4 as usize).map_or(0, |w| u32::from_be(w.load::<u32, 8>()))
 }
 
@@ -187,10 +184,7 @@ pub fn from_backend<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, e
 /// Sequence number of a segment, host order.
 #[inline(always)]
 fn packet_seq<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> u32 {
-    let l4 = crate::bytes::opaque(p.l4);
-    if l4 == 0 || l4 > 1024 {
-        return 0;
-    }
+    let Some(l4) = crate::bytes::within::<1024>(p.l4) else { return 0 };
     packet.window::<20>(l4 as usize).map_or(0, |w| u32::from_be(w.load::<u32, 4>()))
 }
 

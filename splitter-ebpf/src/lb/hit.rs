@@ -167,10 +167,7 @@ fn first_payload<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: 
 /// Whether a TCP segment carries data.
 #[inline(always)]
 pub fn has_payload<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> bool {
-    let l4 = crate::bytes::opaque(p.l4);
-    if l4 == 0 || l4 > 1024 {
-        return false;
-    }
+    let Some(l4) = crate::bytes::within::<1024>(p.l4) else { return false };
     let Some(w) = packet.window::<20>(l4 as usize) else { return false };
     let header = (w.load::<u8, 12>() >> 4) as u32 * 4;
     p.ip_len > l4 - crate::packet::ETHERNET as u32 + header

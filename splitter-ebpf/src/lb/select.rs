@@ -70,28 +70,43 @@ fn ready<E: Env>(env: &E, id: u32) -> bool {
     })
 }
 
+/// What the rounds of [`from_table`] share. One pointer to it in the closure takes less stack than one to each of its fields.
+struct Search {
+    salt: u64,
+    key: u64,
+    slot: VersionSlot,
+    avoid: u32,
+    now: u32,
+    found: u32,
+    fallback: u32,
+}
+
 /// The first of a few candidates that is ready and not suspect; else the first that is ready.
 #[inline(always)]
 fn from_table<E: Env>(env: &E, slot: &VersionSlot, salt: u64, key: u64, avoid: u32) -> u32 {
-    let now = env.ticks();
-    let (mut found, mut fallback) = (0, 0);
-    Rounds::repeat(decide::BACKEND_TRIES, |attempt| {
-        let at = maglev::slot(decide::backend_hash(salt, key, attempt), slot.size);
-        let chunk = MaglevKey { version: slot.version, table: slot.table, chunk: at / MAGLEV_CHUNK as u32 };
-        let Some(chunk) = env.maglev(&chunk) else { return false };
-        let at = opaque(at) as usize & (MAGLEV_CHUNK - 1);
-        let id = chunk.with(|chunk| chunk.backends[at]);
-        if !ready(env, id) {
-            return false;
-        }
-        let suspect = id == avoid || env.suspect(id).is_some_and(|until| (until.wrapping_sub(now) as i32) > 0);
-        if suspect && fallback == 0 {
-            fallback = id;
-        }
-        if !suspect {
-            found = id;
-        }
-        !suspect
-    });
-    if found != 0 { found } else { fallback }
+    let mut search = Search { salt, key, slot: *slot, avoid, now: env.ticks(), found: 0, fallback: 0 };
+    let shared = &mut search;
+    Rounds::repeat(decide::BACKEND_TRIES, move |attempt| attempted(env, shared, attempt));
+    if search.found != 0 { search.found } else { search.fallback }
+}
+
+/// Looks at one candidate; whether it is the one.
+#[inline(always)]
+fn attempted<E: Env>(env: &E, search: &mut Search, attempt: u32) -> bool {
+    let at = maglev::slot(decide::backend_hash(search.salt, search.key, attempt), search.slot.size);
+    let chunk = MaglevKey { version: search.slot.version, table: search.slot.table, chunk: at / MAGLEV_CHUNK as u32 };
+    let Some(chunk) = env.maglev(&chunk) else { return false };
+    let at = opaque(at) as usize & (MAGLEV_CHUNK - 1);
+    let id = chunk.with(|chunk| chunk.backends[at]);
+    if !ready(env, id) {
+        return false;
+    }
+    let suspect = id == search.avoid || env.suspect(id).is_some_and(|until| (until.wrapping_sub(search.now) as i32) > 0);
+    if suspect && search.fallback == 0 {
+        search.fallback = id;
+    }
+    if !suspect {
+        search.found = id;
+    }
+    !suspect
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     account,
-    bytes::{Packet, opaque},
+    bytes::{Packet, within},
     env::Env,
     lb::Translation,
     network::Network,
@@ -71,10 +71,7 @@ pub fn forward<F: Network, P: Packet, E: Env, N: Renumber>(
 #[inline(never)]
 fn longest<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> u32 {
     let segment = packet.segment();
-    let l4 = opaque(p.l4);
-    if segment == 0 || l4 == 0 || l4 > 1024 {
-        return p.ip_len;
-    }
+    let Some(l4) = within::<1024>(p.l4).filter(|_| segment != 0) else { return p.ip_len };
     let header = match packet.window::<20>(l4 as usize) {
         Some(w) if p.is_tcp() => (w.load::<u8, 12>() >> 4) as u32 * 4,
         _ => 8,
@@ -95,11 +92,8 @@ fn write<F: Network, P: Packet, N: Renumber>(
     if !F::rewrite(packet, &rewrite) {
         return false;
     }
-    let l4 = opaque(p.l4);
-    if l4 == 0 || l4 > 1024 {
-        // A later fragment has no transport header.
-        return true;
-    }
+    // A later fragment has no transport header.
+    let Some(l4) = within::<1024>(p.l4) else { return true };
     if let Some(mut w) = packet.window::<8>(l4 as usize) {
         w.store::<u32, 0>(t.ports);
     }

@@ -284,7 +284,7 @@ fn usual_server<F: Network, E: Env + Tables<F>>(
 }
 
 /// Whatever of a client is not plain.
-#[inline(never)]
+#[inline(always)]
 fn from_client<F: Network, P: Packet, E: Env + Tables<F>>(
     packet: &mut P,
     env: &E,

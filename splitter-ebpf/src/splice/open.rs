@@ -231,7 +231,7 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
 
 /// Tries another backend of the version than `scratch.choice` names; when there is none, the request is answered, unless that one has only
 /// been `silent`: a SYN may be lost more than once.
-#[inline(never)]
+#[inline(always)]
 fn elsewhere<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, silent: bool) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let (client, facts, choice) = (place!(scratch.client), place!(scratch.facts), place!(scratch.choice));
@@ -366,7 +366,7 @@ fn agree<F: Network, E: Env>(env: &E, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>, f
 }
 
 /// Sends what the stash of `scratch.client` holds to the leg in use; the packet in hand becomes the last piece.
-#[inline(never)]
+#[inline(always)]
 pub fn deliver<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let Some(flow) = env.spliced(place!(scratch.client)) else { return Verdict::DROP };

@@ -2,7 +2,7 @@
 
 use super::Rounds;
 use crate::{
-    bytes::{Packet, opaque},
+    bytes::{Packet, within},
     packet::{ETHERNET, Ip, Parsed, tcp},
 };
 use splitter_common::{abi::tcp_option, http::Loop};
@@ -28,10 +28,7 @@ impl Segment {
     /// `None`: the header is impossible or not in reach.
     #[inline(always)]
     pub fn read<F: Ip, P: Packet>(packet: &mut P, p: &Parsed<F>) -> Option<Self> {
-        let l4 = opaque(p.l4);
-        if l4 == 0 || l4 > 1024 {
-            return None;
-        }
+        let l4 = within::<1024>(p.l4)?;
         let w = packet.window::<20>(l4 as usize)?;
         let header = w.load::<u8, 12>() >> 2 & 0x3c;
         let at = l4 + header as u32;
