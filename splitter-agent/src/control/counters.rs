@@ -28,6 +28,21 @@ fn add(total: &mut VersionCounters, one: &VersionCounters) {
     total.requests += one.requests;
     total.status.iter_mut().zip(one.status).for_each(|(total, one)| *total += one);
     total.switches += one.switches;
+    add_outcomes(&mut total.drawn, &one.drawn);
+    add_outcomes(&mut total.ruled, &one.ruled);
+}
+
+fn add_outcomes(total: &mut Outcomes, one: &Outcomes) {
+    total.trials += one.trials;
+    total.answered += one.answered;
+    total.refused += one.refused;
+    total.unopened += one.unopened;
+    total.abandoned += one.abandoned;
+    total.closed += one.closed;
+    total.cut += one.cut;
+    total.unavailable += one.unavailable;
+    total.status.iter_mut().zip(one.status).for_each(|(total, one)| *total += one);
+    total.failed += one.failed;
 }
 
 fn sum<'a>(values: impl IntoIterator<Item = &'a VersionCounters>) -> VersionCounters {

@@ -33,6 +33,37 @@ pub struct VersionCounters {
     pub status: [u64; 6],
     /// Requests whose connection came from another version.
     pub switches: u64,
+    /// What became of the trials that the weights drew: what a judge may go by.
+    pub drawn: Outcomes,
+    /// The same of trials that a rule sent here, whatever the weights.
+    pub ruled: Outcomes,
+}
+
+/// What became of trials: client connections and UDP flows (layer 4), requests (http). A trial belongs to the version that was chosen for it, and
+/// ends in exactly one outcome, at the moment when the client suffers or is served; until then it is pending.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Trials begun. Tries of several backends are one trial.
+    pub trials: u64,
+    /// The first response byte came (layer 4), or a complete status line (http).
+    pub answered: u64,
+    /// No backend took it: the last one tried answered with a RST, or an ICMP error quoted the node's packet to it.
+    pub refused: u64,
+    /// No backend's SYN-ACK came before the client gave up, or the entry aged out.
+    pub unopened: u64,
+    /// The backend had it, and the client ended the connection before the first response byte.
+    pub abandoned: u64,
+    /// The backend ended the connection (FIN or RST) without a response byte.
+    pub closed: u64,
+    /// Of `answered`: the backend ended the connection in the middle of the response (http: before the end that its head names; layer 4: by a RST).
+    pub cut: u64,
+    /// The node refused it itself, for want of a backend: 503, RST, or ICMP.
+    pub unavailable: u64,
+    /// http: answers by status class: index 1 to 5; 0: what is none.
+    pub status: [u64; 6],
+    /// http: answers whose status the service counts as failures (`errorRate.codes`).
+    pub failed: u64,
 }
 
 /// What a histogram measures.
@@ -78,4 +109,4 @@ pub struct HistogramOctave {
     pub counts: [u32; SUBBUCKETS as usize],
 }
 
-pod!(VersionCounters, HistogramKey, HistogramOctave);
+pod!(VersionCounters, Outcomes, HistogramKey, HistogramOctave);
