@@ -33,6 +33,8 @@ fn main() {
         println!("cargo:rerun-if-env-changed={name}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    // One folder for all profiles, beside theirs: the kernel programs are the same in each. OUT_DIR is TARGET/PROFILE/build/NAME/out.
+    let target = out.ancestors().nth(4).expect("OUT_DIR lies in the target folder").join("bpf");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above");
     for dir in ["splitter-ebpf", "splitter-common"] {
         println!("cargo:rerun-if-changed={}", root.join(dir).display());
@@ -65,10 +67,10 @@ fn main() {
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .args(["build", "--package", "splitter-ebpf", "--bins", "--release", "--locked"])
         .args(["--target", "bpfel-unknown-none", "-Zbuild-std=core", "--target-dir"])
-        .arg(out.join("bpf"));
+        .arg(&target);
     let status = command.status().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
     assert!(status.success(), "the kernel programs do not build (is bpf-linker missing? `cargo xtask setup` installs it)");
     for object in OBJECTS {
-        fs::copy(out.join("bpf/bpfel-unknown-none/release").join(object), out.join(object)).expect("the object was just built");
+        fs::copy(target.join("bpfel-unknown-none/release").join(object), out.join(object)).expect("the object was just built");
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::{
     bytes::Ref,
-    lb::{Choice, Facts, Translation},
+    lb::{Choice, Facts, Search, Translation},
     packet::Parsed,
-    splice::{Out, Stamps},
+    splice::{Out, Pieces, Stamps},
     verdict::Verdict,
 };
 use splitter_common::{
@@ -52,6 +52,8 @@ pub trait Env: Tables<V4> + Tables<V6> {
     /// The octave of a histogram, made when it is not there; `None` without memory.
     fn octave(&self, key: &HistogramKey) -> Option<Ref<HistogramOctave>>;
     fn count(&self, reason: Reason);
+    /// Working memory of the choice of a backend, of whichever family: see [`Scratch`].
+    fn search(&self) -> Option<Ref<Search>>;
     fn http_rules(&self, service: u32) -> Option<Ref<HttpRules>>;
     fn stash(&self, slot: u32) -> Option<Ref<Stash>>;
     /// 0: nobody holds it.
@@ -71,6 +73,7 @@ pub struct Scratch<F: Family> {
     pub translation: Translation<F>,
     pub facts: Facts,
     pub choice: Choice,
+    pub search: Search,
     pub frontend: FrontendKey,
     pub half: HalfOpen<F>,
     pub partner: FlowKey<F>,
@@ -81,6 +84,7 @@ pub struct Scratch<F: Family> {
     pub spliced: Spliced<F>,
     pub leg: Leg<F>,
     pub out: Out<F>,
+    pub pieces: Pieces,
     pub stamps: Stamps,
     pub client: FlowKey<F>,
     pub step: Verdict,

@@ -7,6 +7,7 @@ pub use frame::Frame;
 use crate::{
     bytes::Ref,
     env::{Env, Scratch, Table, Tables},
+    lb::Search,
     packet::ports,
 };
 use splitter_common::{
@@ -399,6 +400,10 @@ impl Env for Maps {
     }
     fn count(&self, reason: Reason) {
         *self.reasons.borrow_mut().entry(reason).or_default() += 1;
+    }
+    fn search(&self) -> Option<Ref<Search>> {
+        // SAFETY: lives as long as the maps; one packet at a time.
+        Some(unsafe { Ref::new(&raw mut (*self.v4.scratch.get()).search) })
     }
     fn http_rules(&self, service: u32) -> Option<Ref<HttpRules>> {
         self.http_rules.get(&service)

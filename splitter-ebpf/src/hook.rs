@@ -84,6 +84,8 @@ where
         }
         Action::Again => 3,
         Action::Read => 4,
+        Action::SpliceConnection => 5,
+        Action::SpliceLeg => 6,
         _ => return None,
     };
     Some(program | (F::IPV6 as u32) << 3 | (egress as u32) << 4)

@@ -12,6 +12,7 @@ use splitter_common::{
 use splitter_ebpf::{
     bytes::{Ref, within},
     env::{Env, Scratch, Table, Tables},
+    lb::Search,
 };
 
 impl Env for Kernel {
@@ -107,6 +108,11 @@ impl Env for Kernel {
     #[inline(always)]
     fn count(&self, reason: Reason) {
         maps::count(reason);
+    }
+    #[inline(always)]
+    fn search(&self) -> Option<Ref<Search>> {
+        // SAFETY: the address of a field of a live map value; nothing is read.
+        maps::reference(maps::SCRATCH4.get_ptr_mut(0).map(|scratch| unsafe { &raw mut (*scratch).search }))
     }
     #[inline(always)]
     fn http_rules(&self, service: u32) -> Option<Ref<HttpRules>> {

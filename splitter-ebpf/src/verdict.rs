@@ -33,6 +33,9 @@ pub enum Action {
     /// On to the splice: a client's packet, a backend's. Between programs only.
     SpliceClient,
     SpliceServer,
+    /// On to what else a client's packet, or a backend's, may need. Between programs only.
+    SpliceConnection,
+    SpliceLeg,
     /// On to the program that writes packets. Between programs only.
     Step,
     /// On to the program that reads heads. Between programs only.
@@ -60,10 +63,15 @@ impl Verdict {
     pub const SEND: Self = Self(17 << 32);
     pub const ANSWER: Self = Self(18 << 32);
     pub const STALE: Self = Self(19 << 32);
-    /// Translated, and nothing else; within a program.
+    /// Translated, and nothing else.
     pub const PLAIN: Self = Self(21 << 32);
     /// A head is to be read: see `splice::read`.
     pub const READ: Self = Self(22 << 32);
+
+    /// A client's packet that is not plain: see `splice::connection`.
+    pub const CONNECTION: Self = Self(23 << 32);
+    /// A backend's packet that is not plain: see `splice::leg`.
+    pub const LEG: Self = Self(24 << 32);
 
     /// Whether it is `AGAIN` or `MISSED`.
     #[inline(always)]
@@ -115,9 +123,11 @@ impl Verdict {
             11 => Action::ResetReceiver,
             12 => Action::SpliceClient,
             13 => Action::SpliceServer,
-            14..20 => Action::Step,
+            14..20 | 21 => Action::Step,
             20 => Action::Over(detail),
             22 => Action::Read,
+            23 => Action::SpliceConnection,
+            24 => Action::SpliceLeg,
             30 => Action::Again,
             _ => Action::Pass,
         }

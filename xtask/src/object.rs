@@ -1,4 +1,7 @@
-//! Reads the built kernel object (ELF64, little-endian) and refuses what must not be in it: panic paths, and calls of byte-wise memory functions.
+//! Reads the built kernel object (ELF64, little-endian) and refuses what must not be in it: panic paths, calls of byte-wise memory functions, and
+//! chains of calls that take too much stack.
+
+mod stack;
 
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
@@ -26,6 +29,7 @@ pub struct Object {
     pub programs: Vec<(String, usize)>,
     symbols: BTreeSet<String>,
     called: BTreeSet<String>,
+    functions: Vec<stack::Function>,
 }
 
 impl Object {
@@ -39,7 +43,17 @@ impl Object {
                 memory
                     .map(|name| format!("{name} is called: it works byte by byte; copy in fixed sizes of at most what the linker expands")),
             )
+            .chain(self.programs.iter().filter_map(|(name, _)| {
+                let chain = stack::longest(&self.functions, name)?;
+                let why = "move what it holds to the scratch memory, or cut the program by a tail call";
+                (chain.bytes > stack::LIMIT).then(|| format!("{chain} (at most {}; {why})", stack::LIMIT))
+            }))
             .collect()
+    }
+
+    /// Bytes of stack of the longest chain of calls under a program, by frames of 32 bytes.
+    pub fn stack(&self, program: &str) -> Option<u32> {
+        stack::longest(&self.functions, program).map(|chain| chain.bytes)
     }
 
     /// # Errors
@@ -51,17 +65,17 @@ impl Object {
         let strings = sections.get(table.link).context("no string table")?.data(bytes)?;
         let symbols = symbols(table.data(bytes)?, strings)?;
         let mut object = Object { symbols: symbols.iter().map(|symbol| symbol.name.clone()).collect(), ..Object::default() };
+        object.functions = stack::functions(bytes, &sections, &symbols)?;
         for (index, section) in sections.iter().enumerate().filter(|(_, section)| section.is_code()) {
             let code = section.data(bytes)?;
             if section.name != ".text" {
                 let entries = symbols.iter().filter(|symbol| symbol.kind == STT_FUNC && symbol.section == index);
                 object.programs.extend(entries.map(|symbol| (symbol.name.clone(), (symbol.size / 8) as usize)));
             }
-            let relocations = sections.iter().find(|other| other.kind == SHT_REL && other.info == index);
-            let relocations = relocations.map_or(Ok(&[][..]), |section| section.data(bytes))?;
+            let relocations = Relocations::of(bytes, &sections, index)?;
             for (i, instruction) in code.chunks_exact(8).enumerate() {
                 if (instruction[0], instruction[1] >> 4) == CALL {
-                    object.called.extend(callee(instruction, i, index, relocations, &symbols)?);
+                    object.called.extend(callee(instruction, i, index, &relocations, &symbols)?);
                 }
             }
         }
@@ -154,23 +168,33 @@ fn symbols(table: &[u8], strings: &[u8]) -> Result<Vec<Symbol>> {
     (0..table.len() / 24).map(|i| symbol(i * 24)).collect()
 }
 
+/// Relocations of a code section: byte offset of the instruction, and symbol.
+struct Relocations(Vec<(u64, usize)>);
+
+impl Relocations {
+    fn of(bytes: &[u8], sections: &[Section], section: usize) -> Result<Self> {
+        let Some(table) = sections.iter().find(|other| other.kind == SHT_REL && other.info == section) else { return Ok(Self(Vec::new())) };
+        let entry = |at: &[u8]| Ok((u64_at(at, 0)?, (u64_at(at, 8)? >> 32) as usize));
+        table.data(bytes)?.chunks_exact(16).map(entry).collect::<Result<_>>().map(Self)
+    }
+
+    /// Section and byte offset that the instruction at `at` names: of a symbol, or `distance` from the beginning of a section. `None`: it has no
+    /// relocation.
+    fn target(&self, at: usize, symbols: &[Symbol], distance: i64) -> Result<Option<(usize, i64)>> {
+        let Some((_, index)) = self.0.iter().find(|(offset, _)| *offset == at as u64) else { return Ok(None) };
+        let symbol = symbols.get(*index).context("a relocation names no symbol")?;
+        Ok(Some((symbol.section, if symbol.kind == STT_SECTION { distance } else { symbol.value as i64 })))
+    }
+}
+
 /// The function that call instruction `i` of a section calls. A relocation names it, or its section and a distance; without one it is in the
 /// same section.
-fn callee(instruction: &[u8], i: usize, section: usize, relocations: &[u8], symbols: &[Symbol]) -> Result<Option<String>> {
+fn callee(instruction: &[u8], i: usize, section: usize, relocations: &Relocations, symbols: &[Symbol]) -> Result<Option<String>> {
     let distance = i64::from(u32_at(instruction, 4)? as i32);
-    let mut target = (section, (i as i64 + 1 + distance) * 8);
-    for entry in relocations.chunks_exact(16) {
-        if u64_at(entry, 0)? != i as u64 * 8 {
-            continue;
-        }
-        let symbol = symbols.get((u64_at(entry, 8)? >> 32) as usize).context("a relocation names no symbol")?;
-        if symbol.kind != STT_SECTION {
-            return Ok(Some(symbol.name.clone()));
-        }
-        target = (symbol.section, (distance + 1) * 8);
-    }
-    let here = |symbol: &&Symbol| symbol.kind == STT_FUNC && (symbol.section, symbol.value as i64) == target;
-    Ok(symbols.iter().find(here).map(|symbol| symbol.name.clone()))
+    let here = (section, (i as i64 + 1 + distance) * 8);
+    let target = relocations.target(i * 8, symbols, (distance + 1) * 8)?.unwrap_or(here);
+    let it = |symbol: &&Symbol| symbol.kind == STT_FUNC && (symbol.section, symbol.value as i64) == target;
+    Ok(symbols.iter().find(it).map(|symbol| symbol.name.clone()))
 }
 
 #[cfg(test)]
@@ -192,12 +216,11 @@ mod tests {
         let symbols =
             [symbol("", 0, 0, 0), symbol("", STT_SECTION, 2, 0), symbol("memcpy", STT_FUNC, 2, 16), symbol("near", STT_FUNC, 1, 8)];
         let call = |distance: i32| [&[0x85, 0x10, 0, 0][..], &distance.to_le_bytes()].concat();
-        let relocation = |symbol: u64| [3u64 * 8, symbol << 32 | 10].map(u64::to_le_bytes).concat();
-        let name = |code: &[u8], relocations: &[u8]| callee(code, 3, 1, relocations, &symbols).unwrap();
-        assert_eq!(name(&call(-3), &[]).as_deref(), Some("near"));
-        assert_eq!(name(&call(-1), &relocation(2)).as_deref(), Some("memcpy"));
-        assert_eq!(name(&call(1), &relocation(1)).as_deref(), Some("memcpy"));
-        assert_eq!(name(&call(7), &[]), None);
+        let name = |code: &[u8], relocations| callee(code, 3, 1, &Relocations(relocations), &symbols).unwrap();
+        assert_eq!(name(&call(-3), vec![]).as_deref(), Some("near"));
+        assert_eq!(name(&call(-1), vec![(24, 2)]).as_deref(), Some("memcpy"));
+        assert_eq!(name(&call(1), vec![(24, 1)]).as_deref(), Some("memcpy"));
+        assert_eq!(name(&call(7), vec![]), None);
     }
 
     #[test]

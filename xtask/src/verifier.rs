@@ -35,7 +35,7 @@ pub fn run(programs: &Programs, update: bool) -> Result<String> {
     for (name, instructions) in &object.programs {
         let cut: String = name.chars().take(NAME).collect();
         let walked = verified.iter().find(|(loaded, _)| *loaded == cut).map(|(_, walked)| *walked);
-        found.insert(name.clone(), json!({"instructions": instructions, "verified": walked}));
+        found.insert(name.clone(), json!({"instructions": instructions, "stack": object.stack(name), "verified": walked}));
     }
     ensure!(verified.len() >= 2, "the kernel holds only {verified:?} of the object's programs");
     let path = root()?.join(BUDGET);
@@ -55,7 +55,7 @@ pub fn run(programs: &Programs, update: bool) -> Result<String> {
 fn describe(found: &Map<String, Value>) -> String {
     let line = |(name, figures): (&String, &Value)| {
         let walked = figures["verified"].as_u64().map_or("not loaded".into(), |walked| format!("{walked} verified"));
-        format!("{name}: {} instructions, {walked}", figures["instructions"])
+        format!("{name}: {} instructions, {} bytes of stack, {walked}", figures["instructions"], figures["stack"])
     };
     found.iter().map(line).collect::<Vec<_>>().join("\n")
 }

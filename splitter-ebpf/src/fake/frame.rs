@@ -68,6 +68,8 @@ impl<const XDP: bool> Frame<XDP> {
                 Action::Again => lb::layer4(self, maps, parsed),
                 Action::Read | Action::Step | Action::Over(_) | Action::Reset | Action::TooBig(_) if XDP => return Action::Pass,
                 Action::Read => splice::read(self, maps, parsed),
+                Action::SpliceConnection => splice::connection(self, maps, parsed),
+                Action::SpliceLeg => splice::leg(self, maps, parsed),
                 Action::Step | Action::Over(_) | Action::Reset | Action::TooBig(_) => {
                     field!(scratch.step = verdict);
                     splice::steps(self, maps, parsed)

@@ -98,21 +98,29 @@ splice_programs! {
     http_steps4 V4, false, splice::steps;
     http_layer4_4 V4, false, lb::layer4;
     http_read4 V4, false, splice::read;
+    http_conn4 V4, false, splice::connection;
+    http_leg4 V4, false, splice::leg;
     http_client6 V6, false, splice::client;
     http_server6 V6, false, splice::server;
     http_steps6 V6, false, splice::steps;
     http_layer4_6 V6, false, lb::layer4;
     http_read6 V6, false, splice::read;
+    http_conn6 V6, false, splice::connection;
+    http_leg6 V6, false, splice::leg;
     out_client4 V4, true, splice::client;
     out_server4 V4, true, splice::server;
     out_steps4 V4, true, splice::steps;
     out_layer4_4 V4, true, lb::layer4;
     out_read4 V4, true, splice::read;
+    out_conn4 V4, true, splice::connection;
+    out_leg4 V4, true, splice::leg;
     out_client6 V6, true, splice::client;
     out_server6 V6, true, splice::server;
     out_steps6 V6, true, splice::steps;
     out_layer4_6 V6, true, lb::layer4;
     out_read6 V6, true, splice::read;
+    out_conn6 V6, true, splice::connection;
+    out_leg6 V6, true, splice::leg;
 }
 
 /// Acts on a verdict, or goes on in another program.

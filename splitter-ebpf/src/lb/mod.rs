@@ -10,7 +10,7 @@ pub use first::{facts_of, frontend_of};
 pub use flow::{find_nexthop, kept_nexthop, partner_key};
 pub use half::suspect;
 pub use hit::serves;
-pub use select::{Choice, Facts, backend_of, select};
+pub use select::{Choice, Facts, Search, backend_of, select};
 
 use crate::{
     answer,

@@ -44,19 +44,20 @@ pub fn select<E: Env>(env: &E, service_id: u32, facts: &Facts, avoid: u32, out: 
         return 0;
     };
     let index = opaque(index as u32) as usize & (MAX_VERSIONS - 1);
-    let slot = service.with(|service| service.versions[index]);
-    out.version = slot.version;
+    // SAFETY: masked to the array's length; a Ref points to a live map value.
+    let slot = unsafe { Ref::new((&raw mut (*service.as_ptr()).versions).cast::<VersionSlot>().add(index)) };
+    out.version = field!(slot.version);
     out.none = Reason::NoBackend;
-    out.backend = backend_of(env, &slot, salt, key, avoid);
+    out.backend = backend_of(env, slot, salt, key, avoid);
     1
 }
 
 /// The backend of a version that a key gets; 0: none can serve.
 #[inline(always)]
-pub fn backend_of<E: Env>(env: &E, slot: &VersionSlot, salt: u64, key: u64, avoid: u32) -> u32 {
-    let backend = match slot.size {
+pub fn backend_of<E: Env>(env: &E, slot: Ref<VersionSlot>, salt: u64, key: u64, avoid: u32) -> u32 {
+    let backend = match field!(slot.size) {
         0 => 0,
-        1 => slot.table,
+        1 => field!(slot.table),
         _ => from_table(env, slot, salt, key, avoid),
     };
     if backend != 0 && ready(env, backend) { backend } else { 0 }
@@ -70,8 +71,9 @@ fn ready<E: Env>(env: &E, id: u32) -> bool {
     })
 }
 
-/// What the rounds of [`from_table`] share. One pointer to it in the closure takes less stack than one to each of its fields.
-struct Search {
+/// What the rounds of [`from_table`] share, in memory of the CPU: the stack has no room for it under IPv6.
+#[derive(Clone, Copy)]
+pub struct Search {
     salt: u64,
     key: u64,
     slot: VersionSlot,
@@ -83,30 +85,33 @@ struct Search {
 
 /// The first of a few candidates that is ready and not suspect; else the first that is ready.
 #[inline(always)]
-fn from_table<E: Env>(env: &E, slot: &VersionSlot, salt: u64, key: u64, avoid: u32) -> u32 {
-    let mut search = Search { salt, key, slot: *slot, avoid, now: env.ticks(), found: 0, fallback: 0 };
-    let shared = &mut search;
-    Rounds::repeat(decide::BACKEND_TRIES, move |attempt| attempted(env, shared, attempt));
-    if search.found != 0 { search.found } else { search.fallback }
+fn from_table<E: Env>(env: &E, slot: Ref<VersionSlot>, salt: u64, key: u64, avoid: u32) -> u32 {
+    let Some(search) = env.search() else { return 0 };
+    search.set(Search { salt, key, slot: slot.get(), avoid, now: env.ticks(), found: 0, fallback: 0 });
+    Rounds::repeat(decide::BACKEND_TRIES, move |attempt| attempted(env, search, attempt));
+    let (found, fallback) = (field!(search.found), field!(search.fallback));
+    if found != 0 { found } else { fallback }
 }
 
 /// Looks at one candidate; whether it is the one.
 #[inline(always)]
-fn attempted<E: Env>(env: &E, search: &mut Search, attempt: u32) -> bool {
-    let at = maglev::slot(decide::backend_hash(search.salt, search.key, attempt), search.slot.size);
-    let chunk = MaglevKey { version: search.slot.version, table: search.slot.table, chunk: at / MAGLEV_CHUNK as u32 };
+fn attempted<E: Env>(env: &E, search: Ref<Search>, attempt: u32) -> bool {
+    let slot = field!(search.slot);
+    let at = maglev::slot(decide::backend_hash(field!(search.salt), field!(search.key), attempt), slot.size);
+    let chunk = MaglevKey { version: slot.version, table: slot.table, chunk: at / MAGLEV_CHUNK as u32 };
     let Some(chunk) = env.maglev(&chunk) else { return false };
     let at = opaque(at) as usize & (MAGLEV_CHUNK - 1);
     let id = chunk.with(|chunk| chunk.backends[at]);
     if !ready(env, id) {
         return false;
     }
-    let suspect = id == search.avoid || env.suspect(id).is_some_and(|until| (until.wrapping_sub(search.now) as i32) > 0);
-    if suspect && search.fallback == 0 {
-        search.fallback = id;
+    let now = field!(search.now);
+    let suspect = id == field!(search.avoid) || env.suspect(id).is_some_and(|until| (until.wrapping_sub(now) as i32) > 0);
+    if suspect && field!(search.fallback) == 0 {
+        field!(search.fallback = id);
     }
     if !suspect {
-        search.found = id;
+        field!(search.found = id);
     }
     !suspect
 }

@@ -2,7 +2,7 @@
 
 use super::gather::NO_RULE;
 use crate::{
-    bytes::opaque,
+    bytes::{Ref, opaque},
     env::Env,
     field,
     lb::{Choice, Facts, backend_of},
@@ -61,8 +61,9 @@ pub fn backend<E: Env>(env: &E, service_id: u32, facts: &Facts, out: &mut Choice
         return 0;
     }
     let index = opaque(barrier::forget(&mut out.backend, index)) as usize & (MAX_VERSIONS - 1);
-    let slot = service.with(|service| service.versions[index]);
-    out.backend = backend_of(env, &slot, salt, key, avoid);
+    // SAFETY: as in `lb::select`.
+    let slot = unsafe { Ref::new((&raw mut (*service.as_ptr()).versions).cast::<VersionSlot>().add(index)) };
+    out.backend = backend_of(env, slot, salt, key, avoid);
     out.backend
 }
 

@@ -36,9 +36,11 @@ pub fn client<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &
     if request && !segment.is(tcp::RST) { Verdict::READ } else { Verdict::PLAIN }
 }
 
-/// A packet of the leg in use, translated.
+/// A client's packet for the leg in use, translated.
 #[inline(never)]
-pub fn plain<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, segment: &Segment) -> Verdict {
+pub fn plain<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(segment) = Segment::read(packet, p) else { return Verdict::DROP };
+    let segment = &segment;
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let Some(entry) = env.spliced(&p.key) else { return Verdict::DROP };
     let Some(backend) = env.backend(field!(entry.owner) & 0xff_ffff) else { return Verdict::DROP };

@@ -15,9 +15,15 @@ use splitter_common::{
     http::{self, HEAD_LIMIT, HeadText, Loop, RequestHead, verdict},
 };
 
-/// Copies up to `len` bytes of the packet into a text; the number of bytes.
+/// Copies what a segment carries into a text, as far as it has room from `offset` on; the number of bytes.
 #[inline(never)]
 pub fn fill<P: Packet>(packet: &mut P, segment: &Segment, text: &mut HeadText, offset: u32) -> u32 {
+    fill_here(packet, segment, text, offset)
+}
+
+/// [`fill`] without a frame of its own.
+#[inline(always)]
+pub fn fill_here<P: Packet>(packet: &mut P, segment: &Segment, text: &mut HeadText, offset: u32) -> u32 {
     let room = HEAD_LIMIT.saturating_sub(offset);
     let len = if segment.len < room { segment.len } else { room };
     let mut done = 0;

@@ -39,6 +39,7 @@ mod stash;
 pub use emit::Out;
 pub use lock::release;
 pub use numbers::{Numbers, Renumber};
+pub use open::Pieces;
 pub use segment::{Segment, Stamps};
 
 use crate::{
@@ -72,19 +73,19 @@ pub fn client<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     {
         return nat::forward::forward(packet, env, p, &t, &numbers);
     }
-    if P::XDP {
-        return Verdict::PASS;
-    }
+    if P::XDP { Verdict::PASS } else { Verdict::CONNECTION }
+}
+
+/// A client's packet that [`client`] left: all that is not plain. A program of its own, so that the calls below do not lie on top of what the
+/// common path keeps on the stack.
+#[inline(always)]
+pub fn connection<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(segment) = Segment::read(packet, p) else { return Verdict::PASS };
     if !lock::acquire(env, &p.key) {
         return Verdict::DROP;
     }
-    // Again: it may be another one by now, or gone.
     let entry = env.spliced(&p.key);
-    let mut verdict = from_client(packet, env, p, &segment, entry);
-    if verdict == Verdict::PLAIN {
-        verdict = established::plain(packet, env, p, &segment);
-    }
-    verdict
+    from_client(packet, env, p, &segment, entry)
 }
 
 /// Reads the head in the scratch text and sends the request on its way. A program of its own, so that the verifier comes to the scanner
@@ -100,7 +101,7 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
         if !lock::acquire(env, &p.key) {
             return Verdict::DROP;
         }
-        // As in `client`.
+        // Again: it may be another one by now, or gone.
         match env.spliced(&p.key) {
             Some(again) if asks(&segment, again, place!(scratch.read)) => entry = again,
             _ => {
@@ -123,7 +124,7 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
     match usual_client(env, &segment, entry) {
         Some((t, numbers)) => nat::forward::forward(packet, env, p, &t, &numbers),
         None if field!(scratch.locked) == 0 => Verdict::SPLICE_CLIENT,
-        None => established::plain(packet, env, p, &segment),
+        None => Verdict::PLAIN,
     }
 }
 
@@ -136,7 +137,18 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
         if P::XDP {
             return Verdict::PASS;
         }
-        if response::read(packet, env, &segment, entry) != 0 {
+        let mut read = response::read(packet, env, &segment, entry);
+        // Interim responses (RFC 9110, 15.2) may stand before a final one in one segment.
+        if read == response::INTERIM {
+            read = response::read(packet, env, &segment, entry);
+        }
+        if read == response::INTERIM {
+            read = response::read(packet, env, &segment, entry);
+        }
+        if read == response::INTERIM {
+            response::give_up(&segment, entry);
+        }
+        if read == response::OVERTAKEN || response::follow(packet, env, &segment, entry) == response::OVERTAKEN {
             env.count(Reason::OutOfOrder);
             return Verdict::DROP;
         }
@@ -144,26 +156,34 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     if let Some((t, numbers)) = usual_server(env, &segment, entry) {
         return nat::forward::forward(packet, env, p, &t, &numbers);
     }
-    if P::XDP {
-        return Verdict::PASS;
-    }
+    if P::XDP { Verdict::PASS } else { Verdict::LEG }
+}
+
+/// A backend's packet that [`server`] left, after what it carries of a response was read. As [`connection`].
+#[inline(always)]
+pub fn leg<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(segment) = Segment::read(packet, p) else { return Verdict::PASS };
+    let Some(entry) = env.leg(&p.key) else { return Verdict::AGAIN };
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let client = place!(scratch.client);
     leg::client_of(entry, client);
     if !lock::acquire(env, client) {
         return Verdict::DROP;
     }
-    // As in `client`.
+    // As in `read`.
     let Some(entry) = env.leg(&p.key) else { return Verdict::AGAIN };
     from_server(packet, env, p, &segment, entry)
 }
 
-/// What is left to do when the splice has made up its mind: packets that the node writes. A program of its own, one step after the other:
+/// What is left to do when the splice has made up its mind: a client's packet to translate, packets that the node writes. A program of its own, one step after the other:
 /// the kernel allows eight nested calls and 512 bytes of stack. `scratch` says what the steps need.
 #[inline(always)]
 pub fn steps<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let mut verdict = field!(scratch.step);
+    if verdict == Verdict::PLAIN {
+        verdict = established::plain(packet, env, p);
+    }
     if verdict == Verdict::CONNECT {
         verdict = open::connect(packet, env, p);
     }
@@ -223,26 +243,27 @@ fn usual_client<F: Network, E: Env + Tables<F>>(
     entry: Ref<Spliced<F>>,
 ) -> Option<(Translation<F>, Numbers<true>)> {
     const UNUSUAL: u8 = EITHER_FIN | splice_flag::STASHED | splice_flag::SYN_AGAIN;
-    let s = entry.get();
-    let flags = (s.owner >> 24) as u8;
+    let owner = field!(entry.owner);
+    let flags = (owner >> 24) as u8;
     let end = segment.end();
-    let request = segment.len != 0 && after(end, s.body_end) && flags & splice_flag::PINNED == 0;
-    let unusual = s.state != splice_state::ESTABLISHED
+    let request = segment.len != 0 && after(end, field!(entry.body_end)) && flags & splice_flag::PINNED == 0;
+    let unusual = field!(entry.state) != splice_state::ESTABLISHED
         || request
         || flags & UNUSUAL != 0
         || segment.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
-        || s.nexthop.wrapping_sub(1) >= STACK - 1
-        || env.ticks().wrapping_sub(s.last) >= REFRESH_TICKS;
+        || field!(entry.nexthop).wrapping_sub(1) >= STACK - 1
+        || env.ticks().wrapping_sub(field!(entry.last)) >= REFRESH_TICKS;
     if unusual {
         return None;
     }
-    let backend = env.backend(s.owner & 0xff_ffff)?;
+    let backend = env.backend(owner & 0xff_ffff)?;
     if !lb::serves(field!(backend.state)) {
         return None;
     }
-    if segment.len != 0 && after(end, s.next) {
+    if segment.len != 0 && after(end, field!(entry.next)) {
         field!(entry.next = end);
     }
+    let s = entry.get();
     Some((translation(&s, field!(backend.version)), leg::numbers_of_client(&s)))
 }
 
@@ -262,24 +283,25 @@ fn usual_server<F: Network, E: Env + Tables<F>>(
 ) -> Option<(Translation<F>, Numbers<false>)> {
     const UNUSUAL: u8 = leg_flag::FIN | leg_flag::PEER_FIN | leg_flag::IDLE | leg_flag::STASHED;
     const WITH_DATA: u8 = leg_flag::AWAIT | leg_flag::CHUNKED;
-    let leg = entry.get();
-    let flags = (leg.owner >> 24) as u8;
-    let unusual = leg.state != splice_state::ESTABLISHED
+    let owner = field!(entry.owner);
+    let flags = (owner >> 24) as u8;
+    let unusual = field!(entry.state) != splice_state::ESTABLISHED
         || flags & UNUSUAL != 0
         || segment.len != 0 && flags & WITH_DATA != 0
         || segment.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
-        || leg.nexthop.wrapping_sub(1) >= STACK - 1
-        || env.ticks().wrapping_sub(leg.last) >= REFRESH_TICKS;
+        || field!(entry.nexthop).wrapping_sub(1) >= STACK - 1
+        || env.ticks().wrapping_sub(field!(entry.last)) >= REFRESH_TICKS;
     if unusual {
         return None;
     }
-    let backend = env.backend(leg.owner & 0xff_ffff)?;
+    let backend = env.backend(owner & 0xff_ffff)?;
     if !lb::serves(field!(backend.state)) {
         return None;
     }
-    if segment.len != 0 && after(segment.end(), leg.next) {
+    if segment.len != 0 && after(segment.end(), field!(entry.next)) {
         field!(entry.next = segment.end());
     }
+    let leg = entry.get();
     Some((leg::translation(&leg, field!(backend.version)), leg::numbers(&leg)))
 }
 
@@ -314,7 +336,7 @@ fn from_client<F: Network, P: Packet, E: Env + Tables<F>>(
 }
 
 /// Whatever of a backend is not plain.
-#[inline(never)]
+#[inline(always)]
 fn from_server<F: Network, P: Packet, E: Env + Tables<F>>(
     packet: &mut P,
     env: &E,

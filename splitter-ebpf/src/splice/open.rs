@@ -10,7 +10,7 @@ use crate::{
     account,
     answer::swapped,
     bytes::{Packet, Ref},
-    env::{Env, Tables},
+    env::{Env, Scratch, Tables},
     field, flag,
     lb::{Translation, facts_of, find_nexthop, kept_nexthop, partner_key, suspect},
     nat,
@@ -414,36 +414,59 @@ fn pieces<F: Network, P: Packet, E: Env + Tables<F>>(
     let window = if field!(flow.options) & tcp_option::UNSCALED != 0 { window << (field!(flow.scale) & 15) } else { window };
     out.window = if window > 0xffff { 0xffff } else { window as u16 };
     out.flags = tcp::ACK | tcp::PSH;
-    let first = field!(flow.request_at).wrapping_add(field!(flow.seq_add));
-    let len = field!(stash.len);
     let most = field!(leg.mss) as u32;
     let most = if most > 1460 { 1460 } else { most };
-    let most = stamped(flow, out, most);
-    // SAFETY: the stash is this flow's.
-    let text = unsafe { &(*stash.as_ptr()).text };
-    let (mut offset, mut failed) = (0u32, false);
-    Rounds::repeat(PIECES, |i| {
-        let left = len.wrapping_sub(offset);
-        out.len = if left > most { most } else { left };
-        out.offset = offset;
-        out.seq = first.wrapping_add(offset);
-        if emit::emit(packet, p, out, text) == 0 {
-            failed = true;
-            return true;
-        }
-        offset = offset.wrapping_add(out.len);
-        if offset >= len || i == PIECES - 1 {
-            return true;
-        }
-        let _ = emit::send(packet, env, t);
-        packet.clone_to(interface(env, t.nexthop));
-        false
-    });
-    if failed {
+    let first = field!(flow.request_at).wrapping_add(field!(flow.seq_add));
+    *place!(scratch.pieces) = Pieces { first, len: field!(stash.len), most: stamped(flow, out, most), offset: 0, failed: 0 };
+    Rounds::repeat(PIECES, |i| piece(packet, env, p, scratch, stash, i));
+    if place!(scratch.pieces).failed != 0 {
         env.count(Reason::WriteFailed);
         return Verdict::DROP;
     }
     emit::send(packet, env, t)
+}
+
+/// What the rounds of [`pieces`] share, in memory of the CPU for want of stack.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pieces {
+    /// Sequence number of the text's first byte, for the leg.
+    first: u32,
+    /// Bytes of the text, most of a segment, and how many have been sent.
+    len: u32,
+    most: u32,
+    offset: u32,
+    /// Not 0: a segment could not be written.
+    failed: u32,
+}
+
+/// Writes the next segment of a stash, and sends it unless it is the last one, which stays in hand. Whether the loop is over.
+#[inline(always)]
+fn piece<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    scratch: Ref<Scratch<F>>,
+    stash: Ref<Stash>,
+    i: u32,
+) -> bool {
+    let (out, t, pieces) = (place!(scratch.out), place!(scratch.translation), place!(scratch.pieces));
+    let left = pieces.len.wrapping_sub(pieces.offset);
+    out.len = if left > pieces.most { pieces.most } else { left };
+    out.offset = pieces.offset;
+    out.seq = pieces.first.wrapping_add(pieces.offset);
+    // SAFETY: the stash is this flow's.
+    if emit::emit(packet, p, out, unsafe { &(*stash.as_ptr()).text }) == 0 {
+        pieces.failed = 1;
+        return true;
+    }
+    pieces.offset = pieces.offset.wrapping_add(out.len);
+    if pieces.offset >= pieces.len || i == PIECES - 1 {
+        return true;
+    }
+    let _ = emit::send(packet, env, t);
+    packet.clone_to(interface(env, t.nexthop));
+    false
 }
 
 /// Segments of one head: enough for the smallest segments that are usual (RFC 9293, 3.7.1).

@@ -18,8 +18,11 @@ use splitter_common::{
     },
 };
 
-/// Interim responses (RFC 9110, 15.2) that may stand before a final one in one segment.
-const INTERIM: u32 = 2;
+/// [`read`]: it was the head of an interim response (RFC 9110, 15.2), and another one follows.
+pub const INTERIM: u32 = 1;
+/// [`read`]: the segment has overtaken a head or a size line, without which the end of the response cannot be told, and the backend has to
+/// send it again.
+pub const OVERTAKEN: u32 = 2;
 /// Rounds of the follower for one packet: two a chunk, 64 KB of chunks of 32 bytes.
 const CHUNK_ROUNDS: u32 = 4096;
 
@@ -31,43 +34,42 @@ fn is<F: Family>(leg: Ref<Leg<F>>, flag: u8) -> bool {
     field!(leg.owner) >> 24 & flag as u32 != 0
 }
 
-/// Data of a backend whose response is awaited, or chunked. Not 0: it has overtaken a head or a size line, without which the end of the
-/// response cannot be told, and the backend has to send it again.
+/// Data of a backend whose response is awaited: reads one head. Answers 0, [`INTERIM`] or [`OVERTAKEN`].
 #[inline(never)]
 pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment, leg: Ref<Leg<F>>) -> u32 {
-    if field!(leg.state) != splice_state::ESTABLISHED {
+    if !is(leg, leg_flag::AWAIT) || field!(leg.state) != splice_state::ESTABLISHED {
         return 0;
     }
-    let mut overtaken = 0;
-    Rounds::repeat(INTERIM + 1, |_| {
-        let at = field!(leg.body_end);
-        if !is(leg, leg_flag::AWAIT) || !after(segment.end(), at) {
-            return true;
-        }
+    let at = field!(leg.body_end);
+    if after(segment.end(), at) {
         if after(segment.seq, at) {
-            overtaken = 1;
-            return true;
+            return OVERTAKEN;
         }
         let skip = at.wrapping_sub(segment.seq);
         let rest = Segment { at: segment.at.wrapping_add(skip), len: segment.len.wrapping_sub(skip), ..*segment };
-        head(packet, env, &rest, leg) != INTERIM_HEAD
-    });
-    if overtaken == 0 && is(leg, leg_flag::AWAIT) && after(segment.end(), field!(leg.body_end)) {
-        // More interim responses than are read: whatever comes next would seem to have overtaken them.
+        if head(packet, env, &rest, leg) == INTERIM {
+            return INTERIM;
+        }
+    }
+    0
+}
+
+/// More interim responses than are read: whatever comes next would seem to have overtaken them.
+#[inline(always)]
+pub fn give_up<F: Family>(segment: &Segment, leg: Ref<Leg<F>>) {
+    if is(leg, leg_flag::AWAIT) && after(segment.end(), field!(leg.body_end)) {
         flag!(set leg.owner, leg_flag::UNSURE);
         flag!(clear leg.owner, leg_flag::AWAIT);
     }
-    if is(leg, leg_flag::CHUNKED) {
-        return follow(packet, env, segment, leg);
-    }
-    overtaken
 }
 
-/// Follows a chunked body through the segment. Data that is late, or lost and sent again, is not missed. Not 0: the segment has overtaken
-/// the next size line.
+/// Follows a chunked body through the segment. Data that is late, or lost and sent again, is not missed. Answers 0 or [`OVERTAKEN`].
 #[inline(never)]
-fn follow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment, leg: Ref<Leg<F>>) -> u32 {
+pub fn follow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment, leg: Ref<Leg<F>>) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    if !is(leg, leg_flag::CHUNKED) || field!(leg.state) != splice_state::ESTABLISHED {
+        return 0;
+    }
     let text = place!(scratch.text);
     // SAFETY: a Ref points to a live map value; the leg's packets come one after the other.
     let chunks = unsafe { &mut (*leg.as_ptr()).chunks };
@@ -80,7 +82,7 @@ fn follow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, se
         }
         let skip = chunks.skip();
         if after(segment.seq, at) && segment.seq.wrapping_sub(at) > skip {
-            overtaken = 1;
+            overtaken = OVERTAKEN;
             return true;
         }
         if skip != 0 {
@@ -113,22 +115,19 @@ fn follow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, se
     overtaken
 }
 
-/// [`head`]: another one follows.
-const INTERIM_HEAD: u32 = 1;
-
-/// The head of a response at the beginning of `rest`.
+/// The head of a response at the beginning of `rest`. [`INTERIM`]: another one follows.
 #[inline(always)]
 fn head<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, rest: &Segment, leg: Ref<Leg<F>>) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     let response = place!(scratch.response);
-    let len = gather::fill(packet, rest, place!(scratch.text), 0);
+    let len = gather::fill_here(packet, rest, place!(scratch.text), 0);
     let answers_head = field!(leg.owner) >> 24 & leg_flag::HEAD as u32 != 0;
     http::response::<Rounds>(place!(scratch.text), opaque(len), answers_head, place!(scratch.scan), response);
     let at = field!(leg.body_end).wrapping_add(response.head_len);
     let known = response.verdict == verdict::COMPLETE;
     if known && response.status < 200 && response.status != 101 {
         field!(leg.body_end = at);
-        return INTERIM_HEAD;
+        return INTERIM;
     }
     if after(field!(leg.sent), rest.ack) {
         flag!(set leg.owner, leg_flag::STASHED);
@@ -150,7 +149,8 @@ fn head<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, rest
     }
     // Behind all that says where the response ends: the CPU that has the client's next request reads it without waiting for this one.
     flag!(clear leg.owner, leg_flag::AWAIT);
-    answered(env, response.status as u32, leg)
+    answered(env, response.status as u32, leg);
+    0
 }
 
 /// Counts a response and its time.
