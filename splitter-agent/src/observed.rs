@@ -2,8 +2,10 @@
 //!
 //! Plain data; imports nothing of the agent. Times are Unix seconds (f64) unless a unit is named.
 
+mod query;
 mod rollout;
 
+pub use query::*;
 pub use rollout::*;
 
 use serde::{Deserialize, Serialize};

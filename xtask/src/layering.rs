@@ -12,6 +12,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("aya", &["datapath"]),
     ("aya_obj", &["datapath"]),
     ("kube", &["source/kube"]),
+    ("ratatui", &["cli"]),
     ("rustls", &["proxy"]),
     ("hyper", &["proxy", "admin", "telemetry", "cli", "outside"]),
     ("hyper_util", &["proxy", "admin", "telemetry", "cli", "outside"]),

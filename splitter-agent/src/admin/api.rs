@@ -5,7 +5,10 @@ use super::{
     http::{Answer, answer, aside, connection, failure, json, places},
     percent_decode, rollouts,
 };
-use crate::control::ControlError;
+use crate::{
+    control::ControlError,
+    observed::{FlowQuery, StatusQuery},
+};
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, StatusCode, body::Incoming};
 use serde::de::DeserializeOwned;
@@ -54,19 +57,27 @@ async fn route(request: Request<Incoming>, writer: &Result<u32, String>, api: &i
         (request.method().clone(), |method: &str| failure(StatusCode::METHOD_NOT_ALLOWED, format!("{path} answers {method} only")));
     match parts[..] {
         ["healthz"] => answer(StatusCode::OK, "text/plain", "ok\n"),
-        ["v1", "status"] if method == Method::GET => {
-            let status = api.status().await;
-            aside(move || json(StatusCode::OK, &status)).await
-        }
+        ["v1", "status"] if method == Method::GET => match query(request.uri().query(), StatusQuery::set) {
+            Ok(query) => {
+                let status = api.select(query).await;
+                aside(move || finish(status)).await
+            }
+            Err(error) => failure(StatusCode::BAD_REQUEST, error),
+        },
         ["v1", "status"] => expected("GET"),
-        ["v1", "flows"] if method == Method::GET => match service_of(request.uri().query()) {
-            Ok(service) => {
-                let flows = api.flows(service).await;
+        ["v1", "flows"] if method == Method::GET => match query(request.uri().query(), FlowQuery::set) {
+            Ok(query) => {
+                let flows = api.flows(query).await;
                 aside(move || finish(flows)).await
             }
             Err(error) => failure(StatusCode::BAD_REQUEST, error),
         },
         ["v1", "flows"] => expected("GET"),
+        ["v1", "services"] if method == Method::GET => match query(request.uri().query(), prefix) {
+            Ok(prefix) => finish(api.names(&prefix).await),
+            Err(error) => failure(StatusCode::BAD_REQUEST, error),
+        },
+        ["v1", "services"] => expected("GET"),
         ["v1", "explain"] if method == Method::POST => match body(request).await {
             Ok(request) => finish(api.explain(request).await),
             Err(refused) => refused,
@@ -89,23 +100,31 @@ async fn route(request: Request<Incoming>, writer: &Result<u32, String>, api: &i
         ["v1", "rollouts", ..] => rollouts::route(request, &parts[2..], writer, api).await,
         _ => failure(
             StatusCode::NOT_FOUND,
-            format!("nothing at {path}; this agent serves /v1/status, /v1/flows, /v1/explain, /v1/services/NAME/weights and /v1/rollouts"),
+            format!(
+                "nothing at {path}; this agent serves /v1/status, /v1/flows, /v1/explain, /v1/services, /v1/services/NAME/weights and /v1/rollouts"
+            ),
         ),
     }
 }
 
-/// `service=NAME` of a query.
-fn service_of(query: Option<&str>) -> Result<Option<String>, String> {
-    let mut service = None;
-    for pair in query.unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
-        match pair.split_once('=') {
-            Some(("service", name)) => {
-                service = Some(percent_decode(name).ok_or("the service's name in the query is not percent-encoded UTF-8")?);
-            }
-            _ => return Err(format!("unknown query `{pair}`; known: service=NAME")),
-        }
+/// `KEY=VALUE&...` of a URL, each pair handed to `set`.
+fn query<T: Default>(text: Option<&str>, set: impl Fn(&mut T, &str, String) -> Result<(), String>) -> Result<T, String> {
+    let mut query = T::default();
+    for pair in text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').ok_or_else(|| format!("the query `{pair}` has no value: write {pair}=VALUE"))?;
+        let value = percent_decode(value).ok_or_else(|| format!("the value of `{key}` in the query is not percent-encoded UTF-8"))?;
+        set(&mut query, key, value)?;
     }
-    Ok(service)
+    Ok(query)
+}
+
+/// Query of `GET /v1/services`.
+fn prefix(prefix: &mut String, key: &str, value: String) -> Result<(), String> {
+    if key != "prefix" {
+        return Err(format!("unknown query key `{key}`; known: prefix"));
+    }
+    *prefix = value;
+    Ok(())
 }
 
 pub(super) async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Answer> {

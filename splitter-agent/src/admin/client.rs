@@ -2,12 +2,13 @@
 
 use super::percent_encode;
 use crate::observed::{
-    ApiError, ExplainRequest, Explanation, FlowRow, RolloutEvent, RolloutRequest, RolloutStatus, Status, WeightChange, WeightRequest,
+    ApiError, ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutRequest, RolloutStatus, ServiceNames, Status,
+    StatusQuery, WeightChange, WeightRequest,
 };
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Method, Request,
+    Method, Request, StatusCode,
     body::Bytes,
     header::{CONTENT_TYPE, HOST},
 };
@@ -18,28 +19,66 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 
 /// For the whole exchange: listing a million flows takes a while.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What is done to an answer before it is read.
+type Filter = fn(&[u8]) -> Vec<u8>;
+
 /// An agent at a socket.
+#[derive(Clone)]
 pub struct Client {
     socket: PathBuf,
+    filter: Option<Filter>,
 }
+
+/// The agent answered that it does not do what was asked.
+#[derive(Clone, Debug, Error)]
+#[error("{text}")]
+pub struct Refused {
+    pub status: StatusCode,
+    text: String,
+}
+
+/// Nobody answers; asking again later may help.
+#[derive(Clone, Debug, Error)]
+#[error("{0}")]
+pub struct Unreachable(String);
 
 impl Client {
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self { socket: socket.to_owned(), filter: None }
+    }
+
+    /// Every answer, refusals too, goes through `filter` before it is read: JSON in, JSON out.
+    pub fn filtered(self, filter: Filter) -> Self {
+        Self { filter: Some(filter), ..self }
+    }
+
+    /// As the agent says it.
+    pub fn verbatim(&self) -> Self {
+        Self { filter: None, ..self.clone() }
     }
 
     pub async fn status(&self) -> Result<Status> {
         self.call(Method::GET, "/v1/status", None::<&()>).await
     }
 
-    pub async fn flows(&self, service: Option<&str>) -> Result<Vec<FlowRow>> {
-        let query = service.map(|name| format!("?service={}", percent_encode(name))).unwrap_or_default();
-        self.call(Method::GET, &format!("/v1/flows{query}"), None::<&()>).await
+    /// As [`Client::status`], with some of the services.
+    pub async fn select(&self, query: &StatusQuery) -> Result<Status> {
+        self.call(Method::GET, &target("/v1/status", query.pairs()), None::<&()>).await
+    }
+
+    /// Names of services that begin so, and of their versions.
+    pub async fn names(&self, prefix: &str) -> Result<Vec<ServiceNames>> {
+        self.call(Method::GET, &target("/v1/services", vec![("prefix", prefix.into())]), None::<&()>).await
+    }
+
+    pub async fn flows(&self, query: &FlowQuery) -> Result<Vec<FlowRow>> {
+        self.call(Method::GET, &target("/v1/flows", query.pairs()), None::<&()>).await
     }
 
     pub async fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
@@ -71,13 +110,17 @@ impl Client {
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T> {
         match timeout(PATIENCE, self.exchange(method, path, body)).await {
             Ok(result) => result,
-            Err(_) => bail!("the agent at {} did not answer within {} s: look at its log", self.socket.display(), PATIENCE.as_secs()),
+            Err(_) => {
+                let (socket, patience) = (self.socket.display(), PATIENCE.as_secs());
+                Err(Unreachable(format!("the agent at {socket} did not answer within {patience} s: look at its log")).into())
+            }
         }
     }
 
     async fn exchange<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|_| self.broken("closed the connection"))?;
         // Ends with the connection, which ends with `sender` at the latest.
         let connection = tokio::spawn(connection);
         let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
@@ -87,27 +130,48 @@ impl Client {
             .header(HOST, "splitter")
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))?;
-        let answer = sender.send_request(request).await.context("the agent closed the connection")?;
+        let answer = sender.send_request(request).await.map_err(|error| self.broken(ended(&error)))?;
         let status = answer.status();
-        let body = answer.into_body().collect().await.context("the agent's answer broke off")?.to_bytes();
+        let body = answer.into_body().collect().await.map_err(|_| self.broken("broke off in its answer"))?.to_bytes();
         connection.abort();
+        let body = self.filter.map_or_else(|| body.to_vec(), |filter| filter(&body));
         if status.is_success() {
-            return serde_json::from_slice(&body).context("the agent's answer is not understood: is it of another version?");
+            return serde_json::from_slice(&body).map_err(|error| self.not_understood(&error.to_string()));
         }
         match serde_json::from_slice::<ApiError>(&body) {
-            Ok(refused) => Err(anyhow!(refused.error)),
-            Err(_) => Err(anyhow!("the agent answered {status}")),
+            Ok(refused) => Err(Refused { status, text: refused.error }.into()),
+            Err(_) => Err(self.not_understood(&format!("status {status}"))),
         }
+    }
+
+    fn not_understood(&self, what: &str) -> anyhow::Error {
+        let socket = self.socket.display();
+        anyhow!("the answer on {socket} is not understood ({what}): the agent is of another version, or --admin names another socket")
+    }
+
+    fn broken(&self, what: &str) -> anyhow::Error {
+        Unreachable(format!("the agent at {} {what}: it may be ending, look at its log and try again", self.socket.display())).into()
     }
 
     fn unreachable(&self, error: &std::io::Error) -> anyhow::Error {
         let socket = self.socket.display();
-        match error.kind() {
+        Unreachable(match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                anyhow!("no agent answers on {socket}: it is not running, or --admin / SPLITTER_ADMIN must name another socket")
+                format!("no agent answers on {socket}: it is not running, or --admin / SPLITTER_ADMIN must name another socket")
             }
-            ErrorKind::PermissionDenied => anyhow!("no permission for {socket}: use root or a member of the socket's group"),
-            _ => anyhow!("cannot reach the agent on {socket}: {error}"),
-        }
+            ErrorKind::PermissionDenied => format!("no permission for {socket}: use root or a member of the socket's group"),
+            _ => format!("cannot reach the agent on {socket}: {error}; is that its admin socket?"),
+        })
+        .into()
     }
+}
+
+/// What became of a request that got no answer.
+fn ended(error: &hyper::Error) -> &'static str {
+    if error.is_parse() { "does not speak HTTP" } else { "closed the connection" }
+}
+
+fn target(path: &str, pairs: Vec<(&str, String)>) -> String {
+    let pairs: Vec<_> = pairs.iter().map(|(key, value)| format!("{key}={}", percent_encode(value))).collect();
+    if pairs.is_empty() { path.to_owned() } else { format!("{path}?{}", pairs.join("&")) }
 }

@@ -16,7 +16,10 @@ pub use socket::Listener;
 
 use crate::{
     control::{Control, ControlError},
-    observed::{ExplainRequest, Explanation, FlowRow, RolloutEvent, RolloutStatus, Status, WeightChange, WeightRequest},
+    observed::{
+        ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery, WeightChange,
+        WeightRequest,
+    },
     rollout::Word,
 };
 use std::future::Future;
@@ -26,7 +29,9 @@ pub trait Api: Clone + Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = Status> + Send;
     /// The part of it that costs nothing.
     fn brief(&self) -> impl Future<Output = Status> + Send;
-    fn flows(&self, service: Option<String>) -> impl Future<Output = Result<Vec<FlowRow>, ControlError>> + Send;
+    fn select(&self, query: StatusQuery) -> impl Future<Output = Result<Status, ControlError>> + Send;
+    fn names(&self, prefix: &str) -> impl Future<Output = Result<Vec<ServiceNames>, ControlError>> + Send;
+    fn flows(&self, query: FlowQuery) -> impl Future<Output = Result<Vec<FlowRow>, ControlError>> + Send;
     fn explain(&self, request: ExplainRequest) -> impl Future<Output = Result<Explanation, ControlError>> + Send;
     fn set_weights(
         &self,
@@ -47,8 +52,14 @@ impl Api for Control {
     async fn brief(&self) -> Status {
         Control::brief(self).await
     }
-    async fn flows(&self, service: Option<String>) -> Result<Vec<FlowRow>, ControlError> {
-        Control::flows(self, service).await
+    async fn select(&self, query: StatusQuery) -> Result<Status, ControlError> {
+        Control::select(self, query).await
+    }
+    async fn names(&self, prefix: &str) -> Result<Vec<ServiceNames>, ControlError> {
+        Control::names(self, prefix).await
+    }
+    async fn flows(&self, query: FlowQuery) -> Result<Vec<FlowRow>, ControlError> {
+        Control::flows(self, query).await
     }
     async fn explain(&self, request: ExplainRequest) -> Result<Explanation, ControlError> {
         Control::explain(self, request).await

@@ -23,8 +23,15 @@ impl Api for Node {
     async fn brief(&self) -> Status {
         self.status().await
     }
-    async fn flows(&self, service: Option<String>) -> Result<Vec<FlowRow>, ControlError> {
-        let service = service.ok_or_else(|| ControlError::Kernel("cannot dump".into()))?;
+    async fn select(&self, query: StatusQuery) -> Result<Status, ControlError> {
+        let services = query.services.iter().map(|name| crate::observed::Service { name: name.clone(), ..Default::default() });
+        Ok(Status { services: services.collect(), ..self.status().await })
+    }
+    async fn names(&self, prefix: &str) -> Result<Vec<ServiceNames>, ControlError> {
+        Ok(vec![ServiceNames { name: prefix.into(), versions: vec!["v1".into()] }])
+    }
+    async fn flows(&self, query: FlowQuery) -> Result<Vec<FlowRow>, ControlError> {
+        let service = query.service.ok_or_else(|| ControlError::Kernel("cannot dump".into()))?;
         Ok(vec![FlowRow { service, ..FlowRow::default() }])
     }
     async fn explain(&self, request: ExplainRequest) -> Result<Explanation, ControlError> {
@@ -59,8 +66,12 @@ async fn every_call_arrives_and_errors_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let client = agent(folder.path()).await;
     assert_eq!(client.status().await.unwrap().applied.generation, 0);
-    assert_eq!(client.flows(Some("shop/ü&=%")).await.unwrap()[0].service, "shop/ü&=%");
-    assert_eq!(client.flows(None).await.unwrap_err().to_string(), "cannot dump");
+    let query = FlowQuery { service: Some("shop/ü&=%".into()), ..FlowQuery::default() };
+    assert_eq!(client.flows(&query).await.unwrap()[0].service, "shop/ü&=%");
+    let query = StatusQuery { services: vec!["a&b".into(), "*".into()], ..StatusQuery::default() };
+    assert_eq!(client.select(&query).await.unwrap().services.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["a&b", "*"]);
+    assert_eq!(client.names("shop/").await.unwrap()[0].name, "shop/");
+    assert_eq!(client.flows(&FlowQuery::default()).await.unwrap_err().to_string(), "cannot dump");
     let request = ExplainRequest { service: "x".into(), ..ExplainRequest::default() };
     assert_eq!(client.explain(&request).await.unwrap_err().to_string(), "no service x");
     let request = WeightRequest { weights: BTreeMap::from([("v1".into(), 3)]), dry_run: true };
@@ -109,6 +120,9 @@ async fn wrong_requests_are_refused_as_api_errors() {
         (format!("GET /v2 HTTP/1.1\r\n{end}\r\n"), "404"),
         (format!("POST /v1/status HTTP/1.1\r\n{end}\r\n"), "405"),
         (format!("GET /v1/flows?name=x HTTP/1.1\r\n{end}\r\n"), "400"),
+        (format!("GET /v1/flows?state=open HTTP/1.1\r\n{end}\r\n"), "400"),
+        (format!("GET /v1/status?limit=0 HTTP/1.1\r\n{end}\r\n"), "400"),
+        (format!("POST /v1/services HTTP/1.1\r\n{end}\r\n"), "405"),
         (format!("PUT /v1/services/%zz/weights HTTP/1.1\r\n{end}Content-Length: 2\r\n\r\n{{}}"), "400"),
         (format!("PUT /v1/services/a/weights HTTP/1.1\r\n{end}Content-Length: 2\r\n\r\n{{}}"), "400"),
         (format!("POST /v1/explain HTTP/1.1\r\n{end}Content-Length: {}\r\n\r\n{large}", large.len()), "413"),

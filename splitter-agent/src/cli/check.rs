@@ -35,8 +35,7 @@ impl<'a> From<&'a Diagnostic> for Finding<'a> {
 pub fn run(path: &Path, json: bool) -> Result<ExitCode> {
     let outcome = source::load(path);
     let report = report(&outcome);
-    let text = if json { serde_json::to_string_pretty(&report)? + "\n" } else { text(&outcome, &report) };
-    out::print(&text)?;
+    out::print(&if json { out::json(&report, true)? } else { text(&outcome, &report) })?;
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -69,7 +68,8 @@ fn text(outcome: &Outcome, report: &Report<'_>) -> String {
             plural(report.backends, "backend")
         )),
     }
-    lines.join("\n") + "\n"
+    // Names and texts of a policy that may come from anywhere.
+    lines.iter().map(|line| out::printable(line) + "\n").collect()
 }
 
 pub fn plural(count: usize, what: &str) -> String {

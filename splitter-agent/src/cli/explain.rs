@@ -2,6 +2,7 @@
 
 use super::{
     args::Explain,
+    in_format,
     out::{self, Style},
     show,
     table::share,
@@ -11,7 +12,7 @@ use anyhow::Result;
 
 pub async fn run(client: &Client, explain: Explain) -> Result<()> {
     let (output, request) = explain.request();
-    let explanation = client.explain(&request).await?;
+    let explanation = in_format(client, output).explain(&request).await?;
     show(output, &explanation, |explanation| text(explanation, out::colour()))
 }
 

@@ -1,22 +1,29 @@
 //! `splitter flows`: the live flows.
 
 use super::{
+    args::Flows,
     check::plural,
-    out::{self, Output, Style},
+    in_format,
+    out::{self, Style},
     show,
     table::{Table, age, plain},
 };
-use crate::{admin::client::Client, observed::FlowRow};
+use crate::{
+    admin::client::Client,
+    observed::{FlowQuery, FlowRow},
+};
 use anyhow::Result;
 
-pub async fn run(client: &Client, service: Option<&str>, output: Output) -> Result<()> {
-    let flows = client.flows(service).await?;
-    show(output, &flows, |flows| text(flows, out::colour()))
+pub async fn run(client: &Client, flows: Flows) -> Result<()> {
+    let (output, query) = flows.request();
+    let flows = in_format(client, output).flows(&query).await?;
+    show(output, &flows, |flows| text(flows, &query, out::colour()))
 }
 
-fn text(flows: &[FlowRow], colour: bool) -> String {
+fn text(flows: &[FlowRow], query: &FlowQuery, colour: bool) -> String {
     if flows.is_empty() {
-        return "no live flows\n".to_owned();
+        let filtered = *query != FlowQuery { sort: query.sort, limit: query.limit, ..FlowQuery::default() };
+        return if filtered { "no live flow is like that\n" } else { "no live flows\n" }.to_owned();
     }
     let mut table = Table::new(&["<SERVICE", "<VERSION", "<PROTO", "<CLIENT", "<FRONTEND", "<BACKEND", "<STATE", ">IDLE", "<SNAT"]);
     for flow in flows {
@@ -37,7 +44,9 @@ fn text(flows: &[FlowRow], colour: bool) -> String {
             plain(flow.snat.clone().unwrap_or_default()),
         ]);
     }
-    table.render(colour) + &plural(flows.len(), "flow") + "\n"
+    let total = plural(flows.len(), "flow");
+    let more = if query.limit == Some(flows.len()) { ", no more than --limit asks for" } else { "" };
+    format!("{}{total}{more}\n", table.render(colour))
 }
 
 #[cfg(test)]
@@ -48,10 +57,14 @@ mod tests {
     fn rows_and_total() {
         let flow =
             FlowRow { service: "checkout".into(), version: "v1".into(), state: "established".into(), idle: 75.0, ..FlowRow::default() };
-        let text = text(&[flow], false);
+        let query = FlowQuery::default();
+        let text = text(&[flow], &query, false);
         assert!(text.contains("checkout  v1") && text.contains("1m15s") && text.ends_with("1 flow\n"), "{text}");
-        assert_eq!(super::text(&[], false), "no live flows\n");
+        assert_eq!(super::text(&[], &query, false), "no live flows\n");
+        let filtered = FlowQuery { version: Some("v2".into()), limit: Some(1), ..FlowQuery::default() };
+        assert_eq!(super::text(&[], &filtered, false), "no live flow is like that\n");
+        assert!(super::text(&[FlowRow::default()], &filtered, false).ends_with("1 flow, no more than --limit asks for\n"));
         let pinned = FlowRow { state: "established".into(), pinned: true, ..FlowRow::default() };
-        assert!(super::text(&[pinned], false).contains("established, pinned"));
+        assert!(super::text(&[pinned], &query, false).contains("established, pinned"));
     }
 }

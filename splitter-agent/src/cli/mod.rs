@@ -4,9 +4,12 @@
 
 mod args;
 mod check;
+mod complete;
 mod doctor;
 mod explain;
 mod flows;
+mod follow;
+mod help;
 mod out;
 mod parse;
 mod rollout;
@@ -17,41 +20,57 @@ mod weight;
 
 use crate::{admin::client::Client, app, control, telemetry};
 use anyhow::{Context, Result};
-use args::{Agent, Cli, Command, Timestamps};
-use clap::{CommandFactory, Parser};
+use args::{Agent, Cli, Command, RolloutCommand, Timestamps};
+use clap::FromArgMatches;
+use clap_complete::CompleteEnv;
 use out::Output;
 use std::process::ExitCode;
 
 /// Parses the arguments and does what they say.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    CompleteEnv::with_factory(help::command).var(complete::VARIABLE).bin("splitter").complete();
+    // What clap refuses ends here, with exit code 2.
+    let cli = Cli::from_arg_matches(&help::command().get_matches()).unwrap_or_else(|error| error.exit());
     match dispatch(cli) {
         Ok(code) => code,
         Err(error) if out::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("splitter: {error:#}");
+            eprintln!("splitter: {}", out::printable_lines(&told(&error)));
             ExitCode::FAILURE
         }
     }
 }
 
+/// An error with its causes; a cause that was told already is not told again.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 fn dispatch(cli: Cli) -> Result<ExitCode> {
     let Cli { admin, command } = cli;
-    let client = Client::new(&admin);
+    // What comes from the agent is shown as it is only as JSON, which `show` makes safe.
+    let client = Client::new(&admin).filtered(out::printable_json);
     let done = |()| ExitCode::SUCCESS;
     match command {
         Command::Agent(agent) => block_on(serve(agent, admin)).map(done),
         Command::Check { path, output } => check::run(&path, output.is_json()),
-        Command::Status { service, output } => block_on(status::run(&client, service.as_deref(), output)).map(done),
+        Command::Status(status) => block_on(status::run(&client, status)).map(done),
         Command::Weight { service, weights, dry_run, output } => {
             block_on(weight::run(&client, &service, weights, dry_run, output)).map(done)
         }
+        Command::Rollout { command: RolloutCommand::Status(view) } => block_on(follow::run(&client, view)),
         Command::Rollout { command } => block_on(rollout::run(&client, command)).map(done),
         Command::Explain(explain) => block_on(explain::run(&client, explain)).map(done),
-        Command::Flows { service, output } => block_on(flows::run(&client, service.as_deref(), output)).map(done),
-        Command::Top { service, interval, iterations } => {
-            block_on(top::run(&client, service.as_deref(), interval.into(), iterations)).map(done)
-        }
+        Command::Flows(flows) => block_on(flows::run(&client, flows)).map(done),
+        Command::Top(options) => block_on(top::run(&client, options)).map(done),
         Command::Doctor { policy, output } => block_on(doctor::run(&client, policy.as_deref(), output)),
         Command::Detach { pins } => {
             let removed = control::detach(pins.as_deref())?;
@@ -60,11 +79,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
                 _ => out::print(&(removed.join("\n") + "\n")).map(done),
             }
         }
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "splitter", &mut script);
-            out::print(&String::from_utf8_lossy(&script)).map(done)
-        }
+        Command::Completions { shell } => complete::script(shell).map(done),
     }
 }
 
@@ -90,7 +105,12 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.block_on(future)
 }
 
+/// The client for a command with this format.
+fn in_format(client: &Client, output: Output) -> Client {
+    if output.is_json() { client.verbatim() } else { client.clone() }
+}
+
 /// Prints a value as a table or as JSON.
 fn show<T: serde::Serialize>(output: Output, value: &T, table: impl FnOnce(&T) -> String) -> Result<()> {
-    if output.is_json() { out::print(&(serde_json::to_string_pretty(value)? + "\n")) } else { out::print(&table(value)) }
+    if output.is_json() { out::print(&out::json(value, true)?) } else { out::print(&table(value)) }
 }

@@ -1,6 +1,6 @@
 //! Values of arguments, checked while the command line is read.
 
-use crate::source::duration;
+use crate::{control::wanted, source::duration};
 use std::{net::IpAddr, net::SocketAddr, time::Duration};
 
 /// `VERSION=WEIGHT`.
@@ -23,6 +23,21 @@ pub fn client(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("write an address, with a port if it matters: 10.1.7.3, 10.1.7.3:40000, fd00::3 or [fd00::3]:40000".to_owned())
+}
+
+/// A network or an address.
+pub fn network(text: &str) -> Result<String, String> {
+    wanted::network(text).map(|_| text.to_owned())
+}
+
+/// `IP` or `IP:PORT` of a backend.
+pub fn backend(text: &str) -> Result<String, String> {
+    wanted::backend(text).map(|_| text.to_owned())
+}
+
+/// From 1.
+pub fn limit(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|limit| *limit > 0).ok_or_else(|| "write a whole number from 1".to_owned())
 }
 
 /// `Name: value`.

@@ -2,9 +2,10 @@
 
 use super::{
     args::RolloutCommand,
+    in_format,
     out::{self, Output, Style},
     show,
-    table::{Table, age, count, plain, seconds, share},
+    table::{Table, count, plain, seconds, share, since},
 };
 use crate::{
     admin::client::Client,
@@ -20,12 +21,10 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 
 pub async fn run(client: &Client, command: RolloutCommand) -> Result<()> {
     match command {
-        RolloutCommand::Status { service: None, output } => show(output, &client.rollouts().await?, |all| list(all, out::colour())),
-        RolloutCommand::Status { service: Some(service), output } => {
-            show(output, &client.rollout(&service).await?, |rollout| one(rollout, now(), out::colour()))
-        }
+        // Read by `follow`.
+        RolloutCommand::Status(_) => Ok(()),
         RolloutCommand::History { service, output } => {
-            show(output, &client.rollout_history(&service).await?, |events| history(events, out::colour()))
+            show(output, &in_format(client, output).rollout_history(&service).await?, |events| history(events, out::colour()))
         }
         RolloutCommand::Start(word) => say(client, "start", word.service, word.reason, word.output).await,
         RolloutCommand::Pause(word) => say(client, "pause", word.service, word.reason, word.output).await,
@@ -33,25 +32,25 @@ pub async fn run(client: &Client, command: RolloutCommand) -> Result<()> {
         RolloutCommand::Promote(word) => say(client, "promote", word.service, word.reason, word.output).await,
         RolloutCommand::Abort(word) => say(client, "abort", word.service, word.reason, word.output).await,
         RolloutCommand::Drill { service, inject, restore, patience, output } => {
-            let drill = drill(client, &service, &inject, restore.as_deref(), patience.into()).await?;
+            let drill = drill(&in_format(client, output), &service, &inject, restore.as_deref(), patience.into()).await?;
             show(output, &drill, |drill| drill.text())
         }
     }
 }
 
 async fn say(client: &Client, action: &str, service: String, reason: Option<String>, output: Output) -> Result<()> {
-    let rollout = client.rollout_word(&service, action, &reason.unwrap_or_default()).await?;
+    let rollout = in_format(client, output).rollout_word(&service, action, &reason.unwrap_or_default()).await?;
     show(output, &rollout, |rollout| {
         let RolloutStatus { service, canary, phase, .. } = rollout;
         format!("{service}: {phase}, {canary} at {}{}\n", share(Some(rollout.share)), because(&rollout.reason))
     })
 }
 
-fn because(reason: &str) -> String {
+pub fn because(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
 
-fn now() -> f64 {
+pub fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
@@ -65,7 +64,7 @@ fn style(phase: &str) -> Style {
     }
 }
 
-fn list(all: &[RolloutStatus], colour: bool) -> String {
+pub fn list(all: &[RolloutStatus], colour: bool) -> String {
     if all.is_empty() {
         return "no service of the policy has a `rollout`\n".into();
     }
@@ -83,7 +82,7 @@ fn list(all: &[RolloutStatus], colour: bool) -> String {
     table.render(colour)
 }
 
-fn one(rollout: &RolloutStatus, now: f64, colour: bool) -> String {
+pub fn one(rollout: &RolloutStatus, now: f64, colour: bool) -> String {
     let RolloutStatus { service, canary, baseline, phase, pace, .. } = rollout;
     let phase = style(phase).paint(phase, colour);
     let mut text = format!("{}: {phase}, {canary} beside {baseline}{}\n", Style::Bold.paint(service, colour), because(&rollout.reason));
@@ -99,7 +98,7 @@ fn one(rollout: &RolloutStatus, now: f64, colour: bool) -> String {
     text += &format!("steps  {} ({pace})\n", steps.join(" "));
     if rollout.since > 0.0 {
         text +=
-            &format!("share  {} for {}, begun {} ago\n", share(Some(rollout.share)), age(now - rollout.since), age(now - rollout.began));
+            &format!("share  {} for {}, begun {} ago\n", share(Some(rollout.share)), since(now, rollout.since), since(now, rollout.began));
     }
     if !rollout.findings.is_empty() {
         text += &format!("\n{}", findings(&rollout.findings, colour));
@@ -122,15 +121,7 @@ fn findings(findings: &[Finding], colour: bool) -> String {
             Answer::Fail => ("FAIL", Style::Red),
             Answer::Unknown => ("unknown", Style::Yellow),
         };
-        let is_time = finding.gate.starts_with("latency p") || finding.gate.starts_with("connect p");
-        // What external gates measure has units of its own.
-        let is_share = matches!(finding.gate.as_str(), "errorRate" | "share");
-        let number = |value: f64| format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned();
-        let value = |value: Option<f64>| match value {
-            Some(value) if !is_time && !is_share => number(value),
-            _ if is_time => seconds(value),
-            _ => share(value),
-        };
+        let value = |value: Option<f64>| measured(&finding.gate, value);
         table.row([
             plain(&finding.gate),
             (answer.to_owned(), style),
@@ -142,6 +133,17 @@ fn findings(findings: &[Finding], colour: bool) -> String {
         ]);
     }
     table.render(colour)
+}
+
+/// What a gate saw, in its unit; what external gates measure has units of its own.
+pub fn measured(gate: &str, value: Option<f64>) -> String {
+    let is_time = gate.starts_with("latency p") || gate.starts_with("connect p");
+    let is_share = matches!(gate, "errorRate" | "share");
+    match value {
+        Some(value) if !is_time && !is_share => format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_owned(),
+        _ if is_time => seconds(value),
+        _ => share(value),
+    }
 }
 
 /// Two lines a signal, on one scale: canary above baseline.
@@ -163,7 +165,7 @@ fn sparklines(points: &[RolloutPoint], canary: &str, baseline: &str) -> String {
     if text.is_empty() { text } else { format!("\n{text}") }
 }
 
-fn bar(value: Option<f64>, top: f64) -> char {
+pub fn bar(value: Option<f64>, top: f64) -> char {
     match value {
         None => ' ',
         Some(value) if top > 0.0 => BARS[((value / top * 7.0).round() as usize).min(7)],
@@ -199,7 +201,7 @@ fn history(events: &[RolloutEvent], colour: bool) -> String {
 }
 
 /// `2026-11-21 11:07:38.4` in UTC (Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days).
-fn clock(at: f64) -> String {
+pub fn clock(at: f64) -> String {
     let (whole, tenth) = (at.max(0.0) as u64, (at.max(0.0).fract() * 10.0) as u64);
     let (days, rest) = (whole / 86_400 + 719_468, whole % 86_400);
     let (era, day_of_era) = (days / 146_097, days % 146_097);

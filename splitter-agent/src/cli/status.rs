@@ -1,38 +1,28 @@
 //! `splitter status`: what the node does now.
 
 use super::{
+    args,
     check::plural,
-    out::{self, Output, Style},
+    in_format,
+    out::{self, Style},
     show,
-    table::{Table, age, bytes, count, plain, seconds, share},
+    table::{Table, bytes, count, plain, seconds, share, since},
 };
 use crate::{
     admin::client::Client,
-    observed::{Service, Status, Version},
+    observed::{Service, Status, StatusQuery, Version},
 };
-use anyhow::{Result, bail};
+use anyhow::Result;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub async fn run(client: &Client, service: Option<&str>, output: Output) -> Result<()> {
-    let mut status = client.status().await?;
-    if let Some(name) = service {
-        select(&mut status, name)?;
-    }
+pub async fn run(client: &Client, arguments: args::Status) -> Result<()> {
+    let (output, query) = arguments.request();
+    let status = in_format(client, output).select(&query).await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-    show(output, &status, |status| text(status, service.is_some(), now, out::colour()))
+    show(output, &status, |status| text(status, &query, now, out::colour()))
 }
 
-/// Keeps one service.
-pub fn select(status: &mut Status, name: &str) -> Result<()> {
-    if !status.services.iter().any(|s| s.name == name) {
-        let names: Vec<_> = status.services.iter().map(|s| s.name.as_str()).take(10).collect();
-        bail!("this node has no service {name}; it has {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
-    }
-    status.services.retain(|s| s.name == name);
-    Ok(())
-}
-
-fn text(status: &Status, detail: bool, now: f64, colour: bool) -> String {
+fn text(status: &Status, query: &StatusQuery, now: f64, colour: bool) -> String {
     let mut text = head(status, now, colour);
     if status.services.is_empty() {
         text += "no services\n";
@@ -40,10 +30,12 @@ fn text(status: &Status, detail: bool, now: f64, colour: bool) -> String {
         text += "\n";
         text += &services(&status.services, colour);
     }
-    if detail {
-        for service in &status.services {
-            text += &details(service, colour);
-        }
+    if query.limit == Some(status.services.len()) && status.applied.services > status.services.len() {
+        text += &format!("of {}, no more than --limit asks for\n", plural(status.applied.services, "service"));
+    }
+    // Who is named is shown in full.
+    for service in status.services.iter().filter(|service| query.services.contains(&service.name)) {
+        text += &details(service, colour);
     }
     text
 }
@@ -53,14 +45,14 @@ pub fn head(status: &Status, now: f64, colour: bool) -> String {
     let Status { agent, desired, applied, interfaces, .. } = status;
     let line = |title: &str, value: String| format!("{}{value}\n", Style::Dim.paint(&format!("{title:<11}"), colour));
     let adopted = if agent.adopted { ", took over from an earlier agent" } else { "" };
-    let mut text = line("agent", format!("{} (pid {}), up {}{adopted}", agent.version, agent.pid, age(now - agent.started)));
+    let mut text = line("agent", format!("{} (pid {}), up {}{adopted}", agent.version, agent.pid, since(now, agent.started)));
     let state = match desired.state.as_str() {
         "ok" => Style::Green.paint("ok", colour),
         other => Style::Red.paint(other, colour),
     };
     text += &match desired.read {
         0.0 => line("policy", format!("{} not read yet", desired.source)),
-        read => line("policy", format!("{} {state}, read {} ago", desired.source, age(now - read))),
+        read => line("policy", format!("{} {state}, read {} ago", desired.source, since(now, read))),
     };
     for error in &desired.errors {
         text += &line("", Style::Red.paint(error, colour));
@@ -69,7 +61,7 @@ pub fn head(status: &Status, now: f64, colour: bool) -> String {
         text += &line("", Style::Yellow.paint(&format!("warning: {warning}"), colour));
     }
     let age =
-        if applied.generation == 0 { String::new() } else { format!(", {} ago in {:.1} ms", age(now - applied.at), applied.apply_ms) };
+        if applied.generation == 0 { String::new() } else { format!(", {} ago in {:.1} ms", since(now, applied.at), applied.apply_ms) };
     let kept = if desired.errors.is_empty() { "" } else { " (the last good policy)" };
     text += &line("applied", format!("generation {}, {}{age}{kept}", applied.generation, plural(applied.services, "service")));
     if let Some(error) = &applied.error {
@@ -224,12 +216,16 @@ mod tests {
         status
     }
 
+    fn named() -> StatusQuery {
+        StatusQuery { services: vec!["checkout".into()], ..StatusQuery::default() }
+    }
+
     #[test]
     fn shows_shares_and_errors() {
         let mut status = status();
         assert!(head(&status, 10.0, false).contains("not read yet"));
         status.desired.read = 4.0;
-        let text = text(&status, true, 10.0, false);
+        let text = text(&status, &named(), 10.0, false);
         for part in ["p.yaml:3:1: wrong", "rejected", "(the last good policy)", "94.8%", "checkout  v1", "          v2"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
@@ -239,11 +235,11 @@ mod tests {
     #[test]
     fn requests_are_shown_where_they_are_read() {
         let mut status = status();
-        assert!(!text(&status, true, 10.0, false).contains("REQUESTS"));
+        assert!(!text(&status, &named(), 10.0, false).contains("REQUESTS"));
         let version = &mut status.services[0].versions[1];
         version.codes = [("2xx".to_owned(), 900), ("5xx".to_owned(), 17)].into();
         (version.requests, version.request_rate, version.switches) = (917, Some(41.6), 33);
-        let text = text(&status, true, 10.0, false);
+        let text = text(&status, &named(), 10.0, false);
         for part in ["REQ/s", " 917 ", " 42 ", " 900 ", " 17 ", "SWITCHES", " 33"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
@@ -262,8 +258,12 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_service_is_named_with_the_known() {
-        let error = select(&mut status(), "chekout").unwrap_err().to_string();
-        assert_eq!(error, "this node has no service chekout; it has checkout");
+    fn a_limit_is_told_and_only_named_services_are_shown_in_full() {
+        let mut status = status();
+        status.applied.services = 7;
+        let query = StatusQuery { limit: Some(1), ..StatusQuery::default() };
+        let text = super::text(&status, &query, 10.0, false);
+        assert!(text.ends_with("of 7 services, no more than --limit asks for\n") && !text.contains("BACKEND"), "{text}");
+        assert!(super::text(&status, &named(), 10.0, false).contains("BACKEND"));
     }
 }

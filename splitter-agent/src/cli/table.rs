@@ -116,6 +116,11 @@ pub fn age(value: f64) -> String {
     }
 }
 
+/// Time since a moment of the same clock, both in Unix seconds; `-` when it never came, which is told as 0.
+pub fn since(now: f64, then: f64) -> String {
+    if then > 0.0 { age(now - then) } else { "-".to_owned() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +144,7 @@ mod tests {
             [seconds(Some(0.00085)), seconds(Some(0.0123)), seconds(Some(0.5)), seconds(Some(2.0))],
             ["850 us", "12.30 ms", "500 ms", "2.00 s"]
         );
+        assert_eq!([since(1_795_259_258.0, 0.0), since(100.0, 40.0), since(40.0, 100.0)], ["-", "1m00s", "0s"]);
         assert_eq!([age(5.9), age(312.0), age(11100.0), age(187200.0)], ["5s", "5m12s", "3h05m", "2d04h"]);
     }
 }

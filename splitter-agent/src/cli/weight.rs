@@ -1,6 +1,7 @@
 //! `splitter weight`: sets weights through the agent and shows before and after.
 
 use super::{
+    in_format,
     out::{self, Output, Style},
     show,
     table::{Table, count, plain, share},
@@ -19,7 +20,7 @@ pub async fn run(client: &Client, service: &str, weights: Vec<(String, u32)>, dr
             bail!("version {version} is named twice: give it one weight");
         }
     }
-    let change = client.set_weights(service, &request).await?;
+    let change = in_format(client, output).set_weights(service, &request).await?;
     show(output, &change, |change| text(change, out::colour()))
 }
 

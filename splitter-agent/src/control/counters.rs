@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, HashMap};
 
 /// More versions than this are read by scanning the whole table.
 const FEW: usize = 256;
+/// As much for histograms, of which each takes as many reads as it has octaves.
+const FEW_HISTOGRAMS: usize = 16;
 
 fn add(total: &mut VersionCounters, one: &VersionCounters) {
     total.connections += one.connections;
@@ -93,6 +95,18 @@ pub fn histograms(tables: &impl Tables) -> Result<HashMap<(u32, u32), Histogram>
         }
         true
     })?;
+    Ok(found)
+}
+
+/// Histograms of some versions; of many, all that have samples.
+pub fn histograms_of(tables: &impl Tables, versions: &[u32]) -> Result<HashMap<(u32, u32), Histogram>, TableError> {
+    if versions.len() > FEW_HISTOGRAMS {
+        return histograms(tables);
+    }
+    let mut found = HashMap::new();
+    for (version, measure) in versions.iter().flat_map(|version| Measure::ALL.map(|measure| (*version, measure))) {
+        found.insert((version, measure as u32), histogram(tables, version, measure)?);
+    }
     Ok(found)
 }
 

@@ -5,6 +5,7 @@ pub mod spliced;
 use super::{
     decision::{self, Facts},
     sweep::Clock,
+    wanted::Wanted,
 };
 use crate::{
     datapath::{Cursor, FlowTables, Plain, TableError, Tables, Typed},
@@ -18,9 +19,6 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
 };
-
-/// Most rows of one answer.
-const ROWS: usize = 100_000;
 
 /// A forward entry, resolved.
 struct Entry<'a, F: Family> {
@@ -47,72 +45,67 @@ fn by_number(applied: &Applied) -> HashMap<u32, &Planned> {
     applied.services().map(|planned| (planned.image.id, planned)).collect()
 }
 
-/// Visits the forward entries of a table.
+/// Visits the forward entries of a table that belong to some services (by number), until `each` says that it has seen enough; that counts
+/// from the next portion on.
 fn visit<F: FlowTables, V: Plain>(
     tables: &impl Tables,
-    applied: &Applied,
+    (applied, services): (&Applied, &HashMap<u32, &Planned>),
     table: Typed<FlowKey<F>, V>,
     flow: impl Fn(&V) -> Flow<F>,
-    mut each: impl FnMut(Entry<'_, F>),
+    mut each: impl FnMut(Entry<'_, F>) -> bool,
 ) -> Result<(), TableError> {
-    let services = by_number(applied);
     let mut cursor = Cursor::default();
-    let mut more = true;
-    while more {
+    let (mut more, mut wanted) = (true, true);
+    while more && wanted {
         more = table.scan(tables, &mut cursor, |key, value| {
             let flow = flow(&value);
             let (service, version) = applied.owner(flow.backend());
             if !flow.is(flow_flag::REVERSE)
                 && let Some(planned) = services.get(&service)
             {
-                each(Entry { key, flow, planned, version });
+                wanted = each(Entry { key, flow, planned, version });
             }
         })?;
     }
     Ok(())
 }
 
-/// Rows of `splitter flows`: of one service, or of all; at most a hundred thousand.
-pub fn rows(tables: &impl Tables, applied: &Applied, service: Option<&str>, clock: Clock) -> Result<Vec<FlowRow>, TableError> {
-    let mut rows = Vec::new();
-    family_rows::<V4>(tables, applied, service, clock, &mut rows)?;
-    family_rows::<V6>(tables, applied, service, clock, &mut rows)?;
-    spliced::rows::<V4>(tables, applied, service, clock, &mut rows)?;
-    spliced::rows::<V6>(tables, applied, service, clock, &mut rows)?;
-    rows.sort_by(|a, b| (&a.service, &a.version, &a.client).cmp(&(&b.service, &b.version, &b.client)));
-    Ok(rows)
+/// Rows of `splitter flows`, those that are wanted.
+pub fn rows(tables: &impl Tables, applied: &Applied, mut wanted: Wanted<'_>, clock: Clock) -> Result<Vec<FlowRow>, TableError> {
+    family_rows::<V4>(tables, applied, clock, &mut wanted)?;
+    family_rows::<V6>(tables, applied, clock, &mut wanted)?;
+    spliced::rows::<V4>(tables, applied, clock, &mut wanted)?;
+    spliced::rows::<V6>(tables, applied, clock, &mut wanted)?;
+    Ok(wanted.into_rows())
 }
 
-fn family_rows<F: FlowTables>(
-    tables: &impl Tables,
-    applied: &Applied,
-    service: Option<&str>,
-    clock: Clock,
-    rows: &mut Vec<FlowRow>,
-) -> Result<(), TableError> {
+fn family_rows<F: FlowTables>(tables: &impl Tables, applied: &Applied, clock: Clock, wanted: &mut Wanted<'_>) -> Result<(), TableError> {
     let plain = |flow: &Flow<F>| *flow;
-    let mut translated = Vec::new();
+    let services = wanted.services.clone();
+    let mut broken = None;
     let mut add = |entry: Entry<'_, F>, state: &dyn Fn(&Flow<F>) -> Option<&'static str>| {
-        let wanted = service.is_none_or(|name| name == entry.planned.model.name);
-        if let (true, true, Some(state)) = (wanted, rows.len() < ROWS, state(&entry.flow)) {
-            if entry.flow.is(flow_flag::SNAT) {
-                translated.push((rows.len(), entry.key));
-            }
-            rows.push(row(&entry, state, clock));
+        let Some(state) = state(&entry.flow) else { return true };
+        let (backend, port) = (F::mapped(&entry.flow.peer), entry.flow.peer_port.to_ne_bytes());
+        let fits = wanted.client(&F::mapped(&entry.key.src))
+            && wanted.backend(Some((&backend, port)))
+            && wanted.state(state, false)
+            && wanted.version(version_name(entry.planned, entry.version));
+        if !fits {
+            return !wanted.is_full();
+        }
+        match row(tables, &entry, state, clock) {
+            Ok(row) => wanted.add(row),
+            Err(error) => broken.replace(error).is_some(),
         }
     };
     let closing = flow_flag::FIN | flow_flag::PEER_FIN;
-    visit(tables, applied, F::TCP, plain, |e| add(e, &|flow| Some(if flow.is(closing) { "closing" } else { "established" })))?;
-    visit(tables, applied, F::UDP, plain, |e| add(e, &|flow| Some(if flow.is(flow_flag::REPLIED) { "replied" } else { "unreplied" })))?;
+    let of = (applied, &services);
+    visit(tables, of, F::TCP, plain, |e| add(e, &|flow| Some(if flow.is(closing) { "closing" } else { "established" })))?;
+    visit(tables, of, F::UDP, plain, |e| add(e, &|flow| Some(if flow.is(flow_flag::REPLIED) { "replied" } else { "unreplied" })))?;
     let half = |half: &HalfOpen<F>| half.flow;
-    visit(tables, applied, F::HALF, half, |e| add(e, &|flow| (!flow.is(flow_flag::ESTABLISHED)).then_some("half-open")))?;
-    visit(tables, applied, F::CLOSING, plain, |e| add(e, &|_| Some("closing")))?;
-    for (at, key) in translated {
-        if let Some(snat) = F::SNAT.get(tables, key)? {
-            rows[at].snat = Some(endpoint(&F::mapped(&snat.addr), snat.port.to_ne_bytes()));
-        }
-    }
-    Ok(())
+    visit(tables, of, F::HALF, half, |e| add(e, &|flow| (!flow.is(flow_flag::ESTABLISHED)).then_some("half-open")))?;
+    visit(tables, of, F::CLOSING, plain, |e| add(e, &|_| Some("closing")))?;
+    broken.map_or(Ok(()), Err)
 }
 
 /// `ADDRESS:PORT`; the port in network order.
@@ -120,16 +113,17 @@ pub fn endpoint(addr: &Addr, port: [u8; 2]) -> String {
     SocketAddr::new(plan::ip(addr), u16::from_be_bytes(port)).to_string()
 }
 
-fn version_name(planned: &Planned, version: u32) -> String {
-    let slots = planned.image.record.versions.iter().zip(&planned.model.versions);
-    slots.filter(|(slot, _)| slot.version == version).map(|(_, version)| version.name.clone()).next().unwrap_or_else(|| "?".into())
+fn version_name(planned: &Planned, version: u32) -> &str {
+    let mut slots = planned.image.record.versions.iter().zip(&planned.model.versions);
+    slots.find(|(slot, _)| slot.version == version).map_or("?", |(_, version)| version.name.as_str())
 }
 
-fn row<F: FlowTables>(entry: &Entry<'_, F>, state: &str, clock: Clock) -> FlowRow {
+fn row<F: FlowTables>(tables: &impl Tables, entry: &Entry<'_, F>, state: &str, clock: Clock) -> Result<FlowRow, TableError> {
     let (source, destination) = flows::split_ports(entry.key.ports);
-    FlowRow {
+    let translated = if entry.flow.is(flow_flag::SNAT) { F::SNAT.get(tables, entry.key)? } else { None };
+    Ok(FlowRow {
         service: entry.planned.model.name.clone(),
-        version: version_name(entry.planned, entry.version),
+        version: version_name(entry.planned, entry.version).into(),
         protocol: decision::protocol_name(entry.key.proto as u8).into(),
         client: endpoint(&F::mapped(&entry.key.src), source),
         frontend: endpoint(&F::mapped(&entry.key.dst), destination),
@@ -137,8 +131,8 @@ fn row<F: FlowTables>(entry: &Entry<'_, F>, state: &str, clock: Clock) -> FlowRo
         state: state.into(),
         pinned: false,
         idle: clock.age(entry.flow.last),
-        snat: None,
-    }
+        snat: translated.map(|snat| endpoint(&F::mapped(&snat.addr), snat.port.to_ne_bytes())),
+    })
 }
 
 /// The version of an existing flow of a client's endpoint, with its backend. Not of http.
@@ -179,7 +173,7 @@ fn find_in<F: FlowTables>(
     };
     Ok(flow.map(|flow| {
         let row = planned.image.backends.iter().find(|(id, _)| *id == flow.backend());
-        let version = row.map_or_else(|| "?".into(), |(_, row)| version_name(planned, row.version));
+        let version = row.map_or("?", |(_, row)| version_name(planned, row.version)).to_owned();
         (version, endpoint(&F::mapped(&flow.peer), flow.peer_port.to_ne_bytes()))
     }))
 }
@@ -207,23 +201,25 @@ fn family_strays<F: FlowTables>(
     then: Then,
 ) -> Result<u64, TableError> {
     let mut count = 0;
+    let known = by_number(applied);
     for table in [F::TCP, F::UDP] {
         let mut found = Vec::new();
         visit(
             tables,
-            applied,
+            (applied, &known),
             table,
             |flow: &Flow<F>| *flow,
             |entry| {
                 // Requests of http follow the weights by themselves.
                 let http = entry.planned.model.mode == Mode::Http;
                 if http || !services.contains(&entry.planned.image.id) || entry.flow.is(flow_flag::RESET) {
-                    return;
+                    return true;
                 }
                 let now = decision::decide(entry.planned, &entry.facts()).version;
                 if now.map(|index| entry.planned.image.record.versions[index].version) != Some(entry.version) {
                     found.push((entry.key, entry.flow));
                 }
+                true
             },
         )?;
         count += found.len() as u64;

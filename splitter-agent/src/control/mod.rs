@@ -20,12 +20,16 @@ mod stamps;
 mod status;
 mod store;
 mod sweep;
+pub mod wanted;
 mod weights;
 
 use crate::{
     datapath,
     model::Policy,
-    observed::{ExplainRequest, Explanation, FlowRow, RolloutEvent, RolloutStatus, Status, WeightChange, WeightRequest},
+    observed::{
+        ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery, WeightChange,
+        WeightRequest,
+    },
     reconcile::Services,
     rollout::Word,
 };
@@ -147,11 +151,27 @@ impl Control {
         self.ask(Message::Brief).await.unwrap_or_default()
     }
 
-    /// The live flows, of one service or of all.
-    pub async fn flows(&self, service: Option<String>) -> Result<Vec<FlowRow>, ControlError> {
+    /// The status with some of the services.
+    ///
+    /// # Errors
+    /// When a service is named that there is not.
+    pub async fn select(&self, query: StatusQuery) -> Result<Status, ControlError> {
+        let _turn = self.reading.lock().await;
+        let Some(snapshot) = self.ask(Message::Status).await else { return ended() };
+        let status = tokio::task::spawn_blocking(move || snapshot.select(&query)).await;
+        status.unwrap_or_else(|error| Err(ControlError::Kernel(error.to_string())))
+    }
+
+    /// Names of services that begin so, and of their versions. Reads no table.
+    pub async fn names(&self, prefix: &str) -> Result<Vec<ServiceNames>, ControlError> {
+        Ok(self.ask(Message::Flows).await.unwrap_or_else(ended)?.names(prefix))
+    }
+
+    /// The live flows that are asked for.
+    pub async fn flows(&self, query: FlowQuery) -> Result<Vec<FlowRow>, ControlError> {
         let _turn = self.reading.lock().await;
         let snapshot = self.ask(Message::Flows).await.unwrap_or_else(ended)?;
-        let rows = tokio::task::spawn_blocking(move || snapshot.flows(service.as_deref())).await;
+        let rows = tokio::task::spawn_blocking(move || snapshot.flows(&query)).await;
         rows.unwrap_or_else(|error| Err(ControlError::Kernel(error.to_string())))
     }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     datapath::{Served, Table, TableError, Tables},
     model::{Mode, OnWeightChange, SplitBy},
-    observed,
+    observed::{self, StatusQuery, StatusSort},
     plan::mode_name,
     reconcile::{Applied, Planned},
 };
@@ -97,6 +97,7 @@ pub fn tables(tables: &impl Tables, findings: &Findings) -> Vec<observed::Table>
 }
 
 /// Every service, sorted by name.
+#[cfg(test)]
 pub fn services(
     tables: &impl Tables,
     applied: &Applied,
@@ -105,17 +106,50 @@ pub fn services(
     clock: Clock,
     rates: &Rates,
 ) -> Result<Vec<observed::Service>, TableError> {
-    let mut planned: Vec<&Planned> = applied.services().collect();
+    some(tables, applied, applied.services().collect(), &StatusQuery::default(), (runtime, findings, clock, rates))
+}
+
+/// The services that were chosen, in the order and number of the query. Only their counters are read.
+pub fn some(
+    tables: &impl Tables,
+    applied: &Applied,
+    mut planned: Vec<&Planned>,
+    query: &StatusQuery,
+    (runtime, findings, clock, rates): (&Runtime, &Findings, Clock, &Rates),
+) -> Result<Vec<observed::Service>, TableError> {
     planned.sort_unstable_by(|a, b| a.model.name.cmp(&b.model.name));
+    let limit = query.limit.unwrap_or(usize::MAX);
+    if query.sort == StatusSort::Name {
+        planned.truncate(limit);
+    }
     let numbers: Vec<u32> = planned.iter().flat_map(|planned| versions(planned)).collect();
     let facts = Facts {
         counters: counters::of_versions(tables, &numbers)?,
-        histograms: counters::histograms(tables)?,
+        histograms: counters::histograms_of(tables, &numbers)?,
         flows: flows_by_version(applied, findings),
         suspects: suspects(tables, clock)?,
         rates,
     };
-    Ok(planned.into_iter().map(|planned| service(planned, runtime, &facts)).collect())
+    let mut services: Vec<_> = planned.into_iter().map(|planned| service(planned, runtime, &facts)).collect();
+    // Of equal ones the first by name stays the first.
+    services.sort_by(|a, b| rank(query.sort, b).total_cmp(&rank(query.sort, a)));
+    services.truncate(limit);
+    Ok(services)
+}
+
+/// What a service is sorted by, the largest first.
+fn rank(sort: StatusSort, service: &observed::Service) -> f64 {
+    let sum = |of: fn(&observed::Version) -> u64| service.versions.iter().map(of).sum::<u64>() as f64;
+    match sort {
+        StatusSort::Name => 0.0,
+        StatusSort::Flows => sum(|version| version.flows),
+        StatusSort::Connections => sum(|version| version.connections),
+        StatusSort::Requests => sum(|version| version.requests),
+        StatusSort::Failed => {
+            sum(|version| version.refused + version.timeouts + version.resets_backend + version.codes.get("5xx").copied().unwrap_or(0))
+        }
+        StatusSort::Latency => service.versions.iter().filter_map(|version| version.first_byte.p99).fold(0.0, f64::max),
+    }
 }
 
 struct Facts<'a> {

@@ -9,11 +9,12 @@ use super::{
     status,
     store::Runtime,
     sweep::{Clock, Janitor},
+    wanted::{self, Wanted},
 };
 use crate::{
-    datapath::{FlowTables, Memory, Table, Tables, bytes_of},
+    datapath::{Cursor, FlowTables, Memory, Table, TableError, Tables, bytes_of},
     model::*,
-    observed::ExplainRequest,
+    observed::{ExplainRequest, FlowQuery, FlowSort, FlowState, StatusQuery, StatusSort},
     plan,
     reconcile::Reconciler,
 };
@@ -137,14 +138,137 @@ fn flows_that_belong_elsewhere_are_counted_then_marked_both_ways() {
 fn rows_tell_the_names() {
     let (reconciler, mut memory) = applied(service(SplitBy::Connection, [0, 1]));
     open(&reconciler, &mut memory, "10.3.0.1:4000");
-    let rows = live::rows(&memory, reconciler.applied(), None, CLOCK).unwrap();
+    let rows = live::rows(&memory, reconciler.applied(), wanted(&reconciler, FlowQuery::default()), CLOCK).unwrap();
     let row = &rows[0];
     assert_eq!(
         [&row.service, &row.version, &row.protocol, &row.client, &row.frontend, &row.backend, &row.state],
         ["checkout", "v2", "tcp", "10.3.0.1:4000", "10.9.9.9:80", "10.2.2.2:8080", "established"]
     );
     assert_eq!((rows.len(), row.idle), (1, 0.0));
-    assert!(live::rows(&memory, reconciler.applied(), Some("other"), CLOCK).unwrap().is_empty());
+    let other = FlowQuery { service: Some("other".into()), ..FlowQuery::default() };
+    let error = Wanted::new(reconciler.applied(), &other).err().unwrap().to_string();
+    assert!(error.contains("the node runs: checkout"), "{error}");
+}
+
+fn wanted(reconciler: &Reconciler, query: FlowQuery) -> Wanted<'_> {
+    Wanted::new(reconciler.applied(), &query).unwrap()
+}
+
+#[test]
+fn flows_are_filtered_while_the_tables_are_walked() {
+    let (reconciler, mut memory) = applied(service(SplitBy::Connection, [1, 1]));
+    for port in 1..=40 {
+        open(&reconciler, &mut memory, &format!("10.3.0.{}:{port}", port % 4));
+    }
+    let count = |query: FlowQuery| live::rows(&memory, reconciler.applied(), wanted(&reconciler, query), CLOCK).unwrap().len();
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(count(FlowQuery::default()), 40);
+    assert_eq!(count(FlowQuery { client: text("10.3.0.1"), ..FlowQuery::default() }), 10);
+    assert_eq!(count(FlowQuery { client: text("10.3.0.0/31"), ..FlowQuery::default() }), 20);
+    assert_eq!(count(FlowQuery { service: text("check*"), client: text("fd00::/8"), ..FlowQuery::default() }), 0);
+    let version = |name| count(FlowQuery { version: text(name), ..FlowQuery::default() });
+    assert_eq!((version("v1") > 0, version("v1") + version("v2")), (true, 40));
+    assert_eq!(count(FlowQuery { backend: text("10.2.2.2:8080"), ..FlowQuery::default() }), version("v2"));
+    assert_eq!(count(FlowQuery { backend: text("10.2.2.2:1"), ..FlowQuery::default() }), 0);
+    assert_eq!(count(FlowQuery { state: Some(FlowState::Closing), ..FlowQuery::default() }), 0);
+    assert_eq!(count(FlowQuery { state: Some(FlowState::Established), limit: Some(7), ..FlowQuery::default() }), 7);
+    let unknown = FlowQuery { version: text("v3"), ..FlowQuery::default() };
+    assert!(Wanted::new(reconciler.applied(), &unknown).err().unwrap().to_string().contains("there are: v1, v2"));
+}
+
+/// A table of many portions, of which a limit reads one.
+#[test]
+fn a_limit_ends_the_walk() {
+    let (reconciler, mut memory) = applied(service(SplitBy::Connection, [1, 1]));
+    for port in 1..=4_000u16 {
+        open(&reconciler, &mut memory, &format!("10.3.0.1:{port}"));
+    }
+    let seen = std::cell::Cell::new(0);
+    let counting = Counting { memory: &memory, seen: &seen };
+    let query = |sort, limit| FlowQuery { sort, limit: Some(limit), ..FlowQuery::default() };
+    let rows = live::rows(&counting, reconciler.applied(), wanted(&reconciler, query(None, 5)), CLOCK).unwrap();
+    assert_eq!(rows.len(), 5);
+    let few = seen.replace(0);
+    let rows = live::rows(&counting, reconciler.applied(), wanted(&reconciler, query(Some(FlowSort::Client), 5)), CLOCK).unwrap();
+    assert_eq!(
+        rows.iter().map(|row| row.client.as_str()).collect::<Vec<_>>(),
+        (1..=5).map(|p| format!("10.3.0.1:{p}")).collect::<Vec<_>>()
+    );
+    // In memory the entries of the backends' side come first: four portions of them.
+    assert!(few <= 5 * crate::datapath::SCAN && seen.get() >= 8_000, "{few} and {} entries were read", seen.get());
+}
+
+/// Counts the entries that are read.
+struct Counting<'a> {
+    memory: &'a Memory,
+    seen: &'a std::cell::Cell<usize>,
+}
+
+impl Tables for Counting<'_> {
+    fn put(&mut self, _: Table, _: &[u8], _: &[u8]) -> Result<(), TableError> {
+        unreachable!("readers do not write")
+    }
+    fn replace(&mut self, _: Table, _: &[u8], _: &[u8]) -> Result<bool, TableError> {
+        unreachable!("readers do not write")
+    }
+    fn delete(&mut self, _: Table, _: &[u8]) -> Result<(), TableError> {
+        unreachable!("readers do not write")
+    }
+    fn get(&self, table: Table, key: &[u8], value: &mut [u8]) -> Result<bool, TableError> {
+        self.memory.get(table, key, value)
+    }
+    fn scan(&self, table: Table, cursor: &mut Cursor, limit: usize, keys: &mut Vec<u8>, values: &mut Vec<u8>) -> Result<bool, TableError> {
+        let more = self.memory.scan(table, cursor, limit, keys, values)?;
+        self.seen.set(self.seen.get() + keys.len() / table.key_size());
+        Ok(more)
+    }
+    fn range(&self, table: Table, first: u32, values: &mut [u8]) -> Result<(), TableError> {
+        self.memory.range(table, first, values)
+    }
+    fn limit(&self, table: Table) -> u32 {
+        self.memory.limit(table)
+    }
+    fn cpus(&self) -> usize {
+        self.memory.cpus()
+    }
+    fn memory(&self, table: Table) -> u64 {
+        self.memory.memory(table)
+    }
+}
+
+#[test]
+fn status_takes_names_patterns_order_and_limit() {
+    let named = |name: &str, port: u16| {
+        let mut model = service(SplitBy::Connection, [1, 1]);
+        model.name = name.into();
+        model.frontends[0].address.set_port(port);
+        Arc::new(model)
+    };
+    let (mut reconciler, mut memory) = (Reconciler::new(), Memory::new());
+    let all = [named("shop/a", 81), named("shop/b", 82), named("web", 83)];
+    reconciler.apply(&mut memory, &all).unwrap();
+    for (name, connections) in [("shop/a", 5u64), ("shop/b", 9), ("web", 7)] {
+        let number = status::versions(reconciler.service(name).unwrap()).next().unwrap();
+        let one = VersionCounters { connections, refused: 10 - connections, ..VersionCounters::default() };
+        memory.put(Table::Counters, bytes_of(&[number]), bytes_of(&[one, VersionCounters::default()])).unwrap();
+    }
+    let (runtime, janitor, rates) = (Runtime::default(), Janitor::default(), Rates::default());
+    let ask = |names: &[&str], sort, limit| {
+        let query = StatusQuery { services: names.iter().map(|name| (*name).into()).collect(), sort, limit };
+        let chosen = wanted::services(reconciler.applied(), &query.services)?;
+        let context = (&runtime, janitor.findings().as_ref(), CLOCK, &rates);
+        let services = status::some(&memory, reconciler.applied(), chosen, &query, context).unwrap();
+        Ok::<_, ControlError>(services.into_iter().map(|service| service.name).collect::<Vec<_>>())
+    };
+    assert_eq!(ask(&[], StatusSort::Name, None).unwrap(), ["shop/a", "shop/b", "web"]);
+    assert_eq!(ask(&["web", "shop/a", "web"], StatusSort::Name, None).unwrap(), ["shop/a", "web"]);
+    assert_eq!(ask(&["shop/*"], StatusSort::Connections, None).unwrap(), ["shop/b", "shop/a"]);
+    assert_eq!(ask(&[], StatusSort::Failed, Some(1)).unwrap(), ["shop/a"]);
+    assert_eq!(ask(&[], StatusSort::Name, Some(2)).unwrap(), ["shop/a", "shop/b"]);
+    assert!(ask(&["nobody"], StatusSort::Name, None).unwrap_err().to_string().contains("the node runs: shop/a, shop/b, web"));
+    assert!(ask(&["x*"], StatusSort::Name, None).unwrap_err().to_string().contains("no service matches"));
+    assert_eq!(wanted::names(reconciler.applied(), "shop/").len(), 2);
+    assert_eq!(wanted::names(reconciler.applied(), "w")[0].versions, ["v1", "v2"]);
 }
 
 fn ask(reconciler: &Reconciler, memory: &Memory, client: Option<&str>) -> Result<crate::observed::Explanation, ControlError> {

@@ -85,7 +85,7 @@ pub fn row(link: &Link, choice: Choice, xdp: XdpMode, mode: XdpMode) -> Iface {
 }
 
 /// `*` any number of characters, `?` one.
-fn matches(glob: &str, name: &str) -> bool {
+pub fn matches(glob: &str, name: &str) -> bool {
     let (glob, name): (Vec<char>, Vec<char>) = (glob.chars().collect(), name.chars().collect());
     // Where the last star stood, and how much it has swallowed: greedy with one step back is enough.
     let (mut g, mut n, mut star) = (0, 0, None);

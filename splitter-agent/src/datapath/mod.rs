@@ -23,7 +23,7 @@ mod plain;
 mod tables;
 
 pub use bpf::Kernel;
-pub use interfaces::{PatternError, Patterns, XdpMode};
+pub use interfaces::{PatternError, Patterns, XdpMode, matches as glob};
 pub use links::Hook;
 pub use load::{Sizes, has_maps};
 pub use memory::Memory;

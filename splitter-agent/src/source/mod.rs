@@ -17,7 +17,7 @@ pub mod watch;
 mod yaml;
 
 use crate::model::Policy;
-pub use network::duration;
+pub use network::{cidr, duration};
 use std::{fmt, path::Path, sync::Arc};
 pub use yaml::At;
 

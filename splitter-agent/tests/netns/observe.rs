@@ -1,6 +1,6 @@
 //! What the agent says about the traffic is what happened.
 
-use crate::support::{Bed, SPLITTER, Split, client_ip, connections, share_of_v2, socket::conversations, tool, vip};
+use crate::support::{Bed, SPLITTER, Split, client_ip, connections, eventually, share_of_v2, socket::conversations, tool, vip};
 use splitter_bench::{agent::METRICS, load::Plan};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -127,6 +127,21 @@ fn every_command_answers_a_person_and_a_script() {
         let json = bed.cli(&[words, &["-o", "json"]].concat());
         serde_json::from_str::<serde_json::Value>(&json).unwrap_or_else(|error| panic!("`splitter {}`: {error}: {json}", words.join(" ")));
     }
+    let rows = |words: &[&str]| -> usize {
+        let json = bed.cli(&[&["flows", "-o", "json"], words].concat());
+        serde_json::from_str::<serde_json::Value>(&json).expect("JSON").as_array().expect("rows").len()
+    };
+    assert_eq!((rows(&[]), rows(&["web", "--limit", "2"]), rows(&["w*", "--sort", "idle", "--limit", "1"])), (3, 2, 1));
+    assert_eq!((rows(&["--client", "10.1.0.0/16", "--state", "established"]), rows(&["--client", "10.2.0.0/16"])), (3, 0));
+    assert_eq!(rows(&["--version", "v1"]) + rows(&["--version", "v2"]), 3);
+    let unknown = bed.site.cli(&["status", "web", "shop"]).unwrap_err().to_string();
+    assert!(unknown.contains("there is no service \"shop\"; the node runs: web"), "{unknown}");
+    assert!(bed.cli(&["status", "w*", "--sort", "flows", "--limit", "1"]).contains("web"));
+    assert!(bed.cli(&["top", "--interval", "100ms"]).contains("SUCCESS"));
+    let mut completion = bed.lab.node.command(SPLITTER);
+    completion.env("SPLITTER_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "3").env("SPLITTER_ADMIN", bed.site.socket());
+    completion.args(["--", "splitter", "weight", "web", "v"]).env("_CLAP_IFS", " ");
+    assert_eq!(tool(completion), "v1= v2=");
     let policy = bed.site.policy();
     let mut check = Command::new(SPLITTER);
     check.arg("check").arg(&policy);
@@ -136,4 +151,16 @@ fn every_command_answers_a_person_and_a_script() {
     assert!(!tool(doctor).is_empty());
     let refused = bed.site.cli(&["weight", "nobody", "v1=1"]).unwrap_err().to_string();
     assert!(refused.contains("nobody"), "{refused}");
+}
+
+#[test]
+fn the_output_of_a_gates_command_cannot_command_a_terminal() {
+    let gate = r#"rollout: {canary: v2, steps: [10%, 100%], gates: {commands: [{name: smoke, every: 1s, run: [/bin/sh, -c, "printf 'x\\033[2Jy'"]}]}}"#;
+    let bed = Bed::new("escape", &[Split::tcp(100, 0).with(gate)]);
+    bed.cli(&["rollout", "start", "web"]);
+    let told = || Some(bed.cli(&["rollout", "status", "web"])).filter(|text| text.contains("x\\x1b[2Jy"));
+    let text = eventually("the command's output is shown", told);
+    assert!(!text.contains('\x1b'), "{text:?}");
+    let json = bed.cli(&["rollout", "status", "web", "-o", "json"]);
+    assert!(json.contains("x\\u001b[2Jy"), "JSON has the text as it is: {json}");
 }

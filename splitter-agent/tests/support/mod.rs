@@ -11,7 +11,7 @@ pub use policy::{Split, document};
 
 use splitter_agent::{
     admin::client::Client,
-    observed::{ExplainRequest, Explanation, FlowRow, Service, Status, WeightChange, WeightRequest},
+    observed::{ExplainRequest, Explanation, FlowQuery, FlowRow, Service, Status, WeightChange, WeightRequest},
 };
 use splitter_bench::{
     agent::Site,
@@ -168,7 +168,7 @@ impl Bed {
     }
 
     pub fn flows(&self) -> Vec<FlowRow> {
-        self.ask(async |client| client.flows(None).await).expect("the agent lists flows")
+        self.ask(async |client| client.flows(&FlowQuery::default()).await).expect("the agent lists flows")
     }
 
     pub fn explain(&self, service: &str, client: &str) -> Explanation {

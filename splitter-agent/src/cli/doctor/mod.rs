@@ -6,6 +6,7 @@ mod checks;
 mod host;
 
 use super::{
+    in_format,
     out::{self, Output, Style},
     show,
 };
@@ -66,7 +67,7 @@ pub async fn run(client: &Client, policy: Option<&Path>, output: Output) -> Resu
     ];
     list.extend(checks::forwarding(host.forward4.as_deref(), host.forward6.as_deref(), families));
     list.push(checks::reverse_path(&host.reverse_path));
-    list.push(checks::agent(client.status().await));
+    list.push(checks::agent(in_format(client, output).status().await));
     list.push(checks::kube_proxy(&host.rules));
     list.push(checks::other_programs(host.links.as_deref(), host.qdiscs.as_deref()));
     list.push(checks::open_files(&host.limits));
@@ -87,9 +88,9 @@ fn text(report: &Report, colour: bool) -> String {
             Verdict::Warn => ("warn", Style::Yellow),
             Verdict::Fail => ("fail", Style::Red),
         };
-        text += &format!("{}  {:<16}{}\n", style.paint(word, colour), check.name, check.found);
+        text += &format!("{}  {:<16}{}\n", style.paint(word, colour), check.name, out::printable(&check.found));
         if !check.remedy.is_empty() {
-            text += &format!("{:22}-> {}\n", "", check.remedy);
+            text += &format!("{:22}-> {}\n", "", out::printable(&check.remedy));
         }
     }
     let count = |verdict| report.checks.iter().filter(|c| c.verdict == verdict).count();

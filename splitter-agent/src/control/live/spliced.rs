@@ -1,8 +1,8 @@
 //! Live connections of http services: as rows, and the one of a client that is asked about.
 
-use super::{ROWS, by_number, endpoint, key4, key6, version_name};
+use super::{endpoint, key4, key6, version_name};
 use crate::{
-    control::{decision::Facts, sweep::Clock},
+    control::{decision::Facts, sweep::Clock, wanted::Wanted},
     datapath::{Cursor, FlowTables, TableError, Tables},
     observed::FlowRow,
     plan,
@@ -45,45 +45,54 @@ fn state<F: FlowTables>(spliced: &Spliced<F>) -> &'static str {
 pub(super) fn rows<F: FlowTables>(
     tables: &impl Tables,
     applied: &Applied,
-    service: Option<&str>,
     clock: Clock,
-    rows: &mut Vec<FlowRow>,
+    wanted: &mut Wanted<'_>,
 ) -> Result<(), TableError> {
-    let services = by_number(applied);
     let (mut cursor, mut more) = (Cursor::default(), true);
-    while more && rows.len() < ROWS {
+    while more && !wanted.is_full() {
         let mut found = Vec::new();
         more = F::SPLICED.scan(tables, &mut cursor, |key, spliced| found.push((key, spliced)))?;
-        found.truncate(ROWS - rows.len());
         for (key, spliced) in found {
-            let Some(planned) = services.get(&spliced.service) else { continue };
-            if service.is_none_or(|name| name == planned.model.name) {
-                let version = applied.owner(backend(spliced.owner)).1;
-                rows.push(row(tables, planned, version, (&key, &spliced), clock)?);
+            let Some(planned) = wanted.services.get(&spliced.service).copied() else { continue };
+            let version = if is_served(&spliced) { version_name(planned, applied.owner(backend(spliced.owner)).1) } else { "" };
+            if fits(wanted, (&key, &spliced), version) && !wanted.add(row(tables, planned, version, (&key, &spliced), clock)?) {
+                break;
             }
         }
     }
     Ok(())
 }
 
+/// A backend has the connection.
+fn is_served<F: FlowTables>(spliced: &Spliced<F>) -> bool {
+    backend(spliced.owner) != 0 && spliced.state != splice_state::ANSWERED
+}
+
+fn fits<F: FlowTables>(wanted: &Wanted<'_>, (key, spliced): (&FlowKey<F>, &Spliced<F>), version: &str) -> bool {
+    let served = is_served(spliced).then(|| F::mapped(&spliced.dst));
+    wanted.client(&F::mapped(&key.src))
+        && wanted.backend(served.as_ref().map(|backend| (backend, split_ports(spliced.ports).1)))
+        && wanted.state(state(spliced), has(spliced, splice_flag::PINNED))
+        && wanted.version(version)
+}
+
 fn row<F: FlowTables>(
     tables: &impl Tables,
     planned: &Planned,
-    version: u32,
+    version: &str,
     (key, spliced): (&FlowKey<F>, &Spliced<F>),
     clock: Clock,
 ) -> Result<FlowRow, TableError> {
     let (source, destination) = split_ports(key.ports);
-    let served = backend(spliced.owner) != 0 && spliced.state != splice_state::ANSWERED;
     let leg = F::LEGS.get(tables, leg_in_use(spliced))?.filter(|leg| client_of(leg) == *key);
     let idle = clock.age(spliced.last).min(leg.map_or(f64::INFINITY, |leg| clock.age(leg.last)));
     Ok(FlowRow {
         service: planned.model.name.clone(),
-        version: if served { version_name(planned, version) } else { String::new() },
+        version: version.into(),
         protocol: "tcp".into(),
         client: endpoint(&F::mapped(&key.src), source),
         frontend: endpoint(&F::mapped(&key.dst), destination),
-        backend: if served { endpoint(&F::mapped(&spliced.dst), split_ports(spliced.ports).1) } else { String::new() },
+        backend: if is_served(spliced) { endpoint(&F::mapped(&spliced.dst), split_ports(spliced.ports).1) } else { String::new() },
         state: state(spliced).into(),
         pinned: has(spliced, splice_flag::PINNED),
         idle,
@@ -98,11 +107,11 @@ pub fn find(tables: &impl Tables, planned: &Planned, facts: &Facts) -> Result<Op
 
 fn find_in<F: FlowTables>(tables: &impl Tables, planned: &Planned, key: FlowKey<F>) -> Result<Option<Live>, TableError> {
     let spliced = F::SPLICED.get(tables, key)?;
-    let spliced = spliced.filter(|spliced| backend(spliced.owner) != 0 && spliced.state != splice_state::ANSWERED);
+    let spliced = spliced.filter(is_served);
     Ok(spliced.map(|spliced| {
         let row = planned.image.backends.iter().find(|(id, _)| *id == backend(spliced.owner));
         Live {
-            version: row.map_or_else(|| "?".into(), |(_, row)| version_name(planned, row.version)),
+            version: row.map_or("?", |(_, row)| version_name(planned, row.version)).into(),
             backend: endpoint(&F::mapped(&spliced.dst), split_ports(spliced.ports).1),
             pinned: has(&spliced, splice_flag::PINNED),
         }

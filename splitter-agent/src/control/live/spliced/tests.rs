@@ -4,7 +4,7 @@ use crate::{
     control::explain::explain,
     datapath::{Memory, read},
     model::{Backend, BackendState, Frontend, Http, Mode, OnWeightChange, Protocol, Service, Snat, SplitBy, Unavailable, Version},
-    observed::{ExplainRequest, Explanation},
+    observed::{ExplainRequest, Explanation, FlowQuery, FlowState},
     reconcile::Reconciler,
 };
 use std::sync::Arc;
@@ -66,6 +66,10 @@ fn connect(memory: &mut Memory, reconciler: &Reconciler, port: u16, state: u8, f
     V4::SPLICED.put_one(memory, key, spliced).unwrap();
 }
 
+fn all(memory: &Memory, reconciler: &Reconciler, query: FlowQuery) -> Vec<FlowRow> {
+    rows(memory, reconciler.applied(), Wanted::new(reconciler.applied(), &query).unwrap(), CLOCK).unwrap()
+}
+
 #[test]
 fn rows_tell_state_and_backend() {
     let (mut memory, reconciler) = applied();
@@ -78,7 +82,7 @@ fn rows_tell_state_and_backend() {
     let leg = Leg::<V4> { src: word(VIP), dst: word(CLIENT), ports: ports(80, 3), last: CLOCK.ticks - 250, ..read(&[]) };
     // The second leg has this key by chance: it is another client's.
     V4::LEGS.put(&mut memory, &[(backend(3), leg), (backend(4), Leg { last: CLOCK.ticks, ..leg })]).unwrap();
-    let found = rows(&memory, reconciler.applied(), Some("checkout"), CLOCK).unwrap();
+    let found = all(&memory, &reconciler, FlowQuery { service: Some("checkout".into()), ..FlowQuery::default() });
     let row = |port: u16| found.iter().find(|row| row.client == format!("10.1.0.2:{port}")).unwrap();
     let seen: Vec<_> = (1..=5).map(row).map(|r| (&*r.state, &*r.version, &*r.backend, r.pinned, r.idle)).collect();
     assert_eq!(
@@ -92,7 +96,12 @@ fn rows_tell_state_and_backend() {
         ]
     );
     assert!(found.iter().all(|row| row.frontend == "10.9.9.9:80" && row.protocol == "tcp" && row.snat.is_none()));
-    assert!(rows(&memory, reconciler.applied(), Some("other"), CLOCK).unwrap().is_empty());
+    let pinned = all(&memory, &reconciler, FlowQuery { state: Some(FlowState::Pinned), ..FlowQuery::default() });
+    assert_eq!(pinned.iter().map(|row| row.client.as_str()).collect::<Vec<_>>(), ["10.1.0.2:3"]);
+    let v1 = all(&memory, &reconciler, FlowQuery { version: Some("v1".into()), ..FlowQuery::default() });
+    assert_eq!(v1.len(), 2, "what the node answers itself belongs to no version: {v1:?}");
+    let one = all(&memory, &reconciler, FlowQuery { backend: Some("10.2.2.2".into()), limit: Some(1), ..FlowQuery::default() });
+    assert_eq!(one[0].state, "opening");
 }
 
 #[test]
@@ -102,7 +111,7 @@ fn rows_name_the_translated_source() {
     let key = FlowKey::<V4> { src: word(CLIENT), dst: word(VIP), ports: ports(1, 80), proto: 6 };
     let spliced = V4::SPLICED.get(&memory, key).unwrap().unwrap();
     V4::SPLICED.put_one(&mut memory, key, Spliced { src: word([10, 2, 0, 1]), ports: ports(12345, 8080), ..spliced }).unwrap();
-    let found = rows(&memory, reconciler.applied(), None, CLOCK).unwrap();
+    let found = all(&memory, &reconciler, FlowQuery::default());
     assert_eq!(found[0].snat.as_deref(), Some("10.2.0.1:12345"));
 }
 
