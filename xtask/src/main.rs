@@ -1,4 +1,7 @@
 //! `cargo xtask`: set-up, build, demonstration, tests. Dispatch only; compiles in seconds because it knows nothing of the agent's crates.
+//!
+//! The alias runs cargo without `--quiet`, at the price of its two lines ("Finished", "Running"): a cargo that waits for the lock of another one says
+//! so on standard error, and nothing else would. What is run from here writes to logs; [`step`] says at once when that is waiting.
 
 mod artifact;
 mod demo;
@@ -76,4 +79,14 @@ fn dispatch(arguments: &[String]) -> Result<()> {
 fn root() -> Result<PathBuf> {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     package.parent().map(PathBuf::from).context("xtask stands in the repository")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_alias_hides_nothing() {
+        let config = std::fs::read_to_string(super::root().unwrap().join(".cargo/config.toml")).unwrap();
+        let alias = config.lines().find_map(|line| line.strip_prefix("xtask = ")).expect("an alias");
+        assert!(!alias.contains("-q"), "{alias}: nobody would see that cargo waits for a lock");
+    }
 }

@@ -70,6 +70,9 @@ struct Ticker<'a> {
     start: Instant,
     next: Duration,
     tty: bool,
+    /// When the log is looked at next for a lock that is waited for.
+    look: Duration,
+    waits: bool,
 }
 
 impl Ticker<'_> {
@@ -78,12 +81,21 @@ impl Ticker<'_> {
         if !tty {
             say(format_args!("[  ..  ] {title}"));
         }
-        Ticker { title, start: Instant::now(), next: Duration::ZERO, tty }
+        Ticker { title, start: Instant::now(), next: Duration::ZERO, tty, look: Duration::ZERO, waits: false }
     }
 
-    /// On a terminal one line redrawn twice a second; else a line every half minute, so that a log shows life.
+    /// On a terminal one line redrawn twice a second; else a line every half minute, so that a log shows life, and one when it begins to wait.
     fn tick(&mut self, log: &Path) {
         let elapsed = self.start.elapsed();
+        if !self.tty && elapsed >= self.look {
+            self.look = elapsed + Duration::from_secs(1);
+            let last = last_line(log, 120);
+            let waits = is_waiting(&last);
+            if waits && !self.waits {
+                say(format_args!("[{:>4} s] {}: {last}", elapsed.as_secs(), self.title));
+            }
+            self.waits = waits;
+        }
         if elapsed < self.next {
             return;
         }
@@ -108,6 +120,11 @@ impl Ticker<'_> {
     }
 }
 
+/// Cargo waits for another cargo.
+fn is_waiting(line: &str) -> bool {
+    line.starts_with("Blocking waiting for file lock")
+}
+
 /// Cargo's messages for programs stand among those for people.
 fn is_message(line: &str) -> bool {
     line.starts_with("{\"reason\":")
@@ -130,6 +147,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("xtask-step-{}", std::process::id()));
         fs::write(&path, "   Compiling x v1\n{\"reason\":\"compiler-artifact\"}\n\n").unwrap();
         assert_eq!(last_line(&path, 11), "Compiling x");
+        fs::write(&path, "    Blocking waiting for file lock on build directory\n").unwrap();
+        assert!(is_waiting(&last_line(&path, 120)) && !is_waiting("Compiling x"));
         fs::remove_file(&path).unwrap();
     }
 }
