@@ -4,8 +4,8 @@
 
 use crate::{
     admin,
-    control::{self, Control, Loaded, Settings, Xdp},
-    memory,
+    control::{self, Control, Hold, Loaded, Settings, Xdp},
+    memory, privileges,
     source::{self, Outcome},
 };
 use anyhow::{Context, Result};
@@ -20,7 +20,7 @@ use std::{
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::JoinSet,
     time::timeout,
 };
@@ -43,21 +43,49 @@ pub struct Options {
     pub pins: Option<PathBuf>,
     pub max_flows: Option<u32>,
     pub timestamps: bool,
+    pub keep_capabilities: bool,
 }
 
-/// Runs until SIGTERM or SIGINT. The kernel goes on splitting afterwards.
-pub async fn run(options: Options) -> Result<()> {
+/// What has to be done before there are threads.
+pub fn prepare(options: &Options) -> Result<()> {
     memory::tune();
+    if options.keep_capabilities {
+        return Ok(());
+    }
+    // Mounting a bpffs takes more than the agent keeps.
+    let pins = control::pins(options.pins.as_deref())?;
+    let mut kept = privileges::NEEDED.to_vec();
+    if pins.starts_with("/proc/1/root") {
+        kept.push(privileges::SYS_PTRACE);
+    }
+    if privileges::keep_only(&kept).context("cannot give up capabilities (--keep-capabilities leaves them)")? {
+        tracing::info!("of root's capabilities {} are kept, also for hooks and commands of rollouts", privileges::names(&kept));
+    }
+    Ok(())
+}
+
+/// Runs until SIGTERM or SIGINT; SIGHUP has the policy read again. The kernel goes on splitting afterwards.
+pub async fn run(options: Options) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // Both before the kernel is touched: a second agent stops here.
+    let mut hangup = signal(SignalKind::hangup())?;
+    // Taken, so that they do not end the agent: they mean nothing to it.
+    let _ignored = [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?];
+    // All before the kernel is touched: a second agent stops here.
+    let hold = tokio::select! {
+        hold = Hold::take(options.pins.as_deref(), &options.state) => hold?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let listener = admin::Listener::bind(&options.admin).await?;
     let metrics = TcpListener::bind(options.metrics)
         .await
         .with_context(|| format!("cannot listen on {} for metrics: name another address with --metrics", options.metrics))?;
     let (sender, mut outcomes) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
-    tasks.spawn(source::watch::watch(options.policy.clone(), source::watch::Timing::default(), sender));
+    let (policy, reload) = (options.policy.clone(), Arc::new(Notify::new()));
+    let asked = reload.clone();
+    tasks.spawn(async move { source::watch::watch(policy, source::watch::Timing::default(), &asked, sender).await });
     // Maps are made as large as the policy needs, and maps that are there are not brought back to an older one.
     let patience = if control::has_maps(options.pins.as_deref()) { FIRST_WITH_MAPS } else { FIRST };
     let mut read = tokio::select! {
@@ -76,7 +104,7 @@ pub async fn run(options: Options) -> Result<()> {
         policy,
         timestamps: options.timestamps,
     };
-    let (control, mut actor) = Control::start(settings).await?;
+    let (control, mut actor) = Control::start_on(settings, hold).await?;
     tasks.spawn(admin::serve_admin(listener, control.clone()));
     tasks.spawn(admin::serve_metrics(metrics, control.clone()));
     let mut first = true;
@@ -84,9 +112,13 @@ pub async fn run(options: Options) -> Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                tracing::info!("SIGHUP: the policy is read again");
+                reload.notify_one();
+            }
             ended = &mut actor => {
                 ended.context("the control loop failed")?;
-                anyhow::bail!("the control loop ended by itself; restart the agent");
+                anyhow::bail!("the control loop ended by itself, the log says why; restart the agent");
             }
             outcome = next(&mut read, &mut outcomes) => {
                 let outcome = outcome.context("the policy's watcher ended by itself; restart the agent")?;

@@ -10,6 +10,7 @@ pub mod model;
 pub mod observed;
 pub mod outside;
 pub mod plan;
+mod privileges;
 pub mod reconcile;
 pub mod rollout;
 pub mod source;

@@ -20,6 +20,8 @@ pub struct Status {
     /// What the kernel runs.
     pub applied: Applied,
     pub interfaces: Vec<Interface>,
+    #[serde(default)]
+    pub attachments: Attachments,
     /// Sorted by name.
     pub services: Vec<Service>,
     /// Packets and events by reason, only those that happened; see `splitter_common::abi::Reason`.
@@ -43,6 +45,9 @@ pub struct Agent {
     pub abi_version: u32,
     pub pid: u32,
     pub started: f64,
+    /// Seconds since then, by a clock that nobody sets.
+    #[serde(default)]
+    pub uptime: f64,
     /// bpffs directory that holds this node's pins.
     pub pins: String,
     /// Whether the maps were taken over from an earlier agent.
@@ -82,8 +87,27 @@ pub struct Interface {
     pub ifindex: u32,
     /// What is attached: `tcx-ingress`, `tcx-egress`, `clsact-ingress`, `clsact-egress`, `xdp-native`, `xdp-generic`.
     pub programs: Vec<String>,
+    /// What should be attached and is not: refused by the kernel, or taken away and not put back yet.
+    #[serde(default)]
+    pub missing: Vec<String>,
     /// Packets to peers skip the veth's queue.
     pub peer_redirect: bool,
+}
+
+impl Interface {
+    /// Packets of this interface are not looked at in one direction or both. XDP is an acceleration: without it TC does the work.
+    pub fn is_blind(&self) -> bool {
+        self.programs.is_empty() || self.missing.iter().any(|hook| !hook.starts_with("xdp-"))
+    }
+}
+
+/// What there is to say about all interfaces.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Attachments {
+    /// Times since the agent's start that somebody else detached one of its programs; each was noticed and put back.
+    pub lost: u64,
+    /// An `--interface` that leads to none, and that nothing is attached at all; one sentence each.
+    pub warnings: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use super::{
     Api, Listener,
-    http::{Answer, answer, aside, connection, failure, json, places},
+    http::{Answer, Closing, Seats, answer, aside, failure, json},
     percent_decode, rollouts,
 };
 use crate::{
@@ -12,8 +12,8 @@ use crate::{
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, StatusCode, body::Incoming};
 use serde::de::DeserializeOwned;
-use std::time::Duration;
-use tokio::{task::JoinSet, time::timeout};
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
 
 /// Largest body accepted, bytes.
 const BODY: usize = 64 << 10;
@@ -22,11 +22,10 @@ const BODY_TIME: Duration = Duration::from_secs(5);
 
 /// Serves until dropped.
 pub async fn serve(listener: Listener, api: impl Api) {
-    let places = places();
-    let mut connections = JoinSet::new();
+    let seats = Seats::default();
+    let _closing = Closing(seats.clone());
     loop {
-        // The semaphore is never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        seats.free().await;
         let stream = match listener.listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -35,12 +34,11 @@ pub async fn serve(listener: Listener, api: impl Api) {
                 continue;
             }
         };
-        while connections.try_join_next().is_some() {}
-        let writer = listener.writers().check(stream.peer_cred());
+        let writer = Arc::new(listener.writers().check(stream.peer_cred()));
         let api = api.clone();
-        connections.spawn(async move {
-            connection(stream, |request| route(request, &writer, &api)).await;
-            drop(place);
+        seats.serve(stream, move |request| {
+            let (writer, api) = (writer.clone(), api.clone());
+            async move { route(request, &writer, &api).await }
         });
     }
 }

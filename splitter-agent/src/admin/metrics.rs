@@ -2,22 +2,32 @@
 
 use super::{
     Api,
-    http::{Answer, answer, aside, connection, places},
+    http::{Answer, Closing, LARGE, Seats, answer},
 };
-use crate::{observed::Status, telemetry};
-use hyper::{Method, Request, StatusCode, body::Incoming, header::ACCEPT};
-use std::time::Duration;
-use tokio::{net::TcpListener, task::JoinSet};
+use crate::{
+    memory,
+    observed::{Interface, Status},
+    telemetry,
+};
+use hyper::{
+    Method, Request, StatusCode,
+    body::{Bytes, Incoming},
+    header::ACCEPT,
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{net::TcpListener, time::timeout};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Serves until dropped.
 pub async fn serve(listener: TcpListener, api: impl Api) {
-    let places = places();
-    let mut connections = JoinSet::new();
+    let (seats, scrapes) = (Seats::default(), Scrapes::default());
+    let _closing = Closing(seats.clone());
     loop {
-        // The semaphore is never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        seats.free().await;
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -26,36 +36,77 @@ pub async fn serve(listener: TcpListener, api: impl Api) {
                 continue;
             }
         };
-        while connections.try_join_next().is_some() {}
-        let api = api.clone();
-        connections.spawn(async move {
-            connection(stream, |request| route(request, &api)).await;
-            drop(place);
+        let (api, scrapes) = (api.clone(), scrapes.clone());
+        seats.serve(stream, move |request| {
+            let (api, scrapes) = (api.clone(), scrapes.clone());
+            async move { route(request, &api, &scrapes).await }
         });
     }
 }
 
-async fn route(request: Request<Incoming>, api: &impl Api) -> Answer {
+async fn route(request: Request<Incoming>, api: &impl Api, scrapes: &Scrapes) -> Answer {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET is answered here\n");
     }
     match request.uri().path() {
-        "/metrics" => {
-            let (status, plain) = (api.status().await, only_plain(&request));
-            aside(move || match telemetry::render(status) {
-                Ok(text) if plain => answer(StatusCode::OK, telemetry::PLAIN_CONTENT_TYPE, telemetry::plain(&text)),
-                Ok(text) => answer(StatusCode::OK, telemetry::CONTENT_TYPE, text),
-                Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
-            })
-            .await
-        }
+        "/metrics" => scrapes.get(only_plain(&request), api).await,
         "/healthz" => answer(StatusCode::OK, TEXT, "ok\n"),
-        "/readyz" => match unready(&api.brief().await) {
-            None => answer(StatusCode::OK, TEXT, "ok\n"),
-            Some(reason) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
+        "/readyz" => match timeout(READY, api.brief()).await {
+            Ok(status) => match unready(&status) {
+                None => answer(StatusCode::OK, TEXT, ready(&status)),
+                Some(reason) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
+            },
+            Err(_) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "the control loop is busy\n"),
         },
         _ => answer(StatusCode::NOT_FOUND, TEXT, "this agent serves /metrics, /healthz and /readyz here\n"),
     }
+}
+
+/// Time for the control loop to say how things are.
+const READY: Duration = Duration::from_secs(2);
+
+/// Expositions in both formats, for all who ask at the same time: each gets one that was begun after it asked, and many get the same.
+#[derive(Clone, Debug, Default)]
+struct Scrapes(Arc<[tokio::sync::Mutex<Option<Scrape>>; 2]>);
+
+#[derive(Debug)]
+struct Scrape {
+    begun: Instant,
+    rendered: Result<Bytes, String>,
+}
+
+impl Scrapes {
+    async fn get(&self, plain: bool, api: &impl Api) -> Answer {
+        let (asked, kind) = (Instant::now(), if plain { telemetry::PLAIN_CONTENT_TYPE } else { telemetry::CONTENT_TYPE });
+        let mut last = self.0[usize::from(plain)].lock().await;
+        let rendered = match &*last {
+            Some(scrape) if scrape.begun >= asked => scrape.rendered.clone(),
+            _ => {
+                let begun = Instant::now();
+                let rendered = render(plain, api).await;
+                *last = Some(Scrape { begun, rendered: rendered.clone() });
+                rendered
+            }
+        };
+        match rendered {
+            Ok(text) => answer(StatusCode::OK, kind, text),
+            Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+        }
+    }
+}
+
+/// On a thread of its own: it is much text at many services.
+async fn render(plain: bool, api: &impl Api) -> Result<Bytes, String> {
+    let status = api.status().await;
+    let rendered = tokio::task::spawn_blocking(move || {
+        let text = telemetry::render(status).map_err(|error| error.to_string())?;
+        let text = if plain { telemetry::plain(&text) } else { text };
+        if text.len() > LARGE {
+            memory::release();
+        }
+        Ok(Bytes::from(text))
+    });
+    rendered.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// Whether the client asks for the older text format and does not know OpenMetrics.
@@ -69,8 +120,28 @@ pub fn unready(status: &Status) -> Option<String> {
     if let Some(error) = &status.applied.error {
         return Some(format!("the last change was not applied: {error}"));
     }
-    (status.applied.generation == 0).then(|| match status.desired.errors.first() {
-        Some(error) => format!("no policy is applied: {error}"),
-        None => "no policy is applied yet".to_owned(),
-    })
+    if status.applied.generation == 0 {
+        return Some(match status.desired.errors.first() {
+            Some(error) => format!("no policy is applied: {error}"),
+            None => "no policy is applied yet".to_owned(),
+        });
+    }
+    if status.interfaces.iter().all(|interface| interface.programs.is_empty()) {
+        let warnings = status.attachments.warnings.join("\n");
+        return Some(if warnings.is_empty() { "attached to no interface: no traffic is split".to_owned() } else { warnings });
+    }
+    let blind: Vec<_> = status.interfaces.iter().filter(|interface| interface.is_blind()).map(missing).collect();
+    (!blind.is_empty()).then(|| format!("not attached, and tried again every few seconds: {}", blind.join("; ")))
+}
+
+/// `b1 lacks tcx-ingress`.
+fn missing(interface: &Interface) -> String {
+    format!("{} lacks {}", interface.name, interface.missing.join(", "))
+}
+
+/// What is to be said although the node is ready.
+fn ready(status: &Status) -> String {
+    let slow = status.interfaces.iter().filter(|interface| !interface.missing.is_empty()).map(missing);
+    let warnings = status.attachments.warnings.iter().cloned().chain(slow);
+    warnings.fold("ok\n".to_owned(), |text, warning| text + "warning: " + &warning + "\n")
 }

@@ -1,9 +1,18 @@
 //! Both listeners over real sockets, with a stand-in for the node.
 
 use super::*;
-use crate::observed::ApiError;
+use crate::observed::{ApiError, Interface};
 use client::Client;
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixStream},
@@ -12,16 +21,28 @@ use tokio::{
 #[derive(Clone, Default)]
 struct Node {
     generation: u64,
+    missing: Vec<&'static str>,
+    /// Of a whole status.
+    delay: Duration,
+    asked: Arc<AtomicU32>,
+}
+
+fn node(generation: u64) -> Node {
+    Node { generation, ..Node::default() }
 }
 
 impl Api for Node {
     async fn status(&self) -> Status {
         let mut status = Status::default();
         status.applied.generation = self.generation;
+        let (name, programs, missing) = ("eth0".into(), vec!["tcx-ingress".into()], self.missing.iter().map(ToString::to_string).collect());
+        status.interfaces = vec![Interface { name, programs, missing, ..Interface::default() }];
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(self.delay).await;
         status
     }
     async fn brief(&self) -> Status {
-        self.status().await
+        Node { delay: Duration::ZERO, ..self.clone() }.status().await
     }
     async fn select(&self, query: StatusQuery) -> Result<Status, ControlError> {
         let services = query.services.iter().map(|name| crate::observed::Service { name: name.clone(), ..Default::default() });
@@ -136,25 +157,103 @@ async fn wrong_requests_are_refused_as_api_errors() {
 
 async fn get(node: Node, path: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve_metrics(listener, node));
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    let answer = ask(address, path).await;
     server.abort();
     answer
 }
 
+async fn ask(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// Clients that never finish their request, and one that reads nothing of its answer.
+#[tokio::test]
+async fn half_requests_delay_nobody() {
+    const MANY: usize = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let client = agent(folder.path()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve_metrics(listener, node(1)));
+    let (mut on_metrics, mut on_admin) = (Vec::new(), Vec::new());
+    for _ in 0..MANY {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHos").await.unwrap();
+        on_metrics.push(stream);
+        let mut stream = UnixStream::connect(folder.path().join("admin.sock")).await.unwrap();
+        stream.write_all(b"GET /v1/status HTTP/1.1\r\nHos").await.unwrap();
+        on_admin.push(stream);
+    }
+    let begin = Instant::now();
+    assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+    assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+    let request = WeightRequest { weights: BTreeMap::from([("v1".into(), 3)]), dry_run: true };
+    client.set_weights("checkout", &request).await.unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(1), "after {:?}", begin.elapsed());
+}
+
+/// Scrapes at the same time are one to the node, and none of them is older than its question.
+#[tokio::test]
+async fn scrapes_at_the_same_time_share_one_rendering() {
+    let node = Node { delay: Duration::from_millis(200), ..node(3) };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve_metrics(listener, node.clone()));
+    let scrapes: Vec<_> = (0..50).map(|_| tokio::spawn(ask(address, "/metrics"))).collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let begin = Instant::now();
+    assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+    assert!(begin.elapsed() < Duration::from_millis(150), "health waited for a scrape");
+    for scrape in scrapes {
+        assert!(scrape.await.unwrap().contains("splitter_policy_generation 3\n"));
+    }
+    let asked = node.asked.load(Ordering::Relaxed);
+    assert!(asked <= 3, "50 scrapes made {asked} renderings");
+    assert!(ask(address, "/metrics").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(node.asked.load(Ordering::Relaxed), asked + 1, "a later scrape is a new one");
+}
+
+#[test]
+fn readiness_is_what_the_kernel_runs() {
+    let interface = |programs: &[&str], missing: &[&str]| Interface {
+        name: "b1".into(),
+        programs: programs.iter().map(ToString::to_string).collect(),
+        missing: missing.iter().map(ToString::to_string).collect(),
+        ..Interface::default()
+    };
+    let mut status = Status::default();
+    status.applied.generation = 1;
+    assert!(metrics::unready(&status).unwrap().contains("attached to no interface"));
+    status.interfaces = vec![interface(&["tcx-ingress", "tcx-egress"], &["xdp-native"])];
+    assert_eq!(metrics::unready(&status), None, "XDP is an acceleration");
+    status.interfaces.push(interface(&["tcx-ingress"], &["tcx-egress"]));
+    assert!(metrics::unready(&status).unwrap().ends_with("b1 lacks tcx-egress"));
+    status.interfaces.pop();
+    status.attachments.warnings = vec!["--interface eht1: no interface has this name".into()];
+    assert_eq!(metrics::unready(&status), None);
+    status.interfaces.clear();
+    assert!(metrics::unready(&status).unwrap().contains("eht1"));
+}
+
 #[tokio::test]
 async fn metrics_and_health() {
-    let metrics = get(Node { generation: 3 }, "/metrics").await;
+    let metrics = get(node(3), "/metrics").await;
     assert!(metrics.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"), "{metrics}");
     assert!(metrics.contains("splitter_policy_generation 3\n") && metrics.ends_with("# EOF\n"), "{metrics}");
     let plain = get(Node::default(), "/metrics HTTP/1.1\r\nAccept: text/plain\r\nX-Rest:").await;
     assert!(plain.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n") && !plain.contains("# EOF"), "{plain}");
     assert!(get(Node::default(), "/healthz").await.starts_with("HTTP/1.1 200"));
-    assert!(get(Node { generation: 1 }, "/readyz").await.starts_with("HTTP/1.1 200"));
+    assert!(get(node(1), "/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(get(Node::default(), "/readyz").await.starts_with("HTTP/1.1 503"));
+    let warned = get(Node { missing: vec!["xdp-native"], ..node(1) }, "/readyz").await;
+    assert!(warned.starts_with("HTTP/1.1 200") && warned.ends_with("ok\nwarning: eth0 lacks xdp-native\n"), "{warned}");
+    assert!(get(Node { missing: vec!["tcx-egress"], ..node(1) }, "/readyz").await.starts_with("HTTP/1.1 503"));
     assert!(get(Node::default(), "/").await.starts_with("HTTP/1.1 404"));
 }
 

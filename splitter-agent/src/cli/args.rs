@@ -108,11 +108,16 @@ pub enum Command {
         output: Output,
     },
     /// Remove all programs, links and maps: the host works as before
-    #[command(after_help = "Stop the agent first. Flows that were translated break; new ones take the plain route.")]
+    #[command(
+        after_help = "Stop the agent first; while it lives, this is refused. Flows that were translated break; new ones take the plain route."
+    )]
     Detach {
         /// The bpffs directory that the agent was given
         #[arg(long, value_name = "DIR")]
         pins: Option<PathBuf>,
+        /// Stop the agent that lives on these pins, and wait for its end
+        #[arg(long)]
+        force: bool,
     },
     /// Print a completion script
     #[command(
@@ -298,7 +303,7 @@ const AGENT_EXAMPLES: &str = "Examples:
   splitter agent --policy policy.yaml --interface 'veth*' --interface eth0:uplink --xdp native
   splitter agent --policy policy.yaml --log json --metrics 0.0.0.0:9964
 
-Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. When it stops, the kernel goes on splitting; `splitter detach` ends that.";
+Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and gives up the others. When it stops, the kernel goes on splitting; `splitter detach` ends that.";
 
 #[derive(Args)]
 pub struct Agent {
@@ -326,6 +331,9 @@ pub struct Agent {
     /// TCP timestamps for clients of http services
     #[arg(long, value_enum, default_value_t)]
     pub timestamps: Timestamps,
+    /// Leave root all its capabilities, for hooks and commands of rollouts that need more than the agent
+    #[arg(long)]
+    pub keep_capabilities: bool,
     /// Format of the log on standard error
     #[arg(long, value_enum, default_value_t)]
     pub log: telemetry::Format,

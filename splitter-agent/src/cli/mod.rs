@@ -24,7 +24,10 @@ use args::{Agent, Cli, Command, RolloutCommand, Timestamps};
 use clap::FromArgMatches;
 use clap_complete::CompleteEnv;
 use out::Output;
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 /// Parses the arguments and does what they say.
 pub fn run() -> ExitCode {
@@ -35,7 +38,8 @@ pub fn run() -> ExitCode {
         Ok(code) => code,
         Err(error) if out::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("splitter: {}", out::printable_lines(&told(&error)));
+            // Who does not listen is not told.
+            let _ = writeln!(io::stderr(), "splitter: {}", out::printable_lines(&told(&error)));
             ExitCode::FAILURE
         }
     }
@@ -60,7 +64,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     let client = Client::new(&admin).filtered(out::printable_json);
     let done = |()| ExitCode::SUCCESS;
     match command {
-        Command::Agent(agent) => block_on(serve(agent, admin)).map(done),
+        Command::Agent(agent) => serve(agent, admin).map(done),
         Command::Check { path, output } => check::run(&path, output.is_json()),
         Command::Status(status) => block_on(status::run(&client, status)).map(done),
         Command::Weight { service, weights, dry_run, output } => {
@@ -72,7 +76,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Flows(flows) => block_on(flows::run(&client, flows)).map(done),
         Command::Top(options) => block_on(top::run(&client, options)).map(done),
         Command::Doctor { policy, output } => block_on(doctor::run(&client, policy.as_deref(), output)),
-        Command::Detach { pins } => {
+        Command::Detach { pins, force } => {
+            let pid = if force { control::stop(pins.as_deref())? } else { None };
+            if let Some(pid) = pid {
+                out::print(&format!("agent (pid {pid}) stopped\n"))?;
+            }
             let removed = control::detach(pins.as_deref())?;
             match removed.len() {
                 0 => out::print("nothing to remove: no program, link or map of splitter is on this host\n").map(done),
@@ -83,9 +91,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-async fn serve(agent: Agent, admin: std::path::PathBuf) -> Result<()> {
+fn serve(agent: Agent, admin: std::path::PathBuf) -> Result<()> {
     telemetry::start_log(agent.log, agent.log_level);
-    app::run(app::Options {
+    let options = app::Options {
         policy: agent.policy,
         interfaces: agent.interface,
         xdp: agent.xdp.into(),
@@ -95,8 +103,10 @@ async fn serve(agent: Agent, admin: std::path::PathBuf) -> Result<()> {
         pins: agent.pins,
         max_flows: agent.max_flows,
         timestamps: agent.timestamps == Timestamps::Auto,
-    })
-    .await
+        keep_capabilities: agent.keep_capabilities,
+    };
+    app::prepare(&options)?;
+    block_on(app::run(options))
 }
 
 /// One thread: the agent's work is small, and every further thread costs memory.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     admin::client::Client,
-    observed::{Service, Status, StatusQuery, Version},
+    observed::{Interface, Service, Status, StatusQuery, Version},
 };
 use anyhow::Result;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -45,7 +45,9 @@ pub fn head(status: &Status, now: f64, colour: bool) -> String {
     let Status { agent, desired, applied, interfaces, .. } = status;
     let line = |title: &str, value: String| format!("{}{value}\n", Style::Dim.paint(&format!("{title:<11}"), colour));
     let adopted = if agent.adopted { ", took over from an earlier agent" } else { "" };
-    let mut text = line("agent", format!("{} (pid {}), up {}{adopted}", agent.version, agent.pid, since(now, agent.started)));
+    // The wall clock may have been set since; an agent of an earlier version tells no other.
+    let up = if agent.uptime > 0.0 { age(agent.uptime) } else { since(now, agent.started) };
+    let mut text = line("agent", format!("{} (pid {}), up {up}{adopted}", agent.version, agent.pid));
     let state = match desired.state.as_str() {
         "ok" => Style::Green.paint("ok", colour),
         other => Style::Red.paint(other, colour),
@@ -60,16 +62,26 @@ pub fn head(status: &Status, now: f64, colour: bool) -> String {
     for warning in &desired.warnings {
         text += &line("", Style::Yellow.paint(&format!("warning: {warning}"), colour));
     }
-    let age =
-        if applied.generation == 0 { String::new() } else { format!(", {} ago in {:.1} ms", since(now, applied.at), applied.apply_ms) };
+    let age = if applied.at == 0.0 { String::new() } else { format!(", {} ago in {:.1} ms", since(now, applied.at), applied.apply_ms) };
     let kept = if desired.errors.is_empty() { "" } else { " (the last good policy)" };
     text += &line("applied", format!("generation {}, {}{age}{kept}", applied.generation, plural(applied.services, "service")));
     if let Some(error) = &applied.error {
         text += &line("", Style::Red.paint(&format!("the last change was not applied, it is tried again: {error}"), colour));
     }
-    let names: Vec<_> = interfaces.iter().map(|i| format!("{} ({})", i.name, i.programs.join(", "))).collect();
+    let names: Vec<_> = interfaces.iter().map(|interface| self::interface(interface, colour)).collect();
     let names = if names.is_empty() { Style::Yellow.paint("none: no traffic is split; see --interface", colour) } else { names.join(", ") };
-    text + &line("interfaces", names)
+    text += &line("interfaces", names);
+    for warning in &status.attachments.warnings {
+        text += &line("", Style::Yellow.paint(&format!("warning: {warning}"), colour));
+    }
+    text
+}
+
+/// `c0 (tcx-ingress, tcx-egress missing)`.
+fn interface(interface: &Interface, colour: bool) -> String {
+    let missing = interface.missing.iter().map(|program| Style::Red.paint(&format!("{program} missing"), colour));
+    let programs: Vec<_> = interface.programs.iter().cloned().chain(missing).collect();
+    format!("{} ({})", interface.name, programs.join(", "))
 }
 
 fn services(services: &[Service], colour: bool) -> String {
@@ -230,6 +242,29 @@ mod tests {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(!text.contains('\x1b'));
+    }
+
+    #[test]
+    fn no_time_is_counted_from_1970() {
+        let mut status = status();
+        status.desired.read = 12.0;
+        status.applied.generation = 3;
+        let text = head(&status, 1.8e9, false);
+        assert!(text.contains("up -") && text.contains("read - ago"), "{text}");
+        assert!(!text.contains("20833d"), "{text}");
+        (status.agent.started, status.agent.uptime, status.applied.at) = (12.0, 62.0, 1.8e9 - 5.0);
+        let text = head(&status, 1.8e9, false);
+        assert!(text.contains("up 1m02s") && text.contains("generation 3, 0 services, 5s ago in 0.0 ms"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_attached_is_told() {
+        let mut status = status();
+        let (name, programs, missing) = ("b1".into(), vec!["tcx-ingress".into()], vec!["tcx-egress".into()]);
+        status.interfaces = vec![Interface { name, programs, missing, ..Interface::default() }];
+        status.attachments.warnings = vec!["--interface eht0: no interface has this name".into()];
+        let text = head(&status, 10.0, false);
+        assert!(text.contains("b1 (tcx-ingress, tcx-egress missing)") && text.contains("warning: --interface eht0: no"), "{text}");
     }
 
     #[test]

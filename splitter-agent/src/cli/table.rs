@@ -116,9 +116,10 @@ pub fn age(value: f64) -> String {
     }
 }
 
-/// Time since a moment of the same clock, both in Unix seconds; `-` when it never came, which is told as 0.
+/// Time since a moment of the same clock, both in Unix seconds; `-` when it never came, which is told as 0, or was noted before the clock was set.
 pub fn since(now: f64, then: f64) -> String {
-    if then > 0.0 { age(now - then) } else { "-".to_owned() }
+    const SET: f64 = 1e9;
+    if then > 0.0 && (then >= SET || now < SET) { age(now - then) } else { "-".to_owned() }
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use super::{
     ControlError, Loaded, Settings,
     applying::Applying,
+    hold::Hold,
+    look::Attachments,
     rates::Rates,
     rollouts::Rollouts,
     snapshot::Snapshot,
@@ -43,6 +45,8 @@ pub enum Message {
 /// Drains are looked at this often; every fifth time the flow tables are swept and a failed apply is tried again.
 const TICK: Duration = Duration::from_secs(1);
 const TICKS_PER_SWEEP: u32 = 5;
+/// Every second time the kernel is asked whether everything is still attached.
+const TICKS_PER_LOOK: u32 = 2;
 /// Interface changes come in bursts: one look after this long.
 const SETTLE: Duration = Duration::from_millis(20);
 /// Flow counts in the status are not older than this.
@@ -54,6 +58,7 @@ pub(super) const NO_MAPS: &str = "the kernel's maps could not be made: see `spli
 /// `outside`: where what asks others runs.
 pub fn run(
     settings: Settings,
+    hold: Hold,
     receiver: mpsc::Receiver<Message>,
     ready: oneshot::Sender<anyhow::Result<()>>,
     outside: tokio::runtime::Handle,
@@ -67,7 +72,7 @@ pub fn run(
         }
     };
     runtime.block_on(async {
-        match Actor::start(settings, outside) {
+        match Actor::start(settings, hold, outside) {
             Ok((actor, events)) => {
                 // Nobody waits any more when the program is ending.
                 let _ = ready.send(Ok(()));
@@ -93,6 +98,8 @@ pub(super) struct Desired {
 
 pub struct Actor {
     pub(super) settings: Settings,
+    pub(super) hold: Hold,
+    pub(super) attachments: Attachments,
     pub(super) patterns: Patterns,
     /// `None` only while the maps are made anew.
     pub(super) datapath: Option<Datapath>,
@@ -124,7 +131,7 @@ pub(super) fn unix_now() -> f64 {
 }
 
 impl Actor {
-    fn start(mut settings: Settings, outside: tokio::runtime::Handle) -> anyhow::Result<(Self, Events)> {
+    fn start(mut settings: Settings, hold: Hold, outside: tokio::runtime::Handle) -> anyhow::Result<(Self, Events)> {
         let patterns = Patterns::parse(&settings.interfaces)?;
         let store = Store::open(&settings.state)?;
         let stamps = Stamps::new(settings.timestamps.then(|| outside.clone()));
@@ -150,6 +157,8 @@ impl Actor {
         let applied = observed::Applied { generation: runtime.generation, ..observed::Applied::default() };
         let mut actor = Self {
             settings,
+            hold,
+            attachments: Attachments::default(),
             patterns,
             datapath: Some(datapath),
             reconciler: Reconciler::new(),
@@ -192,6 +201,9 @@ impl Actor {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut ticks, mut look_at) = (0u32, None);
         loop {
+            if self.attachments.look_soon && look_at.is_none() {
+                look_at = Some(tokio::time::Instant::now() + SETTLE);
+            }
             let judge = self.rollouts.due();
             let judged = async {
                 match judge {
@@ -234,6 +246,13 @@ impl Actor {
                 }
                 _ = tick.tick() => {
                     ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(TICKS_PER_LOOK) {
+                        if let Err(error) = self.keep_pins() {
+                            tracing::error!("what the kernel runs is not ours any more: {error:#}; the agent ends");
+                            break;
+                        }
+                        self.look_at_attachments();
+                    }
                     self.tick(ticks.is_multiple_of(TICKS_PER_SWEEP));
                 }
                 _ = std::future::ready(()), if self.applying.is_some() => {
@@ -267,7 +286,10 @@ impl Actor {
             Message::Load(loaded, reply) => self.load(loaded, reply),
             Message::Status(reply) => self.status(reply),
             Message::Flows(reply) => drop(reply.send(self.snapshot())),
-            Message::Brief(reply) => drop(reply.send(self.brief())),
+            Message::Brief(reply) => {
+                self.look_at_attachments();
+                drop(reply.send(self.brief()));
+            }
             Message::Explain(request, reply) => drop(reply.send(self.explain(&request))),
             Message::SetWeights(service, request, by, reply) => drop(reply.send(self.set_weights_by_hand(&service, &request, &by))),
             Message::Rollouts(reply) => drop(reply.send(self.list_rollouts())),

@@ -9,6 +9,7 @@ mod change;
 mod counters;
 mod decision;
 mod explain;
+mod hold;
 mod live;
 mod look;
 mod questions;
@@ -34,6 +35,7 @@ use crate::{
     rollout::Word,
 };
 use actor::Message;
+pub use hold::Hold;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -112,13 +114,20 @@ impl Control {
     /// [`Control::shutdown`] or when every handle is gone. Serves the network namespace of the thread that polls this.
     ///
     /// # Errors
-    /// Without the privileges, a bpffs or a kernel that is new enough, and when the pinned maps are of another ABI.
+    /// Without the privileges, a bpffs or a kernel that is new enough, when the pinned maps are of another ABI, and when another agent lives on
+    /// the same pins or state.
     pub async fn start(settings: Settings) -> anyhow::Result<(Control, tokio::task::JoinHandle<()>)> {
+        let hold = Hold::take(settings.pins.as_deref(), &settings.state).await?;
+        Self::start_on(settings, hold).await
+    }
+
+    /// The same on directories that are held already.
+    pub async fn start_on(settings: Settings, hold: Hold) -> anyhow::Result<(Control, tokio::task::JoinHandle<()>)> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (ready, started) = oneshot::channel();
         // A thread of its own: map walks block, and they must not hold up the listeners.
         let outside = tokio::runtime::Handle::current();
-        let task = tokio::task::spawn_blocking(move || actor::run(settings, receiver, ready, outside));
+        let task = tokio::task::spawn_blocking(move || actor::run(settings, hold, receiver, ready, outside));
         match started.await {
             Ok(Ok(())) => Ok((Control { sender, reading: Arc::default() }, task)),
             Ok(Err(error)) => Err(error),
@@ -226,15 +235,39 @@ pub fn has_maps(pins: Option<&Path>) -> bool {
     datapath::directory(pins, false).is_ok_and(|pins| datapath::has_maps(&pins))
 }
 
+/// The directory of pins as the agent uses it. Mounts a bpffs where there is none.
+///
+/// # Errors
+/// Without one, or the right to mount it.
+pub fn pins(explicit: Option<&Path>) -> anyhow::Result<PathBuf> {
+    Ok(datapath::directory(explicit, true)?)
+}
+
 /// Removes every link, map and pin of this network namespace (or of `pins`); returns what was removed, one line each. Idempotent.
+///
+/// # Errors
+/// Also while an agent lives on them: what would be removed is what it serves with.
 pub fn detach(pins: Option<&Path>) -> anyhow::Result<Vec<String>> {
-    let pins = match datapath::directory(pins, false) {
-        Ok(pins) => pins,
-        // No bpffs, nothing pinned.
-        Err(datapath::DatapathError::NoBpffs(_)) => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(pins) = existing(pins)? else { return Ok(Vec::new()) };
+    let _vacant = hold::vacant(&pins)?;
     Ok(datapath::remove(&pins)?)
+}
+
+/// Ends the agent that lives on these pins, and waits until it is gone; its pid when there was one.
+///
+/// # Errors
+/// When it cannot be asked from here, or does not end in time.
+pub fn stop(pins: Option<&Path>) -> anyhow::Result<Option<u32>> {
+    existing(pins)?.map_or(Ok(None), |pins| hold::stop(&pins))
+}
+
+/// The directory of pins; `None` without a bpffs, where nothing is pinned.
+fn existing(pins: Option<&Path>) -> Result<Option<PathBuf>, datapath::DatapathError> {
+    match datapath::directory(pins, false) {
+        Ok(pins) => Ok(Some(pins)),
+        Err(datapath::DatapathError::NoBpffs(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl From<Xdp> for datapath::XdpMode {

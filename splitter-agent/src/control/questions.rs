@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 impl Actor {
     /// Answers at once, or when the sweep that counts the flows has ended; while a policy is applied none ends.
     pub(super) fn status(&mut self, reply: oneshot::Sender<Snapshot>) {
+        self.look_at_attachments();
         self.waiting.push(reply);
         if self.swept.elapsed() <= FRESH || self.datapath.is_none() || self.applying.is_some() {
             self.answer_waiting();
@@ -48,6 +49,7 @@ impl Actor {
                 abi_version: ABI_VERSION,
                 pid: std::process::id(),
                 started: self.started,
+                uptime: self.begin.elapsed().as_secs_f64(),
                 pins: self.datapath.as_ref().map(|datapath| datapath.pins().display().to_string()).unwrap_or_default(),
                 adopted: self.datapath.as_ref().is_some_and(Datapath::adopted),
                 xdp: self.settings.xdp.name().into(),
@@ -61,6 +63,7 @@ impl Actor {
             },
             applied: self.applied.clone(),
             interfaces: self.datapath.as_ref().map(|datapath| status::interfaces(datapath.served())).unwrap_or_default(),
+            attachments: observed::Attachments { lost: self.attachments.lost, warnings: self.attachments.warnings.clone() },
             rollout_looks: self.rollouts.pace(),
             rollout_events: self.rollouts.told.iter().map(|((service, event), count)| (service.clone(), event.clone(), *count)).collect(),
             ..Status::default()

@@ -67,6 +67,7 @@ pub fn interfaces<'a>(served: impl Iterator<Item = &'a Served>) -> Vec<observed:
         name: served.name.clone(),
         ifindex: served.ifindex,
         programs: served.hooks.iter().map(|hook| hook.name().into()).collect(),
+        missing: served.missing.iter().map(|hook| hook.name().into()).collect(),
         peer_redirect: served.peer,
     };
     served.map(one).collect()

@@ -21,6 +21,8 @@ use std::{
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const OBJ_GET: libc::c_long = 7;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const PROG_QUERY: libc::c_long = 16;
 const LINK_DETACH: libc::c_long = 34;
 const LOOKUP_BATCH: libc::c_long = 24;
 const UPDATE_BATCH: libc::c_long = 26;
@@ -81,6 +83,56 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// Where a program can hang on an interface by TCX.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(super) enum Tcx {
+    Ingress = 46,
+    Egress = 47,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    pad: u32,
+    program_flags: u64,
+    links: u64,
+    link_flags: u64,
+    revision: u64,
+}
+
+/// Ids of the programs that an interface of this network namespace runs by TCX, in order. At most 64 are told, which is as many as there can be.
+pub(super) fn programs_on(ifindex: u32, at: Tcx) -> io::Result<Vec<u32>> {
+    let mut ids = [0u32; 64];
+    let (programs, count) = (ids.as_mut_ptr() as u64, ids.len() as u32);
+    let mut query = Query { ifindex, attach_type: at as u32, programs, count, ..Query::default() };
+    bpf(PROG_QUERY, &mut query)?;
+    Ok(ids[..ids.len().min(query.count as usize)].to_vec())
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoOf {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// Program of a link, and the interface that it hangs on (0: none any more); for links of XDP and TCX.
+pub(super) fn link_target(link: &OwnedFd) -> io::Result<(u32, u32)> {
+    // struct bpf_link_info: type, id, prog_id, and behind a gap what depends on the type, beginning with the interface.
+    let mut info = [0u32; 32];
+    let (fd, length) = (link.as_raw_fd() as u32, size_of_val(&info) as u32);
+    bpf(OBJ_GET_INFO_BY_FD, &mut InfoOf { fd, length, info: info.as_mut_ptr() as u64 })?;
+    Ok((info[2], info[4]))
+}
+
 /// The first u32 of entry 0 of an array whose values are `value_size` bytes long.
 pub(super) fn first_word(map: &OwnedFd, value_size: usize) -> io::Result<u32> {
     let (key, mut value) = ([0u32], vec![0u8; value_size]);
@@ -123,7 +175,7 @@ impl Kernel {
     fn error(&self, table: Table, action: &'static str, source: io::Error) -> TableError {
         match source.raw_os_error() {
             Some(libc::E2BIG | libc::ENOSPC) => TableError::Full { table, limit: self.limit(table), hint: "" },
-            _ => TableError::Refused { table, action, source },
+            _ => TableError::Refused { table, action, cause: source },
         }
     }
 

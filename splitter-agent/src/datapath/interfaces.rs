@@ -62,6 +62,34 @@ impl Patterns {
     }
 }
 
+impl Patterns {
+    /// Those that ask for what cannot be served, with the reason and what to do. `links`: all that there are.
+    pub fn warnings(&self, links: &[Link]) -> Vec<String> {
+        let named = self.0.iter().filter(|pattern| !pattern.exclude);
+        let useless = named.filter_map(|pattern| Some((pattern, self.useless(pattern, links)?)));
+        useless.map(|(pattern, why)| format!("--interface {}: {why}", pattern.glob)).collect()
+    }
+
+    /// Why a pattern leads to no interface.
+    fn useless(&self, pattern: &Pattern, links: &[Link]) -> Option<String> {
+        let found: Vec<_> = links.iter().filter(|link| matches(&pattern.glob, &link.name)).collect();
+        if found.iter().any(|link| self.choose(link).served) {
+            return None;
+        }
+        let Some(link) = found.first() else {
+            return Some("no interface has this name; one that appears is served (`ip link` lists those that there are)".into());
+        };
+        let (name, kind) = (&link.name, link.kind.as_deref().map(|kind| format!(" ({kind})")).unwrap_or_default());
+        Some(match () {
+            () if name == "lo" => "lo is never served: the node's own processes are served where their packets leave".into(),
+            () if !link.ethernet => {
+                format!("{name}{kind} has no Ethernet header and is not served; packets that only come through it are not split")
+            }
+            () => format!("{name} is left out by another --interface with `!`"),
+        })
+    }
+}
+
 /// See [`Patterns::choose`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
@@ -151,6 +179,20 @@ mod tests {
         assert!(!patterns(&[]).choose(&down).served);
         assert!(patterns(&["eth0"]).choose(&down).served);
         assert!(!patterns(&["wg0"]).choose(&Link { ethernet: false, ..link("wg0", Some("wireguard")) }).served);
+    }
+
+    #[test]
+    fn patterns_that_serve_nothing_are_told() {
+        let wireguard = Link { ethernet: false, ..link("wg0", Some("wireguard")) };
+        let links = [link("lo", None), link("eth0", None), link("veth1", Some("veth")), wireguard];
+        let told = |texts: &[&str]| patterns(texts).warnings(&links).join("; ");
+        for texts in [&[][..], &["eth0", "!wg*"], &["*"], &["veth*", "eth0:uplink"], &["!nothing"]] {
+            assert_eq!(told(texts), "", "{texts:?}");
+        }
+        assert!(told(&["eth0", "eht1"]).starts_with("--interface eht1: no interface has this name"));
+        assert!(told(&["wg*"]).contains("wg0 (wireguard) has no Ethernet header"));
+        assert!(told(&["lo"]).contains("lo is never served"));
+        assert!(told(&["eth*", "!eth0"]).contains("eth0 is left out"));
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub fn attach(ebpf: &mut Ebpf, pins: &Path, link: &Link, hook: Hook) -> Result<(
             return Ok(());
         }
         // The interface that it belonged to is gone, or it is none of ours.
-        remove_link(pins, &name).map_err(|source| DatapathError::Pins { path: path.clone(), source })?;
+        remove_link(pins, &name).map_err(|cause| DatapathError::Pins { path: path.clone(), cause })?;
     }
     let fd = create(ebpf, link, hook).map_err(failed)?;
     fd.pin(&path).map_err(|e| failed(Box::new(e)))?;

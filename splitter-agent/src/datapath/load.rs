@@ -136,7 +136,7 @@ pub fn load(pins: &Path, sizes: Sizes, config: Config) -> Result<Loaded, Datapat
         }
     }
     // Programs of another load have scratch memory of their own: an attached one must not call them.
-    pins::set_calls_aside(pins).map_err(|source| DatapathError::Pins { path: pins.into(), source })?;
+    pins::set_calls_aside(pins).map_err(|cause| DatapathError::Pins { path: pins.into(), cause })?;
     let mut ebpf = loader.load(OBJECT).map_err(|e| DatapathError::Load { cause: causes(&e) })?;
     let mut kernel = Kernel::new(open_maps(pins)?, cpus);
     load_programs(&mut ebpf)?;
@@ -167,7 +167,7 @@ pub fn secret() -> Result<[u64; 2], DatapathError> {
     let path = Path::new("/dev/urandom");
     let mut bytes = [0; 16];
     let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
-    read.map_err(|source| DatapathError::Pins { path: path.into(), source })?;
+    read.map_err(|cause| DatapathError::Pins { path: path.into(), cause })?;
     let (first, second) = bytes.split_at(8);
     let word = |half: &[u8]| half.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
     Ok([word(first), word(second)])
@@ -187,8 +187,8 @@ fn check_abi(pins: &Path) -> Result<bool, DatapathError> {
     let map = open(&path)?;
     let info = map.info().map_err(|e| DatapathError::map(&path, e))?;
     let mismatch = |found| DatapathError::Abi { pins: pins.into(), found, expected: ABI_VERSION };
-    let fd = map.fd().as_fd().try_clone_to_owned().map_err(|source| DatapathError::Pins { path: path.clone(), source })?;
-    let first = super::bpf::first_word(&fd, info.value_size() as usize).map_err(|source| DatapathError::Pins { path, source })?;
+    let fd = map.fd().as_fd().try_clone_to_owned().map_err(|cause| DatapathError::Pins { path: path.clone(), cause })?;
+    let first = super::bpf::first_word(&fd, info.value_size() as usize).map_err(|cause| DatapathError::Pins { path, cause })?;
     // Zero: an agent was stopped before it finished making the maps.
     if first == 0 {
         return Ok(false);
@@ -212,7 +212,7 @@ fn open_maps(pins: &Path) -> Result<Vec<(Table, std::os::fd::OwnedFd, u32)>, Dat
         let path = pins.join(table.name());
         let map = open(&path)?;
         let entries = map.info().map_err(|e| DatapathError::map(&path, e))?.max_entries();
-        let fd = map.fd().as_fd().try_clone_to_owned().map_err(|source| DatapathError::Pins { path, source })?;
+        let fd = map.fd().as_fd().try_clone_to_owned().map_err(|cause| DatapathError::Pins { path, cause })?;
         Ok((*table, fd, entries))
     };
     Table::ALL.iter().map(one).collect()

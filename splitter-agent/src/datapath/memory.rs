@@ -53,7 +53,7 @@ impl Tables for Memory {
 
     fn delete(&mut self, table: Table, keys: &[u8]) -> Result<(), TableError> {
         if table.is_array() {
-            return Err(TableError::Refused { table, action: "delete from", source: io::Error::from_raw_os_error(libc::EINVAL) });
+            return Err(TableError::Refused { table, action: "delete from", cause: io::Error::from_raw_os_error(libc::EINVAL) });
         }
         let map = self.maps.entry(table).or_default();
         for key in keys.chunks_exact(table.key_size()) {

@@ -8,8 +8,10 @@
 //! | `pins` | the directory on bpffs, and removing everything |
 //! | `links` | programs on interfaces |
 //! | `clsact` | the same where the kernel has no TCX |
+//! | `attached` | whether they still are there |
 //! | `netlink`, `netdev`, `interfaces` | which interfaces there are, and which are served |
 
+mod attached;
 mod bpf;
 mod clsact;
 mod interfaces;
@@ -28,7 +30,7 @@ pub use links::Hook;
 pub use load::{Sizes, has_maps};
 pub use memory::Memory;
 pub use netlink::{Events, Link, dump as interfaces};
-pub use pins::{directory, exist, remove};
+pub use pins::{create as make_pins, directory, exist, remove};
 pub use plain::{Plain, bytes_of, bytes_of_mut, read};
 pub use tables::*;
 
@@ -63,8 +65,9 @@ pub enum DatapathError {
     NotBpffs(PathBuf),
     #[error("cannot tell the network namespace: {0} (Linux 5.14 or newer is needed)")]
     Namespace(io::Error),
-    #[error("cannot use {}: {source}", path.display())]
-    Pins { path: PathBuf, source: io::Error },
+    // Not `source`: it stands in the text, and would stand there again in a chain of causes.
+    #[error("cannot use {}: {cause}", path.display())]
+    Pins { path: PathBuf, cause: io::Error },
     #[error("cannot use the map {}: {cause}", path.display())]
     Map { path: PathBuf, cause: String },
     #[error("the maps in {} have layout {found}, this program speaks {expected}: run `splitter detach`, then start the agent again (live flows are cut, counters and histograms are lost; the policy and weights are not)", pins.display())]
@@ -110,7 +113,10 @@ const SNAT_PORT_COUNT: u16 = 20_000;
 pub struct Served {
     pub ifindex: u32,
     pub name: String,
+    /// Where its programs are.
     pub hooks: Vec<Hook>,
+    /// Where they should be and are not: refused, or lost.
+    pub missing: Vec<Hook>,
     /// Packets to its peer skip the queue.
     pub peer: bool,
 }
@@ -129,6 +135,16 @@ pub struct Datapath {
     served: BTreeMap<u32, Served>,
     rows: BTreeMap<u32, Iface>,
     failed: BTreeSet<(u32, Hook)>,
+    ids: attached::ProgramIds,
+    /// Maps that have pins.
+    pinned: Vec<String>,
+}
+
+/// A program that somebody else took from its hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub interface: String,
+    pub hook: Hook,
 }
 
 impl Datapath {
@@ -151,6 +167,8 @@ impl Datapath {
             rows.insert(ifindex, row);
         })?;
         Ok(Self {
+            ids: attached::program_ids(&loaded.ebpf),
+            pinned: attached::pinned(pins, &loaded.ebpf),
             tables: loaded.kernel,
             ebpf: loaded.ebpf,
             pins: pins.into(),
@@ -168,7 +186,7 @@ impl Datapath {
     pub fn recreate(self, sizes: Sizes) -> Result<Self, DatapathError> {
         let pins = self.pins.clone();
         drop(self);
-        pins::remove_maps(&pins).map_err(|source| DatapathError::Pins { path: pins.clone(), source })?;
+        pins::remove_maps(&pins).map_err(|cause| DatapathError::Pins { path: pins.clone(), cause })?;
         Self::open(&pins, sizes)
     }
 
@@ -192,7 +210,26 @@ impl Datapath {
 
     /// The smallest MTU of the served interfaces, bytes; `None` before any is served.
     pub fn mtu(&self) -> Option<u32> {
-        self.served.keys().filter_map(|ifindex| self.rows.get(ifindex)).map(|row| row.mtu).filter(|mtu| *mtu > 0).min()
+        let attached = self.served.values().filter(|served| !served.hooks.is_empty());
+        attached.filter_map(|served| self.rows.get(&served.ifindex)).map(|row| row.mtu).filter(|mtu| *mtu > 0).min()
+    }
+
+    /// Asks the kernel whether everything is still attached; what is not counts as missing until the next [`Datapath::serve`], which puts it back.
+    pub fn look_again(&mut self) -> Vec<Lost> {
+        let Self { served, ids, pins, .. } = self;
+        let mut lost = Vec::new();
+        for served in served.values_mut() {
+            let gone = served.hooks.extract_if(.., |hook| !attached::is_attached(ids, pins, served.ifindex, *hook));
+            let gone: Vec<_> = gone.collect();
+            lost.extend(gone.iter().map(|hook| Lost { interface: served.name.clone(), hook: *hook }));
+            served.missing.extend(gone);
+        }
+        lost
+    }
+
+    /// Pins maps that lost their pins; returns how many. The directory is there.
+    pub fn pin_again(&self) -> Result<usize, DatapathError> {
+        attached::pin_again(&self.pins, &self.ebpf, &self.pinned)
     }
 
     /// Attaches to what is new among `links`, forgets what is gone; returns what went wrong, each once. Known links are left alone.
@@ -202,30 +239,30 @@ impl Datapath {
         let mut rows = BTreeMap::new();
         for link in links {
             let choice = patterns.choose(link);
-            let mut hooks = Vec::new();
+            let (mut hooks, mut missing) = (Vec::new(), Vec::new());
             if choice.served {
-                hooks = self.attach(link, choice.uplink, xdp, &mut errors);
+                (hooks, missing) = self.attach(link, choice.uplink, xdp, &mut errors);
             }
             let attached = if hooks.iter().any(|hook| Some(*hook) == Hook::xdp(xdp)) { xdp } else { XdpMode::Off };
             let row = interfaces::row(link, choice, attached, xdp);
             rows.insert(link.ifindex, row);
-            if !hooks.is_empty() {
+            if choice.served {
                 let peer = row.flags & splitter_common::abi::iface_flag::PEER != 0;
-                served.insert(link.ifindex, Served { ifindex: link.ifindex, name: link.name.clone(), hooks, peer });
+                served.insert(link.ifindex, Served { ifindex: link.ifindex, name: link.name.clone(), hooks, missing, peer });
             }
         }
         self.publish(&rows)?;
         self.served = served;
         self.drop_stale_links()?;
         if errors.is_empty() {
-            pins::drop_calls_aside(&self.pins).map_err(|source| DatapathError::Pins { path: self.pins.clone(), source })?;
+            pins::drop_calls_aside(&self.pins).map_err(|cause| DatapathError::Pins { path: self.pins.clone(), cause })?;
         }
         self.failed.retain(|(ifindex, _)| rows.contains_key(ifindex));
         self.rows = rows;
         Ok(errors)
     }
 
-    fn attach(&mut self, link: &Link, uplink: bool, xdp: XdpMode, errors: &mut Vec<DatapathError>) -> Vec<Hook> {
+    fn attach(&mut self, link: &Link, uplink: bool, xdp: XdpMode, errors: &mut Vec<DatapathError>) -> (Vec<Hook>, Vec<Hook>) {
         let (ingress, egress) = if self.clsact { (Hook::ClsactIngress, Hook::ClsactEgress) } else { (Hook::TcxIngress, Hook::TcxEgress) };
         let mut wanted = vec![ingress];
         if self.ebpf.program(load::TC_EGRESS).is_some() {
@@ -235,8 +272,8 @@ impl Datapath {
             wanted.extend(Hook::xdp(xdp));
         }
         let known = self.served.get(&link.ifindex).map(|served| served.hooks.clone()).unwrap_or_default();
-        wanted.retain(|hook| {
-            if known.contains(hook) && clsact::is_there(link.ifindex, *hook) {
+        wanted.into_iter().partition(|hook| {
+            if known.contains(hook) && attached::is_attached(&self.ids, &self.pins, link.ifindex, *hook) {
                 return true;
             }
             // The two modes exclude each other on an interface.
@@ -263,8 +300,7 @@ impl Datapath {
                     false
                 }
             }
-        });
-        wanted
+        })
     }
 
     /// Tells the kernel programs about the interfaces.
@@ -296,7 +332,7 @@ impl Datapath {
             };
             let wanted = self.served.values().any(|served| served.hooks.iter().any(|hook| stands_for(served, *hook)));
             if !wanted {
-                pins::remove_link(&self.pins, &name).map_err(|source| DatapathError::Pins { path: self.pins.join(&name), source })?;
+                pins::remove_link(&self.pins, &name).map_err(|cause| DatapathError::Pins { path: self.pins.join(&name), cause })?;
             }
         }
         Ok(())

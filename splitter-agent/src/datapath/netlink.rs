@@ -22,6 +22,7 @@ use std::{collections::BTreeMap, fmt::Debug, io, net::IpAddr};
 use tokio::io::unix::AsyncFd;
 
 const RTMGRP_LINK: u32 = 1;
+const RTMGRP_TC: u32 = 8;
 const RTMGRP_IPV4_IFADDR: u32 = 0x10;
 const RTMGRP_IPV6_IFADDR: u32 = 0x100;
 
@@ -46,7 +47,7 @@ pub struct Link {
     pub addr6: Option<[u8; 16]>,
 }
 
-/// Tells when interfaces, addresses, or what XDP can do on an interface have changed.
+/// Tells when interfaces, their filters, addresses, or what XDP can do on an interface have changed.
 pub struct Events {
     links: AsyncFd<Socket>,
     features: Option<AsyncFd<Socket>>,
@@ -55,8 +56,8 @@ pub struct Events {
 impl Events {
     /// Subscribes. Needs a tokio runtime.
     pub fn subscribe() -> io::Result<Self> {
-        let links =
-            listen(NETLINK_ROUTE, |socket| socket.bind(&SocketAddr::new(0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)))?;
+        let groups = RTMGRP_LINK | RTMGRP_TC | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR;
+        let links = listen(NETLINK_ROUTE, |socket| socket.bind(&SocketAddr::new(0, groups)))?;
         let features = netdev::changes().and_then(|group| {
             let join = |group| {
                 listen(NETLINK_GENERIC, |socket| {

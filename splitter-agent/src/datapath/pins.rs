@@ -63,7 +63,7 @@ pub fn directory(explicit: Option<&Path>, mount: bool) -> Result<PathBuf, Datapa
 
 /// Makes the directories.
 pub fn create(pins: &Path) -> Result<(), DatapathError> {
-    let failed = |source| DatapathError::Pins { path: pins.into(), source };
+    let failed = |cause| DatapathError::Pins { path: pins.into(), cause };
     fs::create_dir_all(pins.join(LINKS)).map_err(failed)?;
     if is_bpffs(pins) { Ok(()) } else { Err(DatapathError::NotBpffs(pins.into())) }
 }
@@ -134,7 +134,7 @@ pub fn remove_maps(pins: &Path) -> io::Result<()> {
 /// Removes links, maps and directories; returns one line for each thing.
 pub fn remove(pins: &Path) -> Result<Vec<String>, DatapathError> {
     let mut lines = Vec::new();
-    let failed = |source| DatapathError::Pins { path: pins.into(), source };
+    let failed = |cause| DatapathError::Pins { path: pins.into(), cause };
     for name in entries(&pins.join(LINKS)) {
         remove_link(pins, &name).map_err(failed)?;
         let (index, program) = name.split_once('-').unwrap_or(("", &name));

@@ -96,8 +96,9 @@ pub enum TableError {
         "the map {table} is full ({limit} entries); its size is fixed when the maps are made: run `splitter detach` and start the agent again{hint}"
     )]
     Full { table: Table, limit: u32, hint: &'static str },
-    #[error("cannot {action} the map {table}: {source}")]
-    Refused { table: Table, action: &'static str, source: io::Error },
+    // Not `source`: see `DatapathError::Pins`.
+    #[error("cannot {action} the map {table}: {cause}")]
+    Refused { table: Table, action: &'static str, cause: io::Error },
 }
 
 /// Where a scan stands; start with the default.

@@ -29,7 +29,7 @@ impl Faulty<'_> {
     fn operate(&mut self, table: Table, operation: impl FnOnce(&mut Memory) -> Result<(), TableError>) -> Result<(), TableError> {
         self.operations += 1;
         if self.fail_at == Some(self.operations) {
-            return Err(TableError::Refused { table, action: "write to", source: std::io::Error::from_raw_os_error(libc::ENOMEM) });
+            return Err(TableError::Refused { table, action: "write to", cause: std::io::Error::from_raw_os_error(libc::ENOMEM) });
         }
         operation(&mut self.inner)?;
         (self.after)(&self.inner);

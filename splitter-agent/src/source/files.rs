@@ -33,6 +33,8 @@ pub struct File {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Signature {
     files: Vec<(PathBuf, Option<[i64; 7]>)>,
+    /// Why there is no list of files: a folder that is missing differs from an empty one.
+    missing: Option<io::ErrorKind>,
     /// Youngest change, seconds since 1970.
     newest: i64,
 }
@@ -48,7 +50,11 @@ impl Signature {
 /// Does not open the files.
 pub fn signature(path: &Path) -> Signature {
     let mut signature = Signature::default();
-    for path in list(path).unwrap_or_default() {
+    let files = list(path).unwrap_or_else(|error| {
+        signature.missing = Some(error.kind());
+        Vec::new()
+    });
+    for path in files {
         let stat = fs::metadata(&path).ok().map(|m| {
             signature.newest = signature.newest.max(m.ctime()).max(m.mtime());
             [m.dev() as i64, m.ino() as i64, m.size() as i64, m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()]
@@ -89,8 +95,11 @@ fn content(path: &Path) -> io::Result<Vec<u8>> {
 
 fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
     let hint = match error.kind() {
-        io::ErrorKind::NotFound => "; create it, or name another path",
-        io::ErrorKind::PermissionDenied => "; grant read permission to the user that runs this",
+        io::ErrorKind::NotFound => "; it is missing: create it, or name another path",
+        io::ErrorKind::PermissionDenied => {
+            "; grant read permission to the user that runs this (the agent reads with the rights of its user alone, root too: see \
+             --keep-capabilities)"
+        }
         _ => "",
     };
     let message = format!("cannot read the policy: {error}{hint}");

@@ -86,8 +86,8 @@ impl Known {
             services.extend(found);
             warnings.extend(report.warnings);
         }
-        // Whether a file that says nothing is wrong depends on the others.
-        if objects.contains(&0) {
+        // Whether a file that says nothing is wrong depends on the others; that nothing at all says anything always is.
+        if services.is_empty() || objects.contains(&0) {
             return None;
         }
         services.sort_by(|a, b| a.name.cmp(&b.name));

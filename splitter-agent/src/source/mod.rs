@@ -81,8 +81,7 @@ fn outcome(path: &Path, snapshot: &files::Snapshot) -> Outcome {
         }
     }
     if drafts.is_empty() && !emptied && report.errors.is_empty() {
-        let name = snapshot.files.first().filter(|_| snapshot.files.len() == 1).map_or(path.display().to_string(), |f| f.name.clone());
-        report.errors.push(no_objects(name));
+        report.errors.push(nothing_at_all(path, &snapshot.files));
     }
     check::across(&drafts, &mut report);
     let Report { mut errors, mut warnings } = report;
@@ -103,11 +102,19 @@ struct Report {
     warnings: Vec<Diagnostic>,
 }
 
-fn no_objects(path: String) -> Diagnostic {
-    let message = "no TrafficSplit found here, and a policy that says nothing removes nothing; to remove all services use an explicit \
-                   empty list: a document `kind: TrafficSplitList` with `items: []`"
-        .to_owned();
-    Diagnostic { path, at: At::START, object: None, message }
+/// Why a source without a single object is no policy: it is missing, as if its path were.
+fn nothing_at_all(path: &Path, files: &[files::File]) -> Diagnostic {
+    const AND_SO: &str = "a policy that says nothing removes nothing; to remove all services use an explicit empty list: a document \
+                          `kind: TrafficSplitList` with `items: []`";
+    let (name, message) = match files {
+        [] => (path.display().to_string(), format!("this folder is empty: it has no *.yaml and no *.yml, and {AND_SO}")),
+        [file] if file.content.trim_ascii().is_empty() => {
+            (file.name.clone(), format!("this file is empty, as after a write that was cut short, and {AND_SO}"))
+        }
+        [file] => (file.name.clone(), format!("no TrafficSplit found here, and {AND_SO}")),
+        _ => (path.display().to_string(), format!("no TrafficSplit found in the {} files of this folder, and {AND_SO}", files.len())),
+    };
+    Diagnostic { path: name, at: At::START, object: None, message }
 }
 
 /// One of several files says nothing: an error when it is blank (a write that was cut short looks like this), else a warning.

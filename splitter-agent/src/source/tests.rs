@@ -246,12 +246,17 @@ fn names_and_frontends_belong_to_one_object() {
 
 #[test]
 fn nothing_is_never_an_empty_policy() {
-    for text in ["", "\n", "---\n", "# nothing\n"] {
+    for (text, why) in
+        [("", "empty"), ("\n", "empty"), ("---\n", "no TrafficSplit found here"), ("# nothing\n", "no TrafficSplit found here")]
+    {
         let found = errors(text);
         assert_eq!(found.len(), 1, "{text:?}");
-        assert!(found[0].starts_with("p.yaml:1:1: no TrafficSplit found") && found[0].contains("`items: []`"), "{found:?}");
+        assert!(found[0].starts_with("p.yaml:1:1: ") && found[0].contains(why) && found[0].contains("`items: []`"), "{found:?}");
     }
-    assert!(read(&[]).result.unwrap_err()[0].to_string().starts_with("policies:1:1: no TrafficSplit found"));
+    let found = read(&[]).result.unwrap_err()[0].to_string();
+    assert!(found.starts_with("policies:1:1: this folder is empty: it has no *.yaml") && found.contains("`items: []`"), "{found}");
+    let comments = read(&[("a.yaml", "# a\n"), ("b.yaml", "# b\n")]).result.unwrap_err()[0].to_string();
+    assert!(comments.starts_with("policies:1:1: no TrafficSplit found in the 2 files of this folder"), "{comments}");
     let outcome = read(&[("a.yaml", VALID), ("b.yaml", " \n")]);
     assert!(outcome.result.unwrap_err()[0].to_string().starts_with("b.yaml:1:1: this file is empty"));
     let outcome = read(&[("a.yaml", VALID), ("b.yaml", "# off\n")]);

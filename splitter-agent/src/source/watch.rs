@@ -8,9 +8,10 @@ use super::{
     files::{self, Signature},
     known::Known,
 };
-use inotify::{Inotify, WatchDescriptor, WatchMask};
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use std::{
     collections::HashSet,
+    ffi::OsString,
     hash::{DefaultHasher, Hash, Hasher},
     io,
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ use std::{
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::mpsc::Sender,
+    sync::{Notify, mpsc::Sender},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -29,24 +30,31 @@ pub struct Timing {
     pub quiet: Duration,
     /// ... or this long after the first event.
     pub patience: Duration,
+    /// ... but for a file that somebody writes to and has not closed, this long.
+    pub unfinished: Duration,
     /// Looks without an event this often: network file systems and bind mounts give none.
     pub poll: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { quiet: Duration::from_millis(50), patience: Duration::from_millis(500), poll: Duration::from_secs(2) }
+        Self {
+            quiet: Duration::from_millis(50),
+            patience: Duration::from_millis(500),
+            unfinished: Duration::from_secs(2),
+            poll: Duration::from_secs(2),
+        }
     }
 }
 
-/// Reads the policy, delivers it, then every change of it, until the receiver is gone.
-pub async fn watch(path: PathBuf, timing: Timing, outcomes: Sender<Outcome>) {
+/// Reads the policy, delivers it, then every change of it, until the receiver is gone. `reload` has it read and delivered again, changed or not.
+pub async fn watch(path: PathBuf, timing: Timing, reload: &Notify, outcomes: Sender<Outcome>) {
     let mut folders = Folders::new();
-    let mut last = None;
+    let (mut last, mut again) = (None, false);
     loop {
         // Folders first: what changes between this and the reading gives an event.
         folders.follow(&path);
-        if let Some((seen, outcome)) = look(path.clone(), last.take()).await {
+        if let Some((seen, outcome)) = look(path.clone(), last.take(), again).await {
             last = Some(seen);
             if let Some(outcome) = outcome
                 && outcomes.send(outcome).await.is_err()
@@ -54,10 +62,11 @@ pub async fn watch(path: PathBuf, timing: Timing, outcomes: Sender<Outcome>) {
                 return;
             }
         }
-        tokio::select! {
+        again = tokio::select! {
             () = outcomes.closed() => return,
-            () = folders.change(timing) => {}
-        }
+            () = reload.notified() => true,
+            () = folders.change(timing) => false,
+        };
     }
 }
 
@@ -70,19 +79,19 @@ struct Seen {
     known: Known,
 }
 
-/// Reads the policy when it may have changed; an outcome when its content did. None only when the runtime ends.
-async fn look(path: PathBuf, last: Option<Seen>) -> Option<(Seen, Option<Outcome>)> {
+/// Reads the policy when it may have changed; an outcome when its content did, or when it is asked for. None only when the runtime ends.
+async fn look(path: PathBuf, last: Option<Seen>, again: bool) -> Option<(Seen, Option<Outcome>)> {
     tokio::task::spawn_blocking(move || {
         let signature = files::signature(&path);
         match last {
-            Some(last) if last.signature == signature && !last.racy => return (last, None),
+            Some(last) if last.signature == signature && !last.racy && !again => return (last, None),
             _ => {}
         }
         let racy = signature.is_racy(SystemTime::now());
         let snapshot = files::read(&path);
         let content = fingerprint(&snapshot);
         let (before, mut known) = last.map_or_else(Default::default, |last| (Some(last.content), last.known));
-        let outcome = (before != Some(content)).then(|| known.outcome(&path, &snapshot));
+        let outcome = (again || before != Some(content)).then(|| known.outcome(&path, &snapshot));
         (Seen { signature, content, racy, known }, outcome)
     })
     .await
@@ -104,6 +113,25 @@ fn fingerprint(snapshot: &files::Snapshot) -> u64 {
 struct Folders {
     inotify: Option<AsyncFd<Inotify>>,
     watched: HashSet<WatchDescriptor>,
+    unfinished: Unfinished,
+}
+
+/// Files that somebody has written to and not closed yet: what they say now may be a part of what they will say.
+#[derive(Default)]
+struct Unfinished(HashSet<(WatchDescriptor, OsString)>);
+
+impl Unfinished {
+    fn note(&mut self, event: &inotify::Event<&std::ffi::OsStr>) {
+        let over = EventMask::CLOSE_WRITE | EventMask::DELETE | EventMask::MOVED_FROM | EventMask::MOVED_TO;
+        let file = || event.name.map(|name| (event.wd.clone(), name.to_owned()));
+        if event.mask.contains(EventMask::Q_OVERFLOW) {
+            self.0.clear();
+        } else if event.mask.intersects(over) {
+            file().map(|file| self.0.remove(&file));
+        } else if event.mask.contains(EventMask::MODIFY) {
+            self.0.extend(file());
+        }
+    }
 }
 
 impl Folders {
@@ -115,7 +143,7 @@ impl Folders {
         if let Err(error) = &inotify {
             tracing::warn!(%error, "no inotify: changes of the policy are seen by polling only");
         }
-        Self { inotify: inotify.ok(), watched: HashSet::new() }
+        Self { inotify: inotify.ok(), watched: HashSet::new(), unfinished: Unfinished::default() }
     }
 
     /// Watches the path's folder, the folder where it really is, and the path itself when it is a folder; for what does not exist,
@@ -141,27 +169,33 @@ impl Folders {
 
     /// Returns when something happened and then nothing for a while, or when it is time to look anyway.
     async fn change(&mut self, timing: Timing) {
-        let Some(inotify) = &mut self.inotify else { return tokio::time::sleep(timing.poll).await };
-        if !matches!(timeout(timing.poll, drain(inotify)).await, Ok(Ok(()))) {
+        let Self { inotify, unfinished, .. } = self;
+        let Some(inotify) = inotify else { return tokio::time::sleep(timing.poll).await };
+        if !matches!(timeout(timing.poll, drain(inotify, unfinished)).await, Ok(Ok(()))) {
             return;
         }
-        let end = Instant::now() + timing.patience;
+        let begin = Instant::now();
         loop {
+            let open = !unfinished.0.is_empty();
+            let end = begin + if open { timing.unfinished } else { timing.patience };
+            let quiet = if open { timing.unfinished } else { timing.quiet };
             tokio::select! {
-                () = sleep_until(end) => return,
-                more = timeout(timing.quiet, drain(inotify)) => if !matches!(more, Ok(Ok(()))) { return },
+                () = sleep_until(end) => break,
+                more = timeout(quiet, drain(inotify, unfinished)) => if !matches!(more, Ok(Ok(()))) { break },
             }
         }
+        // Who keeps a file open for long is not waited for again before the next write.
+        unfinished.0.clear();
     }
 }
 
-/// Waits for events and forgets them: they only say "look".
-async fn drain(inotify: &mut AsyncFd<Inotify>) -> io::Result<()> {
+/// Waits for events: they say "look", and what is being written.
+async fn drain(inotify: &mut AsyncFd<Inotify>, unfinished: &mut Unfinished) -> io::Result<()> {
     let mut buffer = [0; 4096];
     loop {
         let mut ready = inotify.readable_mut().await?;
-        match ready.try_io(|fd| fd.get_mut().read_events(&mut buffer).map(|events| events.count())) {
-            Ok(result) => return result.map(|_| ()),
+        match ready.try_io(|fd| fd.get_mut().read_events(&mut buffer).map(|events| events.for_each(|event| unfinished.note(&event)))) {
+            Ok(result) => return result,
             Err(_would_block) => {}
         }
     }
@@ -186,8 +220,12 @@ mod tests {
     use super::*;
     use std::{
         fs,
+        io::Write,
         os::unix::fs::symlink,
-        sync::atomic::{AtomicU32, Ordering},
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
     };
     use tokio::sync::mpsc::{Receiver, channel};
 
@@ -206,15 +244,81 @@ mod tests {
 
     /// Reads outcomes until one has the name: intermediate states (half written) may be seen as well.
     async fn until(outcomes: &mut Receiver<Outcome>, name: &str) {
-        while next(outcomes).await != Ok(vec![name.to_owned()]) {}
+        until_all(outcomes, &[name]).await;
+    }
+
+    async fn until_all(outcomes: &mut Receiver<Outcome>, names: &[&str]) {
+        while next(outcomes).await != Ok(names.iter().map(ToString::to_string).collect()) {}
     }
 
     /// A slow poll, so that inotify has to do the work.
     fn start(path: &Path) -> Receiver<Outcome> {
+        start_with(path, Duration::from_millis(200), Arc::default())
+    }
+
+    fn start_with(path: &Path, unfinished: Duration, reload: Arc<Notify>) -> Receiver<Outcome> {
         let (sender, receiver) = channel(8);
-        let timing = Timing { quiet: Duration::from_millis(20), patience: Duration::from_millis(200), poll: Duration::from_secs(60) };
-        tokio::spawn(watch(path.to_owned(), timing, sender));
+        let (quiet, patience, poll) = (Duration::from_millis(20), Duration::from_millis(200), Duration::from_secs(60));
+        let (path, timing) = (path.to_owned(), Timing { quiet, patience, unfinished, poll });
+        tokio::spawn(async move { watch(path, timing, &reload, sender).await });
         receiver
+    }
+
+    /// An empty folder is as good as none: it says so, and is followed like a missing one.
+    #[tokio::test]
+    async fn an_emptied_folder_is_a_missing_policy() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("policies");
+        let file = folder.join("a.yaml");
+        let mut outcomes = start(&folder);
+        assert!(next(&mut outcomes).await.unwrap_err().contains("it is missing: create it"));
+        fs::create_dir(&folder).unwrap();
+        assert!(next(&mut outcomes).await.unwrap_err().contains("this folder is empty"));
+        for name in ["a", "b"] {
+            fs::write(&file, policy(name)).unwrap();
+            until(&mut outcomes, name).await;
+            fs::remove_file(&file).unwrap();
+            assert!(next(&mut outcomes).await.unwrap_err().contains("this folder is empty"), "after `rm`");
+        }
+        fs::write(&file, "# later\n").unwrap();
+        while !next(&mut outcomes).await.is_err_and(|error| error.contains("no TrafficSplit found here")) {}
+    }
+
+    /// Cut at the border of two documents a file is a policy, but not the one that is meant.
+    #[tokio::test]
+    async fn a_file_is_read_when_its_writer_has_closed_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("policy.yaml");
+        let both = |first: &str| [policy(first), policy("z").replace("9.9.9", "9.9.8")];
+        fs::write(&file, both("a").join("---\n")).unwrap();
+        let mut outcomes = start_with(&file, Duration::from_secs(5), Arc::default());
+        assert_eq!(next(&mut outcomes).await, Ok(vec!["a".to_owned(), "z".to_owned()]));
+        let mut writer = fs::File::create(&file).unwrap();
+        for part in both("b").map(|document| format!("---\n{document}")) {
+            writer.write_all(part.as_bytes()).unwrap();
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+        drop(writer);
+        assert_eq!(next(&mut outcomes).await, Ok(vec!["b".to_owned(), "z".to_owned()]), "one half was taken for the whole");
+        // Who never closes it does not keep us from it.
+        let mut outcomes = start(&file);
+        until_all(&mut outcomes, &["b", "z"]).await;
+        let mut writer = fs::File::create(&file).unwrap();
+        writer.write_all(policy("c").as_bytes()).unwrap();
+        until(&mut outcomes, "c").await;
+    }
+
+    #[tokio::test]
+    async fn a_reload_delivers_what_did_not_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("policy.yaml");
+        fs::write(&file, policy("a")).unwrap();
+        let reload = Arc::new(Notify::new());
+        let mut outcomes = start_with(&file, Duration::from_millis(200), reload.clone());
+        for _ in 0..2 {
+            assert_eq!(next(&mut outcomes).await, Ok(vec!["a".to_owned()]));
+            reload.notify_one();
+        }
     }
 
     #[tokio::test]
@@ -295,13 +399,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("policy.yaml");
         fs::write(&file, policy("a")).unwrap();
-        let (seen, outcome) = look(file.clone(), None).await.unwrap();
+        let (seen, outcome) = look(file.clone(), None, false).await.unwrap();
         assert!(outcome.is_some_and(|o| o.result.is_ok()));
-        let (seen, outcome) = look(file.clone(), Some(seen)).await.unwrap();
+        let (seen, outcome) = look(file.clone(), Some(seen), false).await.unwrap();
         assert!(outcome.is_none());
         // Same size, perhaps the same tick of the clock.
         fs::write(&file, policy("b")).unwrap();
-        let (_, outcome) = look(file, Some(seen)).await.unwrap();
+        let (_, outcome) = look(file, Some(seen), false).await.unwrap();
         assert_eq!(outcome.unwrap().result.unwrap().services[0].name, "b");
     }
 }

@@ -78,7 +78,23 @@ impl Exposition {
             "Errors in the policy as last read; above 0 the last good one stays",
             desired.errors.len() as u64,
         )?;
-        gauge(encoder, "splitter_policy_generation", "Grows with every change that the kernel took", applied.generation)
+        gauge(encoder, "splitter_policy_generation", "Grows with every change that the kernel took", applied.generation)?;
+        self.attachments(encoder)
+    }
+
+    fn attachments(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Status { interfaces, attachments, .. } = &self.0;
+        let attached = interfaces.iter().filter(|interface| !interface.programs.is_empty()).count() as u64;
+        gauge(encoder, "splitter_interfaces_attached", "Interfaces with programs of this agent; 0: no traffic is split", attached)?;
+        let missing = interfaces.iter().map(|interface| interface.missing.len() as u64).sum();
+        gauge(encoder, "splitter_attachments_missing", "Programs that should be on an interface now and are not", missing)?;
+        let lost = "Programs that somebody else detached, and that were put back";
+        ConstCounter::new(attachments.lost).encode(encoder.encode_descriptor(
+            "splitter_attachments_lost",
+            lost,
+            None,
+            MetricType::Counter,
+        )?)
     }
 
     fn reasons(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -224,7 +240,7 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observed::{ReasonCount, Service, Table};
+    use crate::observed::{Interface, ReasonCount, Service, Table};
 
     fn status() -> Status {
         let latency =
@@ -259,6 +275,9 @@ mod tests {
             reason("no_next_hop", "event"),
             reason("pinned_request", "event"),
         ];
+        status.attachments.lost = 3;
+        let (programs, missing) = (vec!["tcx-ingress".into()], vec!["tcx-egress".into()]);
+        status.interfaces = vec![Interface { programs, missing, ..Interface::default() }, Interface::default()];
         status.tables = vec![Table { name: "tcp4".into(), entries: 2, max_entries: 100, memory: 0 }];
         status
     }
@@ -269,6 +288,9 @@ mod tests {
         for line in [
             "splitter_build_info{version=\"0.1.0\"} 1.0",
             "splitter_policy_errors 0",
+            "splitter_interfaces_attached 1",
+            "splitter_attachments_missing 1",
+            "splitter_attachments_lost_total 3",
             "splitter_drops_total{reason=\"no_version\"} 5",
             "splitter_drops_total{reason=\"service_unknown\"} 5",
             "splitter_events_total{reason=\"no_next_hop\"} 5",

@@ -10,3 +10,4 @@ mod policy;
 mod pressure;
 #[path = "../support/mod.rs"]
 mod support;
+mod truth;

@@ -6,7 +6,7 @@ use crate::support::{
     tool, vip,
 };
 use splitter_bench::load::Plan;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn tc(bed: &Bed, words: &str) -> String {
     let mut tc = bed.lab.node.command("tc");
@@ -80,9 +80,12 @@ fn a_filter_that_somebody_removed_comes_back() {
     let mut bed = forced("clsback");
     bed.start();
     bed.clean(Plan::http(vip(false)), 100);
+    let begin = Instant::now();
     tc(&bed, "qdisc del dev c0 clsact");
-    assert_eq!(filters(&bed, "c0"), "");
     eventually("the filters are back", || (filters(&bed, "c0").matches("direct-action").count() == 2).then_some(()));
+    assert!(begin.elapsed() < Duration::from_millis(1_500), "the kernel tells at once, but they came after {:?}", begin.elapsed());
+    let status = bed.wait("all is attached", |status| status.interfaces.iter().all(|interface| interface.missing.is_empty()));
+    assert_eq!(status.attachments.lost, 2);
     bed.clean(Plan::http(vip(false)), 100);
 }
 

@@ -102,3 +102,14 @@ fn warnings_stay() {
         assert_eq!(check(&mut known, &[tcp("a", 80, 0) + &tcp("b", 81, 1)]).warnings.len(), 1);
     }
 }
+
+/// An emptied folder is no empty policy, whatever was known before.
+#[test]
+fn nothing_is_never_an_empty_policy() {
+    let mut known = Known::default();
+    assert!(check(&mut known, &[]).result.is_err());
+    assert_eq!(check(&mut known, &[tcp("a", 80, 1)]).result.unwrap().services.len(), 1);
+    for nothing in [vec![], vec![String::new()], vec!["# a\n".to_owned(), "# b\n".to_owned()]] {
+        assert!(check(&mut known, &nothing).result.is_err(), "{nothing:?}");
+    }
+}
