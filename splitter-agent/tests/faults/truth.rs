@@ -197,8 +197,8 @@ fn what_somebody_detaches_is_told_and_comes_back() {
     };
     assert!(whole(&bed.status()), "{:?}", bed.status().interfaces);
     let mut expected = 0;
-    let takings: [(&str, &dyn Fn(&Path)); 2] = [("detached", &detach_link), ("unpinned", &|pin| fs::remove_file(pin).unwrap())];
-    for (what, take) in takings {
+    let unpin = |pin: &Path| fs::remove_file(pin).unwrap();
+    for (what, take) in [("detached", detach_link as fn(&Path)), ("unpinned", unpin)] {
         for hook in ["tcx-ingress", "tcx-egress", "xdp-generic"] {
             take(&pin(&bed, hook));
             expected += 1;
