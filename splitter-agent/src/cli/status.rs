@@ -6,7 +6,7 @@ use super::{
     in_format,
     out::{self, Style},
     show,
-    table::{Table, bytes, count, plain, seconds, share, since},
+    table::{Table, age, bytes, count, plain, seconds, share, since},
 };
 use crate::{
     admin::client::Client,
