@@ -17,3 +17,4 @@ pub mod machine;
 pub mod poll;
 pub mod serve;
 pub mod stats;
+pub mod verdict;

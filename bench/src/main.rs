@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 const USAGE: &str = "splitter-bench serve --listen ADDR:PORT --name NAME ...   an HTTP/1.1 (and UDP) server that names itself
 splitter-bench lab up|list|down|sweep                      the network alone, and labs left running
-splitter-bench bench --splitter PATH --objects DIR ...     the benchmarks, as `cargo xtask bench` runs them";
+splitter-bench bench --splitter PATH --objects DIR ...     the benchmarks, as `cargo xtask bench` runs them
+splitter-bench verify OBJECT                               what this kernel's verifier says of each program, a line of JSON each";
 
 fn main() -> ExitCode {
     let result = dispatch();
@@ -26,12 +27,30 @@ fn dispatch() -> Result<()> {
         Some("serve") => serve::run(&serve::Options::parse(arguments)?),
         Some("lab") => lab::command(&arguments.collect::<Vec<_>>()),
         Some("bench") => bench(arguments),
+        Some("verify") => verify(arguments),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}\n\n{}\n{}\n\n{}", serve::USAGE, serve::PATHS, lab::USAGE);
             Ok(())
         }
         _ => bail!("usage:\n{USAGE}"),
     }
+}
+
+/// `verify OBJECT`.
+#[cfg(feature = "kernel")]
+fn verify(mut arguments: impl Iterator<Item = String>) -> Result<()> {
+    use std::io::Write;
+    let (Some(object), None) = (arguments.next(), arguments.next()) else { bail!("verify takes one kernel object") };
+    splitter_bench::kernel::verify(object.as_ref(), |verdict| {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{}", serde_json::to_string(verdict)?)?;
+        Ok(out.flush()?)
+    })
+}
+
+#[cfg(not(feature = "kernel"))]
+fn verify(_: impl Iterator<Item = String>) -> Result<()> {
+    bail!("this splitter-bench was built without the feature `kernel`; `cargo xtask kernels` builds it with")
 }
 
 /// `bench --splitter PATH --objects DIR [--results DIR] [--revision TEXT] [CASE] [--quick] [--json]`.

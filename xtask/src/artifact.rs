@@ -57,6 +57,11 @@ pub fn build_release() -> Result<Programs> {
     build(&[])
 }
 
+/// The same with what measures and loads inside the kernel.
+pub fn build_with_kernel() -> Result<Programs> {
+    build(&["--features", "splitter-bench/kernel"])
+}
+
 fn build(features: &[&str]) -> Result<Programs> {
     let mut command = cargo()?;
     command.args(["build", "--release", "--locked", "-p", "splitter-agent", "-p", "splitter-bench", "--bins"]).args(features);

@@ -4,7 +4,9 @@
 //! so on standard error, and nothing else would. What is run from here writes to logs; [`step`] says at once when that is waiting.
 
 mod artifact;
+mod budget;
 mod demo;
+mod kernels;
 mod layering;
 mod object;
 mod proof;
@@ -28,6 +30,8 @@ cargo xtask bench [CASE] [--quick] [--json]
                                the benchmarks; a full run keeps its rows in bench/results
 cargo xtask verifier [--update]
                                sizes and verified instructions of the kernel programs against docs/verifier-budget.json
+cargo xtask kernels [--load-only [--update] [--object FILE]] [--kernel 6.1|6.12]...
+                               the kernel programs on Debian's 6.1 and 6.12, booted under QEMU
 cargo xtask lab up|list|down [NAME]|sweep
                                the network alone until Ctrl-C; labs left running by `demo --keep`
 cargo xtask help               this";
@@ -65,6 +69,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
             println!("{}", verifier::run(&artifact::build_release()?, !flags.is_empty())?);
             Ok(())
         }
+        ["kernels", ref rest @ ..] => kernels::run(rest),
         ["lab", ..] => splitter_bench::lab::command(&arguments[1..]),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

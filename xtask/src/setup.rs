@@ -18,7 +18,9 @@ pub enum Purpose {
     Build,
     /// The rivals that the benchmarks measure as well.
     Bench,
-    /// The tests' tools as well.
+    /// To build, and to boot other kernels.
+    Kernels,
+    /// The tests' tools as well, and what boots other kernels.
     Test,
 }
 
@@ -29,6 +31,14 @@ const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
 /// A program, and the Debian package that holds it.
 const BUILD_TOOLS: &[(&str, &str)] = &[("ip", "iproute2"), ("cc", "gcc"), ("mount", "mount")];
+/// What boots other kernels, and fills their first root. The kernels are downloaded and unpacked, not installed.
+const KERNEL_TOOLS: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("depmod", "kmod"),
+    ("ldd", "libc-bin"),
+    ("md5sum", "coreutils"),
+];
 const RIVALS: &[(&str, &str)] = &[("nft", "nftables"), ("iptables", "iptables"), ("wrk", "wrk")];
 /// apache2-bin is the server without its service; the browser takes 64 MB to download and 220 MB on disk.
 const TEST_TOOLS: &[(&str, &str)] = &[
@@ -102,8 +112,13 @@ pub fn run(purpose: Purpose) -> Result<()> {
 }
 
 fn missing_packages(purpose: Purpose) -> Vec<&'static str> {
-    let rivals = if purpose == Purpose::Build { &[] } else { RIVALS };
-    let tools = BUILD_TOOLS.iter().chain(rivals).chain(if purpose == Purpose::Test { TEST_TOOLS } else { &[] });
+    let more: &[&[_]] = match purpose {
+        Purpose::Build => &[],
+        Purpose::Bench => &[RIVALS],
+        Purpose::Kernels => &[KERNEL_TOOLS],
+        Purpose::Test => &[RIVALS, KERNEL_TOOLS, TEST_TOOLS],
+    };
+    let tools = BUILD_TOOLS.iter().chain(more.iter().copied().flatten());
     let mut packages: Vec<&str> =
         tools.filter(|(program, _)| artifact::find_program(program).is_none()).map(|(_, package)| *package).collect();
     for program in unpacked(purpose).iter().filter(|unpacked| artifact::find_program(unpacked.program).is_none()) {
@@ -165,7 +180,7 @@ fn install_packages(packages: &[&str]) -> Result<()> {
 
 fn unpacked(purpose: Purpose) -> &'static [Unpacked] {
     match purpose {
-        Purpose::Build => &[],
+        Purpose::Build | Purpose::Kernels => &[],
         Purpose::Bench => &[HAPROXY, NGINX],
         Purpose::Test => &[HAPROXY, NGINX, PROMTOOL],
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     artifact::{self, Programs},
-    layering, root,
+    kernels, layering, root,
     setup::{self, Purpose},
     step, verifier,
 };
@@ -46,6 +46,7 @@ fn steps(totals: &mut Totals) -> Result<()> {
     let programs = artifact::build_release()?;
     totals.passed += 1;
     check(totals, "kernel object and verifier budget", || verifier::run(&programs, false))?;
+    check(totals, "kernel object on older kernels", kernels::check_loading)?;
     smoke(totals, &programs)
 }
 

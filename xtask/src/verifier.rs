@@ -1,8 +1,11 @@
 //! The verifier budget: instructions of each kernel program, and how many the verifier walked, against docs/verifier-budget.json.
 
-use crate::{artifact::Programs, object::Object, root};
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Map, Value, json};
+use crate::{
+    artifact::Programs,
+    budget::{self, Budget},
+    object::Object,
+};
+use anyhow::{Context, Result, ensure};
 use splitter_bench::{
     agent::Site,
     lab::{Lab, Options},
@@ -19,9 +22,6 @@ use std::{
     path::Path,
 };
 
-const BUDGET: &str = "docs/verifier-budget.json";
-/// Growth beyond the recorded figure that fails.
-const TOLERANCE: f64 = 1.10;
 /// The kernel cuts program names.
 const NAME: usize = 15;
 
@@ -31,51 +31,39 @@ pub fn run(programs: &Programs, update: bool) -> Result<String> {
     let complaints = object.complaints();
     ensure!(complaints.is_empty(), "the kernel object is refused:\n{}", complaints.join("\n"));
     let verified = verified_instructions(&programs.splitter)?;
-    let mut found = Map::new();
+    ensure!(verified.len() >= 2, "the kernel holds only {verified:?} of the object's programs");
+    let series = budget::own_series()?;
+    let mut budget = if update { Budget::read_or_empty()? } else { Budget::read()? };
+    budget.retain(|name| object.programs.iter().any(|(program, _)| program == name));
+    let (mut lines, mut complaints) = (Vec::new(), Vec::new());
     for (name, instructions) in &object.programs {
         let cut: String = name.chars().take(NAME).collect();
         let walked = verified.iter().find(|(loaded, _)| *loaded == cut).map(|(_, walked)| *walked);
-        found.insert(name.clone(), json!({"instructions": instructions, "stack": object.stack(name), "verified": walked}));
-    }
-    ensure!(verified.len() >= 2, "the kernel holds only {verified:?} of the object's programs");
-    let path = root()?.join(BUDGET);
-    if update {
-        fs::write(&path, serde_json::to_string_pretty(&json!({"programs": found}))? + "\n")?;
-        return Ok(format!("wrote {BUDGET}\n{}", describe(&found)));
-    }
-    let text = fs::read_to_string(&path).with_context(|| format!("no {BUDGET}; `cargo xtask verifier --update` writes it"))?;
-    let budget: Value = serde_json::from_str(&text).with_context(|| format!("{BUDGET} is not JSON"))?;
-    let exceeded = exceeded(&budget["programs"], &found);
-    if !exceeded.is_empty() {
-        bail!("{}\n(if the growth is worth it: `cargo xtask verifier --update`)", exceeded.join("\n"));
-    }
-    Ok(describe(&found))
-}
-
-fn describe(found: &Map<String, Value>) -> String {
-    let line = |(name, figures): (&String, &Value)| {
-        let walked = figures["verified"].as_u64().map_or("not loaded".into(), |walked| format!("{walked} verified"));
-        format!("{name}: {} instructions, {} bytes of stack, {walked}", figures["instructions"], figures["stack"])
-    };
-    found.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// What is above its budget, or has none.
-fn exceeded(budget: &Value, found: &Map<String, Value>) -> Vec<String> {
-    let mut complaints = Vec::new();
-    for (name, figures) in found {
-        for figure in ["instructions", "verified"] {
-            let Some(value) = figures[figure].as_u64() else { continue };
-            match budget[name][figure].as_u64() {
-                None => complaints.push(format!("{name}: {figure} has no budget in {BUDGET}")),
-                Some(limit) if value as f64 > limit as f64 * TOLERANCE => {
-                    complaints.push(format!("{name}: {figure} grew from {limit} to {value}, more than 10%"));
-                }
-                Some(_) => {}
+        let stack = object.stack(name).unwrap_or_default();
+        let mut figures = vec![(vec!["instructions"], *instructions as u64), (vec!["stack"], u64::from(stack))];
+        if let Some(walked) = walked {
+            complaints.extend(budget::too_far(name, &series, walked));
+            // A kernel that nobody has recorded has its limit only.
+            if update || budget.knows(&series) {
+                figures.push((vec!["verified", &series], walked));
             }
         }
+        for (figure, value) in figures {
+            if update {
+                budget.set(name, &figure, value);
+            } else {
+                complaints.extend(budget.complaint(name, &figure, value));
+            }
+        }
+        let walked = walked.map_or("not loaded".into(), |walked| format!("{walked} verified on {series}"));
+        lines.push(format!("{name}: {instructions} instructions, {stack} bytes of stack, {walked}"));
     }
-    complaints
+    ensure!(complaints.is_empty(), "{}\n(if the growth is worth it: `cargo xtask verifier --update`)", complaints.join("\n"));
+    if update {
+        budget.write()?;
+        lines.insert(0, format!("wrote {}", budget::FILE));
+    }
+    Ok(lines.join("\n"))
 }
 
 /// Runs an agent in an empty lab, with every program attached, and asks the kernel.
@@ -181,21 +169,4 @@ fn name(fd: &OwnedFd) -> Result<String> {
     let words = (info.len() as u64) << 32 | fd.as_raw_fd() as u64;
     bpf(OBJ_GET_INFO_BY_FD, [words, info.as_mut_ptr() as u64]).context("cannot read a program's name")?;
     Ok(String::from_utf8_lossy(info[64..].split(|byte| *byte == 0).next().unwrap_or_default()).into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn found(instructions: u64, verified: u64) -> Map<String, Value> {
-        Map::from_iter([("tc".to_owned(), json!({"instructions": instructions, "verified": verified}))])
-    }
-
-    #[test]
-    fn growth_beyond_a_tenth_and_missing_budgets_fail() {
-        let budget = json!({"tc": {"instructions": 100, "verified": 1000}});
-        assert_eq!(exceeded(&budget, &found(110, 900)), Vec::<String>::new());
-        assert_eq!(exceeded(&budget, &found(111, 1101)).len(), 2);
-        assert_eq!(exceeded(&json!({}), &found(1, 1)).len(), 2);
-    }
 }

@@ -13,7 +13,7 @@ use splitter_common::{
 };
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -90,22 +90,28 @@ pub(super) fn pair(source: u16, destination: u16) -> u32 {
     u32::from_ne_bytes([a, b, c, d])
 }
 
+/// A new folder on bpffs, removed with the guard.
+pub(super) fn scratch_pins() -> Result<(PathBuf, Guard)> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let bpffs = Path::new("/sys/fs/bpf");
+    // Swept with those of agents, whose names are alike.
+    lab::sweep_paths(bpffs, "splitter-")?;
+    let pins = bpffs.join(format!("splitter-spl-{}-object-{number}", std::process::id()));
+    let guard = {
+        let pins = pins.clone();
+        Guard::new(move || {
+            let _ = fs::remove_dir_all(pins);
+        })
+    };
+    fs::create_dir_all(&pins).with_context(|| format!("cannot make {} (root, and bpffs mounted?)", pins.display()))?;
+    Ok((pins, guard))
+}
+
 impl Node {
     /// Loads `objects/splitter` and fills it: every service has two versions of one backend each; flow `i` belongs to service `i % services`.
     pub fn load(objects: &Path, load: Load) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let bpffs = Path::new("/sys/fs/bpf");
-        // Swept with those of agents, whose names are alike.
-        lab::sweep_paths(bpffs, "splitter-")?;
-        let pins = bpffs.join(format!("splitter-spl-{}-object-{number}", std::process::id()));
-        let guard = {
-            let pins = pins.clone();
-            Guard::new(move || {
-                let _ = fs::remove_dir_all(pins);
-            })
-        };
-        fs::create_dir_all(&pins).with_context(|| format!("cannot make {} (root, and bpffs mounted?)", pins.display()))?;
+        let (pins, guard) = scratch_pins()?;
         let object = fs::read(objects.join("splitter")).context("the kernel object")?;
         let entries = entries(load.flows);
         let family = if load.ipv6 { "6" } else { "4" };

@@ -5,10 +5,12 @@
 mod cost;
 mod head;
 mod maps;
+mod verify;
 
 pub use cost::{Case, Cost, Setting, run};
 pub use head::{Part, Scanner, padded};
 pub use maps::{Load, Node, backend, client, vip};
+pub use verify::verify;
 
 /// The last CPU: the first one serves more interrupts.
 pub fn pin_to_one_cpu() {
