@@ -3,6 +3,7 @@
 use crate::{
     cleanup::Guard,
     lab::{self, Namespace, Process},
+    pace,
 };
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -81,7 +82,7 @@ impl Site {
         let agent = self.spawn()?;
         let pid = u64::from(agent.pid());
         let ready = |status: &Value| status["agent"]["pid"] == pid && status["applied"]["services"] == services;
-        match agent.wait_ready(PATIENCE, || self.status().is_ok_and(|status| ready(&status))) {
+        match agent.wait_ready(pace::patience(PATIENCE), || self.status().is_ok_and(|status| ready(&status))) {
             Ok(()) => Ok(agent),
             Err(error) => bail!("{error:#}; {}", self.log_tail()),
         }

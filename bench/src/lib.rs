@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod lab;
 pub mod load;
 pub mod machine;
+pub mod pace;
 pub mod poll;
 pub mod serve;
 pub mod stats;

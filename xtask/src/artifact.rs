@@ -69,6 +69,22 @@ fn build(features: &[&str]) -> Result<Programs> {
     programs(&output)
 }
 
+/// Builds test programs of the agent in release; their paths by name, and that of the agent that they start.
+pub fn build_tests(names: &[&'static str]) -> Result<(Vec<(&'static str, PathBuf)>, PathBuf)> {
+    let mut command = cargo()?;
+    command.args(["test", "--release", "--no-run", "--locked", "-p", "splitter-agent"]);
+    command.args(names.iter().flat_map(|name| ["--test", name]));
+    let output = step::run("build the root tests (release)", command.arg("--message-format=json-render-diagnostics"))?;
+    let messages: Vec<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let path = |name: &str| {
+        let found = messages.iter().find(|message| message["target"]["name"] == name && message["executable"].is_string());
+        let path = found.and_then(|message| message["executable"].as_str()).map(PathBuf::from);
+        path.with_context(|| format!("cargo did not say where it put {name}"))
+    };
+    let tests = names.iter().map(|name| Ok((*name, path(name)?))).collect::<Result<_>>()?;
+    Ok((tests, path("splitter")?))
+}
+
 fn programs(output: &str) -> Result<Programs> {
     let messages: Vec<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let text = |value: &Value| value.as_str().map(PathBuf::from);

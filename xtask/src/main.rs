@@ -25,13 +25,14 @@ cargo xtask build              set up, then build the agent and the lab in relea
 cargo xtask demo [--json] [--keep]
                                a canary release before your eyes: lab, agent, traffic, weight changes, a kill, a verdict
 cargo xtask test               everything that CI runs
-cargo xtask proof              the HTTP tests with 100,000 requests each; keeps the figures in bench/results (a quarter of an hour)
+cargo xtask proof              the HTTP tests with 100,000 requests each, and the root tests on older kernels;
+                               keeps the figures in bench/results (half an hour)
 cargo xtask bench [CASE] [--quick] [--json]
                                the benchmarks; a full run keeps its rows in bench/results
 cargo xtask verifier [--update]
                                sizes and verified instructions of the kernel programs against docs/verifier-budget.json
 cargo xtask kernels [--load-only [--update] [--object FILE]] [--kernel 6.1|6.12]...
-                               the kernel programs on Debian's 6.1 and 6.12, booted under QEMU
+                               Debian's 6.1 and 6.12, booted under QEMU: every program loaded, and the root tests run inside
 cargo xtask lab up|list|down [NAME]|sweep
                                the network alone until Ctrl-C; labs left running by `demo --keep`
 cargo xtask help               this";

@@ -1,6 +1,7 @@
-//! Reads the built kernel object (ELF64, little-endian) and refuses what must not be in it: panic paths, calls of byte-wise memory functions, and
-//! chains of calls that take too much stack.
+//! Reads the built kernel object (ELF64, little-endian) and refuses what must not be in it: panic paths, calls of byte-wise memory functions, chains of
+//! calls that take too much stack, and helpers that the oldest kernel lacks.
 
+mod helpers;
 mod stack;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,6 +16,8 @@ const STT_SECTION: u8 = 3;
 const STT_FUNC: u8 = 2;
 /// `call` of a function of the object.
 const CALL: (u8, u8) = (0x85, 1);
+/// `call` of a helper of the kernel, by number.
+const HELPER: (u8, u8) = (0x85, 0);
 const MEMORY: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "bcmp"];
 
 /// Whether these bytes are a BPF object.
@@ -29,6 +32,7 @@ pub struct Object {
     pub programs: Vec<(String, usize)>,
     symbols: BTreeSet<String>,
     called: BTreeSet<String>,
+    helpers: BTreeSet<u32>,
     functions: Vec<stack::Function>,
 }
 
@@ -43,6 +47,7 @@ impl Object {
                 memory
                     .map(|name| format!("{name} is called: it works byte by byte; copy in fixed sizes of at most what the linker expands")),
             )
+            .chain(self.helpers.iter().filter_map(|number| helpers::complaint(*number)))
             .chain(self.programs.iter().filter_map(|(name, _)| {
                 let chain = stack::longest(&self.functions, name)?;
                 let why = "move what it holds to the scratch memory, or cut the program by a tail call";
@@ -74,8 +79,10 @@ impl Object {
             }
             let relocations = Relocations::of(bytes, &sections, index)?;
             for (i, instruction) in code.chunks_exact(8).enumerate() {
-                if (instruction[0], instruction[1] >> 4) == CALL {
-                    object.called.extend(callee(instruction, i, index, &relocations, &symbols)?);
+                match (instruction[0], instruction[1] >> 4) {
+                    CALL => object.called.extend(callee(instruction, i, index, &relocations, &symbols)?),
+                    HELPER => object.helpers.extend([u32_at(instruction, 4)?]),
+                    _ => {}
                 }
             }
         }

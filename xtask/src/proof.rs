@@ -1,7 +1,7 @@
-//! `cargo xtask proof`: the HTTP tests that count, with 100,000 requests each where a normal run sends a few thousand; figures go to
-//! `bench/results/http-proof.json`. Takes about a quarter of an hour.
+//! `cargo xtask proof`: the HTTP tests that count, with 100,000 requests each where a normal run sends a few thousand, and the root tests inside
+//! older kernels; figures go to `bench/results/http-proof.json` and `kernels.json`. Takes about half an hour.
 
-use crate::{artifact, root, setup, step};
+use crate::{artifact, kernels, root, setup, step};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use splitter_bench::{lab::is_root, machine};
@@ -14,8 +14,28 @@ pub fn run() -> Result<()> {
     ensure!(is_root(), "the proof makes network namespaces and loads kernel programs: run it as root");
     setup::run(setup::Purpose::Test)?;
     // Of what is built now, whatever the tree holds in half an hour.
-    let revision = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()?).output()?;
-    let revision = String::from_utf8_lossy(&revision.stdout).trim().to_owned();
+    let revision = revision()?;
+    let requests = requests(&revision);
+    // The one must not hide what the other finds.
+    let kernels = kernels::prove();
+    requests.and(kernels)
+}
+
+/// Keeps a result.
+pub fn write(name: &str, document: &Value) -> Result<()> {
+    let path = root()?.join("bench/results").join(name);
+    fs::write(&path, format!("{document:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("written to {}", path.display());
+    Ok(())
+}
+
+/// Of the tree as it is now.
+pub fn revision() -> Result<String> {
+    let output = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()?).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn requests(revision: &str) -> Result<()> {
     let mut command = artifact::cargo()?;
     command.env("SPLITTER_TEST_LONG", "1").args(["test", "--release", "--locked", "-p", "splitter-agent", "--test", "http", "--"]);
     command.args(["--nocapture", "--test-threads", "1"]).args(TESTS);
@@ -38,10 +58,8 @@ pub fn run() -> Result<()> {
     document["requests"] = requests.into();
     document["wrong_or_failed"] = wrong.into();
     document["rows"] = rows.into();
-    let path = root()?.join("bench/results/http-proof.json");
-    fs::write(&path, format!("{document:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("{requests} requests, {wrong} wrong or failed; written to {}", path.display());
-    Ok(())
+    println!("{requests} requests, {wrong} wrong or failed");
+    write("http-proof.json", &document)
 }
 
 fn text(value: &Value) -> &str {

@@ -6,7 +6,7 @@
 mod engine;
 mod slot;
 
-use crate::{histogram::Histogram, lab::Namespace};
+use crate::{histogram::Histogram, lab::Namespace, pace};
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use std::{
@@ -230,6 +230,8 @@ impl Load {
     /// Starts in a thread of the given namespace, or of the caller's.
     pub fn start(namespace: Option<&Namespace>, plan: Plan) -> Result<Load> {
         ensure!(plan.concurrency > 0 && plan.rate.is_none_or(|rate| rate > 0.0), "a load needs concurrency and a rate above zero");
+        // A slow machine is asked less, and waited for longer.
+        let plan = Plan { rate: plan.rate.map(pace::rate), timeout: pace::patience(plan.timeout), ..plan };
         let shared = Arc::new(Shared::default());
         shared.phases().push(Phase::default());
         let (ours, namespace) = (shared.clone(), namespace.cloned());

@@ -8,7 +8,7 @@ use crate::support::{
     vip,
 };
 use splitter_agent::observed::Version;
-use splitter_bench::load::Plan;
+use splitter_bench::{load::Plan, pace::rate};
 use std::{
     collections::BTreeSet,
     env, fs,
@@ -54,7 +54,7 @@ fn survives(bed: &mut Bed, away: Duration, next: impl FnOnce(&mut Bed)) {
     assert_eq!(identities(&before.versions), identities(&after.versions));
     let before_all: u64 = before.versions.iter().map(|version| version.connections).sum();
     let after_all: u64 = after.versions.iter().map(|version| version.connections).sum();
-    assert!(after_all >= before_all + away.as_secs() * 400, "{before_all} connections before, {after_all} after");
+    assert!(after_all >= before_all + (away.as_secs_f64() * rate(400.0)) as u64, "{before_all} connections before, {after_all} after");
     let total: u64 = phases.iter().map(|phase| connections(phase, &["b1", "b2", "b3"])).sum();
     let counted: u64 = bed.service("web").versions.iter().map(|version| version.connections).sum();
     assert_eq!(counted, total + kept.len() as u64, "connections lost or counted twice");

@@ -6,6 +6,7 @@ use splitter_bench::{
     foreign::{self, Proxy, Server},
     lab::{Lab, Options, Process},
     load::{Kind, Load, Phase, Plan, Reuse},
+    pace,
 };
 use std::{
     env,
@@ -50,9 +51,9 @@ pub fn record(what: &str, target: std::net::SocketAddr, requests: u64, wrong: u6
     println!("PROOF {}", serde_json::json!({"what": what, "family": family, "requests": requests, "wrong_or_failed": wrong}));
 }
 
-/// `normal`, or `long` when `SPLITTER_TEST_LONG` is set.
+/// `normal` (fewer on a slow machine), or `long` when `SPLITTER_TEST_LONG` is set.
 pub fn count(normal: u64, long: u64) -> u64 {
-    if env::var_os("SPLITTER_TEST_LONG").is_some() { long } else { normal }
+    if env::var_os("SPLITTER_TEST_LONG").is_some() { long } else { pace::bulk(normal) }
 }
 
 /// What splits, when it is not the agent.

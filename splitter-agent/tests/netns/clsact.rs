@@ -5,7 +5,7 @@ use crate::support::{
     socket::{Conversation, conversations},
     tool, vip,
 };
-use splitter_bench::load::Plan;
+use splitter_bench::{load::Plan, pace::bulk};
 use std::time::{Duration, Instant};
 
 fn tc(bed: &Bed, words: &str) -> String {
@@ -46,7 +46,7 @@ fn clsact_serves_survives_and_leaves_nothing() {
         assert_eq!(interface.programs, ["clsact-ingress", "clsact-egress"], "{}", interface.name);
     }
     bed.clean(Plan::http(vip(true)), 200);
-    share_of_v2("by clsact", &bed.clean(Plan::http(vip(false)), 1_000), 0.5);
+    share_of_v2("by clsact", &bed.clean(Plan::http(vip(false)), bulk(1_000)), 0.5);
 
     let client = client_ip(&bed, false);
     let mut kept = conversations(bed.lab.client(), client, vip(false), 20_000, 20);

@@ -8,29 +8,28 @@ use crate::support::{
 use splitter_bench::{
     lab::{Lab, Options, VIP4},
     load::{Load, Plan},
+    pace::bulk,
 };
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
 };
 
-/// Connections that a share is judged by.
-const CONNECTIONS: u64 = 2_500;
-
 #[test]
 fn connections_are_split_by_weight() {
     let split = || Split::tcp(90, 10);
     let services = [split(), split().v6().named("web6"), split().udp().named("dns"), split().udp().v6().named("dns6")];
     let bed = Bed::new("split", &services);
+    let enough = bulk(2_500);
     for v6 in [false, true] {
         for plan in [Plan::http(vip(v6)), Plan::udp(vip(v6))] {
             let what = format!("{:?} over IPv{}", plan.protocol, if v6 { 6 } else { 4 });
             // A client takes answers from the VIP alone: its sockets are connected to it.
-            let total = bed.clean(plan, CONNECTIONS);
+            let total = bed.clean(plan, enough);
             share_of_v2(&what, &total, 0.1);
             for backend in ["b1", "b2"] {
                 let hits = connections(&total, &[backend]);
-                assert!(hits > CONNECTIONS / 4, "{what}: {backend} got {hits} of {CONNECTIONS}");
+                assert!(hits > enough / 4, "{what}: {backend} got {hits} of {enough}");
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::support::{
     socket::{Conversation, conversations},
     vip,
 };
-use splitter_bench::load::Plan;
+use splitter_bench::{load::Plan, pace::bulk};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -15,7 +15,7 @@ fn weights_change_under_load_without_a_failed_request() {
     let mut phases = vec![(0, 0.05)];
     for (v1, v2) in [(50, 50), (0, 100), (99, 1), (100, 0)] {
         let judged = phases.last().unwrap().0;
-        crate::support::eventually("2,000 connections", || (load.snapshot(judged).connections() >= 2_000).then_some(()));
+        crate::support::eventually("enough connections", || (load.snapshot(judged).connections() >= bulk(2_000)).then_some(()));
         // What straddles the change is judged by nobody.
         load.next_phase();
         bed.cli(&["weight", "web", &format!("v1={v1}"), &format!("v2={v2}")]);

@@ -5,6 +5,7 @@ use splitter_agent::datapath::interfaces;
 use splitter_bench::{
     lab::{Namespace, Options},
     load::{Plan, Reuse},
+    pace::bulk,
     poll::check,
 };
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -62,13 +63,13 @@ fn bed_with(name: &str, xdp: &'static str) -> Bed {
 /// Share of the client's packets that the stack of the node saw.
 fn share_seen_by_the_stack(bed: &Bed, name: &str) -> f64 {
     for v6 in [false, true] {
-        share_of_v2(name, &bed.clean(Plan::http(vip(v6)), 1_000), 0.2);
+        share_of_v2(name, &bed.clean(Plan::http(vip(v6)), bulk(1_000)), 0.2);
         bed.clean(Plan { path: "/bytes/300000".into(), ..Plan::http(vip(v6)) }, 40);
     }
     let tap = Tap::on(&bed.lab.node, c"c0");
     let packets = || bed.service("web").versions.iter().map(|version| version.packets_in).sum::<u64>();
     let before = packets();
-    bed.clean(Plan { reuse: Reuse::KeepAlive, ..Plan::http(vip(false)) }, 10_000);
+    bed.clean(Plan { reuse: Reuse::KeepAlive, ..Plan::http(vip(false)) }, bulk(10_000));
     let seen = tap.packets();
     f64::from(seen) / (packets() - before) as f64
 }

@@ -4,6 +4,7 @@ use crate::support::{Bed, Split, eventually, no_failures, run_on, vip};
 use serde_json::Value;
 use splitter_bench::{
     load::{Load, Plan},
+    pace::{patience, rate},
     serve::{self, Background},
 };
 use std::{
@@ -41,7 +42,7 @@ fn weights(bed: &Bed) -> Vec<f64> {
 
 /// A whole rollout may take longer than what happens at once.
 fn phase(bed: &Bed, wanted: &str) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + patience(Duration::from_secs(60));
     loop {
         let status = status(bed);
         if status["phase"] == wanted {
@@ -89,13 +90,13 @@ fn a_canary_that_refuses_is_taken_back_at_once() {
     run_on(Duration::from_secs(1));
     let phases = load.stop().unwrap();
     no_failures("after the rollback", &phases[after]);
-    assert!(phases[after].requests() > 100);
+    assert!(phases[after].requests() as f64 > rate(100.0));
     let events = history(&bed);
     let (started, back) = (&events[0], &events[1]);
     assert_eq!((back["event"].as_str(), back["by"].as_str()), (Some("rolled-back"), Some("gate errorRate")), "{back:#}");
     let took = back["at"].as_f64().unwrap() - started["at"].as_f64().unwrap();
     // Forty connections a second to the canary.
-    assert!(took < 2.0, "{took} s to take it back");
+    assert!(took < patience(Duration::from_secs(2)).as_secs_f64(), "{took} s to take it back");
     let hooks = eventually("both hooks ran", || fs::read_to_string(&told).ok().filter(|text| text.contains("rolled-back")));
     assert!(hooks.find("started").unwrap() < hooks.find("rolled-back").unwrap(), "{hooks}");
     // A second try with a canary that is well again.

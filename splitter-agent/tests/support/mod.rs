@@ -17,6 +17,7 @@ use splitter_bench::{
     agent::Site,
     lab::{Lab, Options, Process, VIP4, VIP6},
     load::{Load, Outcome, Phase, Plan},
+    pace,
     serve::{self, Background},
     stats,
 };
@@ -254,14 +255,15 @@ pub fn share_of_v2(what: &str, phase: &Phase, share: f64) {
     );
 }
 
-/// Polls every 10 ms for at most [`PATIENCE`].
+/// Polls every 10 ms for at most [`PATIENCE`], on a slow machine as much longer as it is slow.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
+    let patience = pace::patience(PATIENCE);
+    let end = Instant::now() + patience;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < end, "not within {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -21,6 +21,8 @@ pub struct Image {
     /// Of Debian's package.
     pub version: String,
     pub vmlinuz: PathBuf,
+    /// Folder of its modules, with `modules.dep`.
+    pub modules: PathBuf,
 }
 
 impl Image {
@@ -59,8 +61,8 @@ pub fn find(series: &'static str, arch: &str) -> Result<Image> {
         forget_older(&cache, series, &folder)?;
     }
     let release = package.trim_start_matches("linux-image-").to_owned();
-    let vmlinuz = folder.join("root/boot").join(format!("vmlinuz-{release}"));
-    Ok(Image { series, release, version, vmlinuz })
+    let (vmlinuz, modules) = (folder.join("root/boot").join(format!("vmlinuz-{release}")), folder.join("root/lib/modules").join(&release));
+    Ok(Image { series, release, version, vmlinuz, modules })
 }
 
 fn missing(series: &str, arch: &str) -> String {

@@ -7,7 +7,6 @@ mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm /run/netns
 mount -t devpts pts /dev/pts
 mount -t tmpfs shm /dev/shm
-mount -t tmpfs tmp /tmp
 mount -t bpf bpf /sys/fs/bpf
 echo "{\"up\":\"$(uname -r)\"}" > /dev/ttyS1
 /job > /dev/ttyS1

@@ -10,7 +10,7 @@ use crate::{
     step,
 };
 use anyhow::{Context, Result, bail, ensure};
-use splitter_bench::verdict::Verdict;
+use splitter_bench::{cleanup::Guard, verdict::Verdict};
 use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -30,16 +30,15 @@ pub struct Loaded {
 /// Boots a kernel and has it verify the object.
 pub fn load(image: &Image, bench: &Path, object: &Path) -> Result<Loaded> {
     let begin = Instant::now();
-    let root = archive(image, bench, object)?;
-    let guest = Guest { image, root: &root, purpose: "load", memory: MEMORY, patience: PATIENCE };
+    let (root, _gone) = archive(image, bench, object)?;
+    let guest = Guest { image, root: &root, purpose: "load", processors: 1, memory: MEMORY, patience: PATIENCE };
     let mut verdicts: Vec<Verdict> = Vec::new();
     let (accelerator, status) = vm::boot(&guest, |row| {
         let verdict = serde_json::from_value(row.clone()).with_context(|| format!("odd row {row}"))?;
         verdicts.push(verdict);
         Ok(())
     })?;
-    std::fs::remove_file(root)?;
-    ensure!(status == 0, "{}: the object cannot be loaded at all; the console is in {}", image.title(), step::log_dir()?.display());
+    ensure!(status == 0, "{}: the object cannot be loaded at all; see {}", image.title(), vm::console(image, "load")?.display());
     ensure!(!verdicts.is_empty(), "{}: the object holds no program", image.title());
     let (good, all) = (verdicts.iter().filter(|verdict| verdict.ok).count(), verdicts.len());
     let walked = verdicts.iter().filter_map(|verdict| verdict.verified).max().unwrap_or_default();
@@ -53,13 +52,13 @@ pub fn load(image: &Image, bench: &Path, object: &Path) -> Result<Loaded> {
     Ok(Loaded { title: image.title(), series: image.series, verdicts })
 }
 
-fn archive(image: &Image, bench: &Path, object: &Path) -> Result<PathBuf> {
+fn archive(image: &Image, bench: &Path, object: &Path) -> Result<(PathBuf, Guard)> {
     let mut root = Root::new("exec splitter-bench verify /splitter.o\n")?;
     root.program("usr/bin/splitter-bench", bench)?;
     root.file("splitter.o", object)?;
     let path = step::log_dir()?.join(format!("kernel-{}-load-{}.cpio", image.series, std::process::id()));
-    root.write(&path)?;
-    Ok(path)
+    let guard = root.write(&path)?;
+    Ok((path, guard))
 }
 
 /// Judges what the kernels said, or records it.

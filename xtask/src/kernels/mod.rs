@@ -6,16 +6,20 @@
 //! | `root`, `cpio`, `init.sh` | the guest's files |
 //! | `vm` | QEMU, and the rows that a guest writes |
 //! | `load` | `--load-only`: every program before each verifier, and the budget |
+//! | `full`, `items` | the full run: the root tests inside each guest, and which of them show what |
 
 mod cpio;
+mod full;
 mod image;
+mod items;
 mod load;
 mod root;
 mod vm;
 
-use crate::{artifact, setup};
-use anyhow::{Context, Result, bail};
+use crate::{artifact, proof, setup};
+use anyhow::{Context, Result, bail, ensure};
 use image::{Image, SERIES};
+use splitter_bench::machine;
 use std::{path::PathBuf, thread};
 
 const USAGE: &str = "usage: cargo xtask kernels [--load-only [--update] [--object FILE]] [--kernel 6.1|6.12]...";
@@ -63,8 +67,11 @@ impl Choice {
 pub fn run(words: &[&str]) -> Result<()> {
     let choice = Choice::parse(words)?;
     setup::run(setup::Purpose::Kernels)?;
-    println!("{}", load_only(&choice)?);
-    Ok(())
+    if choice.load_only {
+        println!("{}", load_only(&choice)?);
+        return Ok(());
+    }
+    full_run(&choice.series())
 }
 
 /// Every program of the object that is built here, before the verifier of each kernel.
@@ -77,6 +84,30 @@ fn load_only(choice: &Choice) -> Result<String> {
     let object = choice.object.as_ref().unwrap_or(&programs.object);
     let loaded = on_each(&choice.series(), |image| load::load(image, &programs.bench, object))?;
     load::judge(&loaded, choice.update)
+}
+
+/// The root tests on all kernels.
+pub fn prove() -> Result<()> {
+    full_run(&SERIES)
+}
+
+/// Runs the root tests; rows of all kernels together are kept in `bench/results/kernels.json`.
+fn full_run(series: &[&'static str]) -> Result<()> {
+    // Of what is built now, whatever the tree holds at the end.
+    let revision = proof::revision()?;
+    let programs = full::Programs::build()?;
+    let reports = on_each(series, |image| full::run(image, &programs))?;
+    reports.iter().for_each(|report| println!("{}", report.summary()));
+    let failed: usize = reports.iter().map(full::Report::failed).sum();
+    if series.len() == SERIES.len() {
+        let mut document = machine::describe()?;
+        document["revision"] = revision.into();
+        document["failed"] = failed.into();
+        document["kernels"] = reports.iter().map(full::Report::describe).collect();
+        proof::write("kernels.json", &document)?;
+    }
+    ensure!(failed == 0, "{failed} tests failed, see above");
+    Ok(())
 }
 
 /// The same on each kernel at the same time: they share the machine's processors.

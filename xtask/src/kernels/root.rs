@@ -1,10 +1,11 @@
 //! The guest's files: a busybox, a job, and copies of this machine's programs with their libraries, as one archive in memory.
 
-use super::cpio::Archive;
+use super::{cpio::Archive, image::Image};
 use crate::artifact;
 use anyhow::{Context, Result, ensure};
+use splitter_bench::cleanup::Guard;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -14,7 +15,7 @@ use std::{
 /// First program of the guest: mounts, runs `/job`, tells how it ended, switches off.
 const INIT: &str = include_str!("init.sh");
 /// What the scripts use of busybox.
-const APPLETS: &[&str] = &["cat", "ln", "mkdir", "mount", "poweroff", "rm", "sh", "sleep", "timeout", "uname"];
+const APPLETS: &[&str] = &["cat", "cut", "env", "grep", "mkdir", "mount", "poweroff", "sh", "tail", "timeout", "uname"];
 
 pub struct Root {
     archive: Archive,
@@ -66,9 +67,38 @@ impl Root {
         Ok(())
     }
 
-    /// Writes the archive.
-    pub fn write(self, path: &Path) -> Result<()> {
-        fs::write(path, self.archive.finish()).with_context(|| format!("cannot write {}", path.display()))
+    /// Modules and what they need, for the guest's modprobe.
+    pub fn modules(&mut self, image: &Image, names: &[&str]) -> Result<()> {
+        let place = format!("usr/lib/modules/{}", image.release);
+        let list = image.modules.join("modules.dep");
+        let list = fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
+        for file in needed(&list, names) {
+            self.file(&format!("{place}/{file}"), &image.modules.join(&file))?;
+        }
+        for index in [
+            "modules.dep.bin",
+            "modules.alias.bin",
+            "modules.softdep",
+            "modules.symbols.bin",
+            "modules.builtin.bin",
+            "modules.builtin.alias.bin",
+        ] {
+            let source = image.modules.join(index);
+            if source.exists() {
+                self.file(&format!("{place}/{index}"), &source)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the archive, which goes with the guard.
+    pub fn write(self, path: &Path) -> Result<Guard> {
+        let ours = path.to_owned();
+        let guard = Guard::new(move || {
+            let _ = fs::remove_file(ours);
+        });
+        fs::write(path, self.archive.finish()).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(guard)
     }
 }
 
@@ -88,6 +118,18 @@ fn listed(text: &str) -> Vec<PathBuf> {
     text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/'))).map(PathBuf::from).collect()
 }
 
+/// Files of the modules of these names, and of those that they need. A name that is not there is built into the kernel.
+fn needed(list: &str, names: &[&str]) -> BTreeSet<String> {
+    let lines: BTreeMap<&str, &str> = list.lines().filter_map(|line| line.split_once(':')).collect();
+    let name = |file: &str| -> String {
+        let base = file.rsplit('/').next().unwrap_or(file);
+        base.split('.').next().unwrap_or(base).replace('-', "_")
+    };
+    let wanted = lines.iter().filter(|(file, _)| names.contains(&name(file).as_str()));
+    // The list names all that a module needs, not only the next.
+    wanted.flat_map(|(file, needs)| needs.split_whitespace().chain([*file])).map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,5 +139,18 @@ mod tests {
         let text = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
         assert_eq!(listed(text), ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from));
         assert_eq!(listed("\tnot a dynamic executable\n\tstatically linked\n"), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn modules_come_with_what_they_need() {
+        let list = "\
+kernel/drivers/net/veth.ko.xz:
+kernel/net/netfilter/nft_chain_nat.ko: kernel/net/netfilter/nf_nat.ko kernel/lib/libcrc32c.ko
+kernel/net/bridge/br-netfilter.ko: kernel/net/bridge/bridge.ko
+";
+        let found = |names: &[&str]| needed(list, names).into_iter().collect::<Vec<_>>();
+        assert_eq!(found(&["veth", "ipv6"]), ["kernel/drivers/net/veth.ko.xz"]);
+        assert_eq!(found(&["nft_chain_nat"]).len(), 3);
+        assert_eq!(found(&["br_netfilter"]), ["kernel/net/bridge/br-netfilter.ko", "kernel/net/bridge/bridge.ko"]);
     }
 }

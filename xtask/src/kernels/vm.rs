@@ -4,7 +4,7 @@ use super::image::Image;
 use crate::{artifact, step};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use splitter_bench::{cleanup, lab::Process};
+use splitter_bench::{cleanup, lab::Process, pace};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -27,6 +27,7 @@ pub struct Guest<'a> {
     pub root: &'a Path,
     /// Names the logs.
     pub purpose: &'a str,
+    pub processors: u32,
     /// Mebibytes.
     pub memory: u32,
     /// For everything, from power on to power off.
@@ -47,6 +48,14 @@ impl Accelerator {
         match self {
             Accelerator::Kvm => "KVM",
             Accelerator::Tcg => "TCG",
+        }
+    }
+
+    /// See [`pace`].
+    fn slowness(self) -> u32 {
+        match self {
+            Accelerator::Kvm => 1,
+            Accelerator::Tcg => 4,
         }
     }
 }
@@ -100,11 +109,19 @@ struct Logs {
     qemu: PathBuf,
 }
 
+/// Where a guest's console is kept.
+pub fn console(image: &Image, purpose: &str) -> Result<PathBuf> {
+    log(image, purpose, "console")
+}
+
+fn log(image: &Image, purpose: &str, what: &str) -> Result<PathBuf> {
+    Ok(step::log_dir()?.join(format!("kernel-{}-{purpose}-{what}.log", image.series)))
+}
+
 impl Logs {
     fn new(guest: &Guest) -> Result<Logs> {
-        let folder = step::log_dir()?;
-        let name = |what: &str| folder.join(format!("kernel-{}-{}-{}.log", guest.image.series, guest.purpose, what));
-        Ok(Logs { console: name("console"), rows: name("rows"), qemu: name("qemu") })
+        let log = |what| log(guest.image, guest.purpose, what);
+        Ok(Logs { console: log("console")?, rows: log("rows")?, qemu: log("qemu")? })
     }
 
     fn tail(&self) -> String {
@@ -167,14 +184,15 @@ fn command(guest: &Guest, accelerator: Accelerator, logs: &Logs) -> Result<Comma
         Accelerator::Tcg => ("tcg", "max"),
     };
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", acceleration, "-cpu", processor]);
-    command.args(["-smp", "1", "-m", &guest.memory.to_string()]);
+    command.args(["-smp", &guest.processors.to_string(), "-m", &guest.memory.to_string()]);
     for path in [&logs.console, &logs.rows] {
         File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         command.arg("-serial").arg(format!("file:{}", path.display()));
     }
     command.arg("-kernel").arg(&guest.image.vmlinuz).arg("-initrd").arg(guest.root);
-    // A kernel that panics ends, instead of waiting for somebody to look at it.
-    command.args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init"]);
+    // A kernel that panics ends, instead of waiting for somebody to look at it. What it does not know it hands to the first program as a variable.
+    let line = format!("console=ttyS0 quiet panic=-1 rdinit=/init {}={}", pace::SLOWNESS, accelerator.slowness());
+    command.args(["-append", &line]);
     let log = File::create(&logs.qemu)?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     Ok(command)
