@@ -60,11 +60,14 @@ pub fn attach(ebpf: &mut Ebpf, pins: &Path, link: &Link, hook: Hook) -> Result<(
     let Some((_, attach, name)) = direction(hook) else { return Err("not a hook of clsact".into()) };
     let path = pins.join(LINKS).join(pin_name(link.ifindex, hook));
     let program = load::classifier(ebpf, name)?;
-    if netlink::add_clsact(link.ifindex)? {
-        let marker = pins.join(LINKS).join(qdisc_pin(link.ifindex));
-        if !marker.exists() {
-            program.pin(&marker)?;
-        }
+    let marker = pins.join(LINKS).join(qdisc_pin(link.ifindex));
+    if netlink::add_clsact(link.ifindex)? && !marker.exists() {
+        program.pin(&marker)?;
+    } else if marker.exists() {
+        // A pin keeps its program: this one must not be that of an agent long gone.
+        let renewed = marker.with_file_name(format!("{}-new", qdisc_pin(link.ifindex)));
+        program.pin(&renewed)?;
+        fs::rename(&renewed, &marker)?;
     }
     if path.exists() && is_there(link.ifindex, hook) {
         let old = SchedClassifierLink::attached(&link.name, attach, PRIORITY, HANDLE, None)?;

@@ -1,7 +1,9 @@
 //! Filters of clsact, as on kernels without TCX: forced here, where the kernel has both.
 
 use crate::support::{
-    Bed, Split, client_ip, eventually, no_failures, run_on, share_of_v2,
+    Bed, Split, client_ip, eventually,
+    kernel::{held, programs_alive},
+    no_failures, run_on, share_of_v2,
     socket::{Conversation, conversations},
     tool, vip,
 };
@@ -51,6 +53,7 @@ fn clsact_serves_survives_and_leaves_nothing() {
     let client = client_ip(&bed, false);
     let mut kept = conversations(bed.lab.client(), client, vip(false), 20_000, 20);
     let load = bed.start_load(Plan { rate: Some(500.0), ..Plan::http(vip(false)) });
+    let first = held(bed.agent.as_ref().unwrap().pid(), "prog_id");
     run_on(Duration::from_millis(500));
     for _ in 0..2 {
         bed.kill_agent();
@@ -61,6 +64,8 @@ fn clsact_serves_survives_and_leaves_nothing() {
     load.stop().unwrap().iter().for_each(|phase| no_failures("while agents came and went", phase));
     all_serve(&mut kept);
     assert!(bed.status().agent.adopted);
+    assert!(!first.is_empty());
+    eventually("the first agent's programs go", || programs_alive().is_disjoint(&first).then_some(()));
     let ours = filters(&bed, "b1").matches("direct-action").count();
     assert_eq!(ours, 2, "one filter in each direction: {}", filters(&bed, "b1"));
 
