@@ -1,8 +1,15 @@
 //! Counters and histograms.
 
-use crate::{env::Env, field};
+use crate::{
+    bytes::{Ref, opaque},
+    env::Env,
+    field,
+};
 use splitter_common::{
-    abi::{HistogramKey, Measure, Reason},
+    abi::{
+        Backend, HistogramKey, Measure, Reason, VersionCounters,
+        trial::{self, SLOTS, flag, outcome, timing},
+    },
     histogram,
 };
 
@@ -26,11 +33,111 @@ pub fn sample<E: Env>(env: &E, version: u32, measure: u32, ns: u64) -> u32 {
     let (octave, sub) = histogram::locate(ns);
     match env.octave(&HistogramKey::new(version, measure, octave)) {
         Some(value) => {
-            let sub = crate::bytes::opaque(sub) as usize & (histogram::SUBBUCKETS as usize - 1);
+            let sub = opaque(sub) as usize & (histogram::SUBBUCKETS as usize - 1);
             // SAFETY: `sub` is masked to the array's length; a Ref points to a live map value.
             unsafe { *(&raw mut (*value.as_ptr()).counts).cast::<u32>().add(sub) += 1 }
         }
         None => env.count(Reason::HistogramLost),
     }
     0
+}
+
+/// A trial of the backend's version begins, and its client waits for the answer: its word, which the flow remembers. `ruled`: 1 when a rule
+/// sent it there, else 0.
+#[inline(never)]
+pub fn begun<E: Env>(env: &E, backend: Ref<Backend>, ruled: u32) -> u32 {
+    let kind = if ruled != 0 { flag::RULED } else { 0 };
+    let Some(counters) = env.counters(field!(backend.version)) else { return 0 };
+    add(counters, kind, outcome::TRIALS);
+    wait(env, backend, counters, flag::UNDER_WAY | kind)
+}
+
+/// A trial that nobody of the version can serve begins and ends: the node refuses it.
+#[inline(never)]
+pub fn unserved<E: Env>(env: &E, version: u32, ruled: u32) -> u32 {
+    let kind = if ruled != 0 { flag::RULED } else { 0 };
+    let Some(counters) = env.counters(version) else { return 0 };
+    add(counters, kind, outcome::TRIALS);
+    add(counters, kind, outcome::UNAVAILABLE);
+    0
+}
+
+/// A trial's client does not wait for an answer for now: the word is another one from here on.
+#[inline(never)]
+pub fn rests<E: Env>(env: &E, backend: Ref<Backend>, trial: u32) -> u32 {
+    if trial & flag::PENDING != 0
+        && let Some(counters) = env.counters(field!(backend.version))
+    {
+        leave(env, counters, field!(backend.timing), trial);
+    }
+    trial & !flag::PENDING
+}
+
+/// A trial's client waits for an answer from now on: the word is another one from here on. As [`rests`], not for a trial that has ended.
+#[inline(never)]
+pub fn waits<E: Env>(env: &E, backend: Ref<Backend>, trial: u32) -> u32 {
+    let trial = rests(env, backend, trial);
+    let Some(counters) = env.counters(field!(backend.version)) else { return trial };
+    wait(env, backend, counters, trial & (flag::UNDER_WAY | flag::RULED))
+}
+
+/// A trial ends, with an [`outcome`]. Its flow must forget the word, and of two CPUs only one may come here with it. 1: it counts as that;
+/// 0: there was none, or it was overdue.
+#[inline(never)]
+pub fn ended<E: Env>(env: &E, backend: Ref<Backend>, trial: u32, outcome: u32) -> u32 {
+    if trial & flag::UNDER_WAY == 0 {
+        return 0;
+    }
+    let Some(counters) = env.counters(field!(backend.version)) else { return 0 };
+    let unanswered = field!(backend.unanswered);
+    if trial & flag::PENDING != 0 {
+        leave(env, counters, field!(backend.timing), trial);
+        if unanswered != 0 && trial::age(trial, env.ticks()) >= unanswered {
+            add(counters, trial, outcome::OVERDUE);
+            return 0;
+        }
+    }
+    add(counters, trial, outcome);
+    1
+}
+
+/// Adds 1 to an [`outcome`] in the ledger that a trial with this word belongs to.
+#[inline(always)]
+pub fn add(counters: Ref<VersionCounters>, trial: u32, outcome: u32) {
+    let ledger = if trial & flag::RULED != 0 { outcome::COUNT } else { 0 };
+    let at = opaque(ledger + outcome) as usize & (2 * outcome::COUNT as usize - 1);
+    // SAFETY: two ledgers of so many stand one behind the other; a Ref points to a live map value.
+    unsafe { *(&raw mut (*counters.as_ptr()).drawn).cast::<u64>().add(at) += 1 }
+}
+
+/// The word of a trial whose client waits from now on.
+#[inline(always)]
+fn wait<E: Env>(env: &E, backend: Ref<Backend>, counters: Ref<VersionCounters>, flags: u32) -> u32 {
+    let timing = field!(backend.timing);
+    let wanted = if flags & flag::RULED != 0 { timing::RULED } else { timing::DRAWN };
+    if timing & wanted == 0 {
+        return trial::word(env.ticks(), flags);
+    }
+    let trial = trial::word(env.ticks(), flags | flag::PENDING);
+    enter(counters, timing, trial, 1);
+    trial
+}
+
+/// Takes a trial out of its slot, unless that is another's by now.
+#[inline(always)]
+fn leave<E: Env>(env: &E, counters: Ref<VersionCounters>, shift: u8, trial: u32) {
+    if !trial::is_past(trial, env.ticks(), shift) {
+        enter(counters, shift, trial, u32::MAX);
+    }
+}
+
+/// Adds to the slot of a trial.
+#[inline(always)]
+fn enter(counters: Ref<VersionCounters>, shift: u8, trial: u32, by: u32) {
+    let at = opaque(trial::slot(trial, shift)) as usize & (SLOTS - 1);
+    // SAFETY: masked to the array's length; a Ref points to a live map value.
+    unsafe {
+        let slot = (&raw mut (*counters.as_ptr()).pending).cast::<u32>().add(at);
+        *slot = trial::changed(*slot, trial, shift, by);
+    }
 }

@@ -140,12 +140,14 @@ pub struct Backend {
     pub port: [u8; 2],
     /// [`backend_state`] constant.
     pub state: u8,
-    pub pad: u8,
+    /// How its pending trials are entered: [`super::trial::timing`].
+    pub timing: u8,
     /// Version id.
     pub version: u32,
     /// Service id.
     pub service: u32,
-    pub pad2: u32,
+    /// Jiffies after which a trial without an answer is overdue; 0: never.
+    pub unanswered: u32,
 }
 
 /// Values of [`Backend::state`].

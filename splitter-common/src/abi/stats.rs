@@ -37,10 +37,12 @@ pub struct VersionCounters {
     pub drawn: Outcomes,
     /// The same of trials that a rule sent here, whatever the weights.
     pub ruled: Outcomes,
+    /// Trials whose clients wait for an answer, by when they began: see [`super::trial`]. Of those that [`super::Backend::timing`] names.
+    pub pending: [u32; super::trial::SLOTS],
 }
 
 /// What became of trials: client connections and UDP flows (layer 4), requests (http). A trial belongs to the version that was chosen for it, and
-/// ends in exactly one outcome, at the moment when the client suffers or is served; until then it is pending.
+/// ends in exactly one outcome, at the moment when the client suffers or is served; until then it is pending. In the order of [`super::trial::outcome`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcomes {
@@ -60,6 +62,9 @@ pub struct Outcomes {
     pub cut: u64,
     /// The node refused it itself, for want of a backend: 503, RST, or ICMP.
     pub unavailable: u64,
+    /// It ended, however, later than [`super::Backend::unanswered`] after it began; counted here and nowhere else. What has not ended is in
+    /// [`VersionCounters::pending`].
+    pub overdue: u64,
     /// http: answers by status class: index 1 to 5; 0: what is none.
     pub status: [u64; 6],
     /// http: answers whose status the service counts as failures (`errorRate.codes`).
