@@ -310,14 +310,30 @@ pub unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
 /// As [`set_bits`].
 #[inline(always)]
 pub unsafe fn clear_bits(word: *mut u32, bits: u32) {
-    #[cfg(target_arch = "bpf")]
     // SAFETY: the caller's promise.
-    unsafe {
-        core::arch::asm!("{1} = atomic_fetch_and((u32 *)({0} + 0), {1})", in(reg) word, inout(wreg) !bits => _)
-    };
-    #[cfg(not(target_arch = "bpf"))]
+    unsafe { fetch_clear(word, bits) };
+}
+
+/// As [`clear_bits`]; what the word was.
+///
+/// # Safety
+/// As [`set_bits`].
+#[inline(always)]
+pub unsafe fn fetch_clear(word: *mut u32, bits: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let found: u32;
+        // SAFETY: the caller's promise.
+        unsafe {
+            core::arch::asm!("{1} = atomic_fetch_and((u32 *)({0} + 0), {1})", in(reg) word, inout(wreg) !bits => found);
+        }
+        found
+    }
     // SAFETY: the caller's promise; tests have one thread.
+    #[cfg(not(target_arch = "bpf"))]
     unsafe {
-        *word &= !bits
-    };
+        let found = *word;
+        *word &= !bits;
+        found
+    }
 }

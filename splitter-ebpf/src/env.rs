@@ -95,6 +95,8 @@ pub struct Scratch<F: Family> {
     pub read: u32,
     /// Version that a rule names, or `splice::gather::NO_RULE`.
     pub ruled: u32,
+    /// 1: all of the request whose head was read is here.
+    pub whole: u32,
     pub scan: Scan,
     pub request: RequestHead,
     pub response: ResponseHead,

@@ -282,6 +282,25 @@ impl Maps {
         self.mark(Role::Backend, &addr, port, proto);
     }
 
+    /// Trials of all backends are entered as pending, and overdue after 5 s.
+    pub fn time_trials(&self) {
+        for backend in self.backends.0.borrow_mut().values_mut() {
+            let backend = backend.get_mut();
+            (backend.timing, backend.unanswered) = (trial::timing::DRAWN | trial::timing::RULED | trial::shift(1_250), 1_250);
+        }
+    }
+
+    /// Changes all backends.
+    pub fn change_backends(&self, change: impl Fn(&mut Backend)) {
+        self.backends.0.borrow_mut().values_mut().for_each(|backend| change(backend.get_mut()));
+    }
+
+    /// Trials of a version whose clients wait, whenever they began.
+    pub fn pending(&self, version: u32) -> i32 {
+        let slots = self.version(version).pending;
+        slots.iter().map(|value| (value << 14) as i32 >> 14).sum()
+    }
+
     pub fn set_state(&self, id: u32, state: u8) {
         let backend = self.backends.get(&id).expect("the backend is there");
         backend.set(Backend { state, ..backend.get() });

@@ -67,6 +67,8 @@ impl Verdict {
     pub const PLAIN: Self = Self(21 << 32);
     /// A head is to be read: see `splice::read`.
     pub const READ: Self = Self(22 << 32);
+    /// As `CONNECT`: an ICMP error has come in answer to a leg's SYN.
+    pub const UNREACHABLE: Self = Self(25 << 32);
 
     /// A client's packet that is not plain: see `splice::connection`.
     pub const CONNECTION: Self = Self(23 << 32);
@@ -123,7 +125,7 @@ impl Verdict {
             11 => Action::ResetReceiver,
             12 => Action::SpliceClient,
             13 => Action::SpliceServer,
-            14..20 | 21 => Action::Step,
+            14..20 | 21 | 25 => Action::Step,
             20 => Action::Over(detail),
             22 => Action::Read,
             23 => Action::SpliceConnection,

@@ -57,7 +57,12 @@ pub struct Service {
     /// `mode: http`: largest TCP segment (payload bytes) that the paths to all backends carry; what clients are told.
     pub mss: u16,
     pub versions: [VersionSlot; MAX_VERSIONS],
+    /// `mode: http`, with [`super::trial::timing::CODES`]: statuses that count as failures; bit 0 is 100.
+    pub failing: [u64; CODE_WORDS],
 }
+
+/// Words of [`Service::failing`]; a power of two.
+pub const CODE_WORDS: usize = 8;
 
 /// Values of [`Service::split_by`].
 pub mod split_by {

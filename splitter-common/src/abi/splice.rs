@@ -63,6 +63,8 @@ pub struct Spliced<F: Family> {
     pub scale: u8,
     /// SYNs to backends for the leg that is being opened.
     pub tries: u8,
+    /// Of the request that waits for its leg: see [`super::trial`].
+    pub trial: u32,
 }
 
 /// Values of [`Spliced::state`] and [`Leg::state`].
@@ -143,7 +145,8 @@ pub struct Leg<F: Family> {
     pub forward: u16,
     /// Where in a chunked body the leg stands; [`Leg::body_end`] is the number of the next byte to read.
     pub chunks: Chunks,
-    pub pad: u32,
+    /// Of the last request: see [`super::trial`].
+    pub trial: u32,
     /// Nanoseconds of CLOCK_MONOTONIC: of the SYN, then of the request. Of an idle leg: the last TSval that its backend is known to have sent.
     pub stamp: u64,
 }

@@ -18,8 +18,6 @@ pub mod flag {
     pub const RULED: u32 = 2;
     /// It is entered in `pending`.
     pub const PENDING: u32 = 4;
-    /// It ended well so far: what comes of its response is still counted as `cut`.
-    pub const ANSWERED: u32 = 8;
     /// How many bits there are.
     pub const BITS: u32 = 4;
 }
@@ -28,6 +26,8 @@ pub mod flag {
 pub mod timing {
     /// Bits of the slot's length: jiffies as a power of two.
     pub const SHIFT: u8 = 0x1f;
+    /// `mode: http`: [`crate::abi::Service::failing`] says what fails; else class 5 does.
+    pub const CODES: u8 = 0x20;
     pub const DRAWN: u8 = 0x40;
     pub const RULED: u8 = 0x80;
 }

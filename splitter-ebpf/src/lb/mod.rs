@@ -89,7 +89,14 @@ pub fn ipv4<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
             }
             verdict
         }
-        Kind::Icmp(at) => nat::icmp::error(packet, env, &parsed, at),
+        Kind::Icmp(at) => {
+            let verdict = nat::icmp::error(packet, env, &parsed, at);
+            if verdict == Verdict::UNREACHABLE {
+                let Some(scratch) = Tables::<V4>::scratch(env) else { return Verdict::PASS };
+                *place!(scratch.parsed) = parsed;
+            }
+            verdict
+        }
         Kind::Other => Verdict::PASS,
         Kind::Odd(reason) => odd(env, reason),
     }

@@ -10,6 +10,8 @@ pub struct Choice {
     pub version: u32,
     /// Why nobody: set when `backend` is 0.
     pub none: Reason,
+    /// 1: a rule chose the version; 0: the weights did.
+    pub ruled: u32,
 }
 
 /// The facts that the decision reads.
@@ -26,7 +28,7 @@ pub struct Facts {
 /// Decides. `avoid`: a backend that just failed this client, or 0.
 #[inline(never)]
 pub fn select<E: Env>(env: &E, service_id: u32, facts: &Facts, avoid: u32, out: &mut Choice) -> u32 {
-    *out = Choice { backend: 0, version: 0, none: Reason::ServiceUnknown };
+    *out = Choice { backend: 0, version: 0, none: Reason::ServiceUnknown, ruled: 0 };
     let Some(service) = env.service(service_id) else { return 0 };
     let (salt, split_by) = (field!(service.salt), field!(service.split_by));
     let key = if split_by == split_by::CLIENT_IP {
@@ -35,6 +37,7 @@ pub fn select<E: Env>(env: &E, service_id: u32, facts: &Facts, avoid: u32, out: 
         decide::connection_key(&facts.client, facts.client_port, &facts.vip, facts.vip_port, facts.proto)
     };
     let ruled = if field!(service.has_rules) != 0 { env.rule(service_id, &facts.client) } else { None };
+    out.ruled = ruled.is_some() as u32;
     let index = match ruled {
         Some(index) => Some(index as usize),
         None => service.with(|service| decide::pick(service, decide::bucket(salt, key))),

@@ -22,6 +22,8 @@ const FAILED: u64 = u64::MAX;
 /// How ICMP errors of one IP version look.
 pub trait IcmpError: Ip {
     fn is_error(kind: u8) -> bool;
+    /// Whether the error says that the addressee cannot be reached, whatever the size of the packet.
+    fn refuses(kind: u8, code: u8) -> bool;
     /// Fills the key of the quoted packet, turned round; answers where its transport header lies, `None` when it is not TCP or UDP.
     fn quoted<P: Packet>(packet: &mut P, at: usize, key: &mut FlowKey<Self>) -> Option<u32>
     where
@@ -50,6 +52,10 @@ pub fn error<F: IcmpError, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
     let Some(scratch) = env.scratch() else { return Verdict::PASS };
     let (key, t) = (place!(scratch.quoted), place!(scratch.translation));
     let Some(l4) = F::quoted(packet, at as usize + 8, key) else { return Verdict::PASS };
+    if F::refuses(icmp[0], icmp[1]) && key.proto == TCP as u32 && splice::opens(env, key) {
+        field!(scratch.read = l4);
+        return Verdict::UNREACHABLE;
+    }
     if owner_of(env, key, t) == 0 {
         return Verdict::PASS;
     }
@@ -161,6 +167,11 @@ impl IcmpError for V4 {
         // Destination unreachable, time exceeded, parameter problem.
         matches!(kind, 3 | 11 | 12)
     }
+    #[inline(always)]
+    fn refuses(kind: u8, code: u8) -> bool {
+        // All but fragmentation needed.
+        kind == 3 && code != 4
+    }
     #[inline(never)]
     fn quoted<P: Packet>(packet: &mut P, at: usize, key: &mut FlowKey<V4>) -> Option<u32> {
         let ip = packet.read::<20>(at)?;
@@ -202,6 +213,10 @@ impl IcmpError for V6 {
     fn is_error(kind: u8) -> bool {
         // Destination unreachable, packet too big, time exceeded, parameter problem.
         matches!(kind, 1..=4)
+    }
+    #[inline(always)]
+    fn refuses(kind: u8, _code: u8) -> bool {
+        kind == 1
     }
     #[inline(never)]
     fn quoted<P: Packet>(packet: &mut P, at: usize, key: &mut FlowKey<V6>) -> Option<u32> {

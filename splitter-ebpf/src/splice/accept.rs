@@ -171,6 +171,7 @@ fn begin<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segme
     s.options = (found >> 24) as u8 & (tcp_option::SCALE | tcp_option::SACK | tcp_option::STAMPS);
     s.scale = (found >> 16 & 15) as u8;
     s.tries = 0;
+    s.trial = 0;
     if !env.put_spliced(&p.key, s) {
         env.count(Reason::FlowInsertFailed);
         stash::give_back(env, slot as u16);

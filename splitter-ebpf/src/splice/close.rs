@@ -1,6 +1,6 @@
 //! The end of a spliced flow.
 
-use super::{Segment, emit, leg, segment::after, stash};
+use super::{Segment, emit, leg, segment::after, stash, trial};
 use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
@@ -15,12 +15,13 @@ use splitter_common::abi::*;
 
 const BOTH: u8 = splice_flag::FIN | splice_flag::PEER_FIN;
 
-/// Forgets a flow and the leg in use; nobody is told. Idle legs are reset when they speak.
+/// Forgets a flow and the leg in use; nobody is told. Idle legs are reset when they speak. `outcome`: of a request that is under way.
 #[inline(never)]
-pub fn forget<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>) -> u32 {
+pub fn forget<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, outcome: u32) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     let key = place!(scratch.partner);
     leg::key_in_use(entry, key);
+    trial::lost(env, entry, key, outcome);
     release(env, entry, &p.key, key);
     0
 }
@@ -45,6 +46,11 @@ pub fn noted_by_client<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segmen
     let key = place!(scratch.partner);
     leg::key_in_use(entry, key);
     let leg = env.leg(key);
+    if segment.is(tcp::FIN | tcp::RST)
+        && let Some(leg) = leg
+    {
+        trial::left(env, segment, entry, leg);
+    }
     if segment.is(tcp::FIN) {
         flag!(set entry.owner, splice_flag::FIN);
         if let Some(leg) = leg {
@@ -58,6 +64,9 @@ pub fn noted_by_client<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segmen
 /// As [`noted_by_client`], of the backend.
 #[inline(never)]
 pub fn noted_by_server<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segment, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) -> u32 {
+    if segment.is(tcp::FIN | tcp::RST) {
+        trial::closed(env, segment, leg);
+    }
     if segment.is(tcp::FIN) {
         flag!(set leg.owner, leg_flag::FIN);
         flag!(set flow.owner, splice_flag::PEER_FIN);

@@ -14,7 +14,7 @@ use splitter_common::{abi::*, barrier, decide, http::RequestHead};
 #[inline(never)]
 pub fn choose<E: Env>(env: &E, service_id: u32, facts: &Facts, head: &RequestHead, at_ruled: u64, out: &mut Choice) -> u32 {
     let (at, ruled) = (at_ruled as u32, (at_ruled >> 32) as u32);
-    *out = Choice { backend: 0, version: 0, none: Reason::ServiceUnknown };
+    *out = Choice { backend: 0, version: 0, none: Reason::ServiceUnknown, ruled: 0 };
     let Some(service) = env.service(service_id) else { return 0 };
     let (salt, split_by) = (field!(service.salt), field!(service.split_by));
     let connection = decide::connection_key(&facts.client, facts.client_port, &facts.vip, facts.vip_port, facts.proto);
@@ -28,6 +28,7 @@ pub fn choose<E: Env>(env: &E, service_id: u32, facts: &Facts, head: &RequestHea
     if ruled != NO_RULE {
         index = service.with(|service| slot_of(service, ruled));
     }
+    out.ruled = (index < MAX_VERSIONS as u32) as u32;
     if index >= MAX_VERSIONS as u32 {
         match service.with(|service| decide::pick(service, decide::bucket(salt, key))) {
             Some(picked) => index = picked as u32,

@@ -4,7 +4,7 @@ use super::{
     Segment, Stamps, close, emit, leg,
     numbers::Renumber,
     segment::{after, options},
-    stash,
+    stash, trial,
 };
 use crate::{
     bytes::{Packet, Ref},
@@ -17,7 +17,7 @@ use crate::{
     place,
     verdict::Verdict,
 };
-use splitter_common::abi::*;
+use splitter_common::abi::{trial::outcome, *};
 
 /// A client's packet that is not plain.
 #[inline(never)]
@@ -46,7 +46,7 @@ pub fn plain<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     let Some(backend) = env.backend(field!(entry.owner) & 0xff_ffff) else { return Verdict::DROP };
     if !serves(field!(backend.state)) {
         env.count(Reason::BackendDown);
-        close::forget(env, p, entry);
+        close::forget(env, p, entry, outcome::UNAVAILABLE);
         return Verdict::RESET;
     }
     let t = place!(scratch.translation);
@@ -104,6 +104,7 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
     let Some(backend) = env.backend(field!(leg.owner) & 0xff_ffff) else { return Verdict::DROP };
     if !serves(field!(backend.state)) {
         env.count(Reason::BackendDown);
+        trial::lost(env, flow, &p.key, outcome::UNAVAILABLE);
         return close::over(env, flow, Verdict::RESET);
     }
     let flags = (field!(leg.owner) >> 24) as u8;

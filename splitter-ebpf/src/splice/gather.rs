@@ -80,7 +80,7 @@ pub fn more<F: Network, P: Packet, E: Env + Tables<F>>(
     };
     if segment.is(tcp::FIN) && segment.len == 0 && segment.seq == field!(entry.next) {
         // The rest of the head will not come.
-        close::forget(env, p, entry);
+        close::forget(env, p, entry, trial::outcome::ABANDONED);
         return Verdict::RESET;
     }
     field!(entry.window = segment.window);

@@ -1,6 +1,6 @@
 //! Connections to backends: their keys, turning one idle and taking it up again.
 
-use super::{Numbers, Segment, Stamps, emit, segment::after};
+use super::{Numbers, Segment, Stamps, emit, segment::after, trial};
 use crate::{
     answer::swapped,
     bytes::{Packet, Ref, add_to},
@@ -95,6 +95,7 @@ pub fn expect_response<F: Family, E: Env>(env: &E, leg: Ref<Leg<F>>, flow: Ref<S
     field!(leg.sent = field!(flow.body_end).wrapping_add(field!(flow.seq_add)));
     field!(leg.body_end = field!(leg.next));
     field!(leg.stamp = env.now());
+    trial::moves(flow, leg);
     flag!(clear leg.owner, leg_flag::CHUNKED | leg_flag::UNSURE | leg_flag::HEAD);
     let head = if field!(flow.options) & tcp_option::HEAD != 0 { leg_flag::HEAD } else { 0 };
     flag!(set leg.owner, leg_flag::AWAIT | head);

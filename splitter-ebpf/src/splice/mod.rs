@@ -35,6 +35,7 @@ mod request;
 mod response;
 mod segment;
 mod stash;
+mod trial;
 
 pub use emit::Out;
 pub use lock::release;
@@ -55,7 +56,10 @@ use crate::{
     verdict::{Action, Verdict},
 };
 use segment::after;
-use splitter_common::{abi::*, barrier::forget};
+use splitter_common::{
+    abi::{trial::outcome, *},
+    barrier::forget,
+};
 
 /// How loops of many rounds run.
 #[cfg(target_arch = "bpf")]
@@ -184,6 +188,9 @@ pub fn steps<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     if verdict == Verdict::PLAIN {
         verdict = established::plain(packet, env, p);
     }
+    if verdict == Verdict::UNREACHABLE {
+        verdict = open::unreachable::<F, P, E>(packet, env);
+    }
     if verdict == Verdict::CONNECT {
         verdict = open::connect(packet, env, p);
     }
@@ -219,6 +226,12 @@ pub fn quoted<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &mut Tran
     (t.src, t.dst, t.ports) = (field!(s.src), field!(s.dst), field!(s.ports));
     field!(scratch.renumber = field!(s.ack_add));
     1
+}
+
+/// Whether a packet that cannot be delivered, as an ICMP error says, may be the SYN of a leg. `key`: the quoted packet, turned round.
+#[inline(always)]
+pub fn opens<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>) -> bool {
+    env.leg(key).is_some_and(|leg| field!(leg.state) == splice_state::OPENING)
 }
 
 const EITHER_FIN: u8 = splice_flag::FIN | splice_flag::PEER_FIN;
@@ -324,7 +337,7 @@ fn from_client<F: Network, P: Packet, E: Env + Tables<F>>(
     leg::heard(packet, segment, entry);
     if field!(entry.owner) >> 24 & splice_flag::SYN_AGAIN as u32 != 0 && cookie::open(env, &p.key, segment) != 0 {
         // The client uses its port again: what was there is over.
-        close::forget(env, p, entry);
+        close::forget(env, p, entry, outcome::ABANDONED);
         return accept::stranger(packet, env, p, segment);
     }
     match field!(entry.state) {

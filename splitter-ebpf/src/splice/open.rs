@@ -2,9 +2,9 @@
 //! one gets.
 
 use super::{
-    Out, Rounds, Segment, Stamps, accept, close, decide, emit, gather, leg, request,
+    Out, Rounds, Segment, Stamps, accept, close, decide, emit, gather, leg, lock, request,
     segment::{after, options},
-    stash,
+    stash, trial,
 };
 use crate::{
     account,
@@ -20,7 +20,7 @@ use crate::{
     verdict::Verdict,
 };
 use splitter_common::{
-    abi::*,
+    abi::{trial::outcome, *},
     http::{HEAD_LIMIT, Loop, chunks::Chunks},
 };
 
@@ -41,6 +41,7 @@ pub fn connect<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
     let from_client = p.key.src == client.src && p.key.dst == client.dst;
     if route(packet, env, entry, from_client as u32) == 0 {
         // No port for it, or no room in a table: said at once, since nothing tells when there will be.
+        trial::failed(env, entry, place!(scratch.choice).backend, outcome::UNAVAILABLE);
         accept::answer_with(env, entry, accept::NOBODY);
         return Verdict::TO_CLIENT;
     }
@@ -75,6 +76,7 @@ fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, ent
     (l.seq_add, l.ack_add, l.ts_val_add, l.next, l.sent, l.body_end) = (0, 0, 0, 0, 0, 0);
     (l.state, l.shift) = (splice_state::OPENING, 0);
     l.chunks = Chunks::default();
+    l.trial = 0;
     l.forward = kept_nexthop(t);
     l.stamp = env.now();
     let mut stored = enter(env, t, source);
@@ -176,8 +178,11 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
     entry: Ref<Spliced<F>>,
 ) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    if segment.is(tcp::FIN | tcp::RST) {
+        trial::unopened(env, segment, entry);
+    }
     if segment.is(tcp::RST) {
-        close::forget(env, p, entry);
+        close::forget(env, p, entry, outcome::UNOPENED);
         return Verdict::DROP;
     }
     if segment.len == 0 {
@@ -204,7 +209,7 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
     leg::key_in_use(entry, key);
     let Some(leg) = env.leg(key) else {
         env.count(Reason::LegLost);
-        close::forget(env, p, entry);
+        close::forget(env, p, entry, outcome::UNAVAILABLE);
         return Verdict::RESET;
     };
     let age = env.now().wrapping_sub(field!(leg.stamp));
@@ -243,6 +248,7 @@ fn elsewhere<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, si
     if choice.backend != 0 && (silent || choice.backend != failed) && field!(entry.tries) < TRIES {
         return Verdict::CONNECT;
     }
+    trial::failed(env, entry, failed, if silent { outcome::UNOPENED } else { outcome::REFUSED });
     accept::answer_with(env, entry, accept::NOBODY);
     Verdict::TO_CLIENT
 }
@@ -272,19 +278,7 @@ pub fn refused<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: 
     };
     let expected = field!(flow.request_at);
     if segment.is(tcp::RST) {
-        if segment.ack != expected {
-            return Verdict::DROP;
-        }
-        env.count(Reason::LegRefused);
-        let failed = field!(entry.owner) & 0xff_ffff;
-        if let Some(backend) = env.backend(failed)
-            && let Some(counters) = env.counters(field!(backend.version))
-        {
-            field!(counters.refused += 1);
-        }
-        env.drop_leg(&p.key);
-        place!(scratch.choice).backend = failed;
-        return elsewhere(env, flow, false);
+        return if segment.ack == expected { refuses(env, &p.key, flow, entry) } else { Verdict::DROP };
     }
     if segment.ack == expected || !segment.is(tcp::ACK) {
         return Verdict::DROP;
@@ -293,6 +287,43 @@ pub fn refused<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: 
     env.count(Reason::StaleLeg);
     emit::answer_to(p, place!(scratch.out), segment.ack, 0, tcp::RST, 0);
     Verdict::STALE
+}
+
+/// The backend of a leg, whose key is `key`, refuses it.
+#[inline(always)]
+fn refuses<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    env.count(Reason::LegRefused);
+    let failed = field!(leg.owner) & 0xff_ffff;
+    if let Some(backend) = env.backend(failed)
+        && let Some(counters) = env.counters(field!(backend.version))
+    {
+        field!(counters.refused += 1);
+    }
+    env.drop_leg(key);
+    place!(scratch.choice).backend = failed;
+    elsewhere(env, flow, false)
+}
+
+/// An ICMP error says that the SYN of the leg `scratch.quoted` cannot be delivered: that is a refusal, as a RST is (RFC 9293, 3.9.2.2). It must quote
+/// the SYN's own number (RFC 5927, 4.1), at `scratch.read`, and come from where the backend is. The packet in hand is used up in any case.
+#[inline(never)]
+pub fn unreachable<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let (key, client) = (place!(scratch.quoted), place!(scratch.client));
+    let Some(leg) = env.leg(key) else { return Verdict::DROP };
+    leg::client_of(leg, client);
+    if !lock::acquire(env, client) {
+        return Verdict::DROP;
+    }
+    // Again: it may be another one by now, or open.
+    let (Some(leg), Some(flow)) = (env.leg(key), env.spliced(client)) else { return Verdict::DROP };
+    let quoted = crate::bytes::within::<1024>(field!(scratch.read)).and_then(|at| packet.read::<4>(at as usize + 4));
+    let sent = field!(flow.request_at).wrapping_sub(1).to_be_bytes();
+    if field!(leg.state) != splice_state::OPENING || field!(flow.state) != splice_state::OPENING || quoted != Some(sent) {
+        return Verdict::DROP;
+    }
+    refuses(env, key, flow, leg)
 }
 
 /// Resets what a backend still has of an old connection, and sends the SYN again. `scratch.out` is the reset.

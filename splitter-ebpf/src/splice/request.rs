@@ -1,6 +1,6 @@
 //! A request whose head has been read: which leg it goes to.
 
-use super::{Segment, Stamps, accept, close, decide, emit, gather, leg, open, segment::after, stash};
+use super::{Segment, Stamps, accept, close, decide, emit, gather, leg, open, segment::after, stash, trial};
 use crate::{
     bytes::{Packet, Ref, ordered},
     env::{Env, Tables},
@@ -12,7 +12,7 @@ use crate::{
     verdict::Verdict,
 };
 use splitter_common::{
-    abi::*,
+    abi::{trial::outcome, *},
     barrier,
     http::{HEAD_LIMIT, verdict},
 };
@@ -35,7 +35,7 @@ pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
     leg::key_in_use(entry, key);
     let Some(current) = env.leg(key) else {
         env.count(Reason::LegLost);
-        close::forget(env, p, entry);
+        close::forget(env, p, entry, outcome::UNAVAILABLE);
         return Verdict::RESET;
     };
     if after(segment.seq, field!(entry.body_end)) {
@@ -144,6 +144,7 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
                 return Verdict::DROP;
             }
             leg::park(env, entry, at, 0);
+            trial::given(env, entry, chosen::<F, E>(env));
             Verdict::CONNECT
         }
         status => {
@@ -227,6 +228,8 @@ fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: 
     let options = field!(entry.options) & !tcp_option::HEAD;
     field!(entry.options = if head.head_method != 0 { options | tcp_option::HEAD } else { options });
     field!(entry.body_end = at.wrapping_add(head.head_len).wrapping_add(head.length as u32));
+    let here = at.wrapping_add(field!(scratch.read));
+    field!(scratch.whole = (head.verdict == verdict::COMPLETE && !after(field!(entry.body_end), here)) as u32);
     if head.verdict != verdict::COMPLETE {
         flag!(set entry.owner, splice_flag::PINNED);
         env.count(match head.verdict {
@@ -239,6 +242,7 @@ fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: 
         head.keyed = 0;
         field!(scratch.ruled = gather::NO_RULE);
         if current != 0 {
+            choice.ruled = 0;
             return stay(env, entry, current);
         }
     }
@@ -255,9 +259,17 @@ fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: 
     }
     count(env, current, choice.version);
     if decide::backend(env, field!(entry.service), facts, choice, 0) == 0 {
+        let reset = env.service(field!(entry.service)).is_some_and(|service| field!(service.http) & http_flag::RESET != 0);
+        trial::unserved::<F, E>(env, reset as u32);
         return accept::NOBODY;
     }
     if current == 0 { OPEN } else { switch(env, p, entry, at, ack) }
+}
+
+/// Backend that was chosen.
+#[inline(always)]
+fn chosen<F: Network, E: Env + Tables<F>>(env: &E) -> u32 {
+    Tables::<F>::scratch(env).map_or(0, |scratch| place!(scratch.choice).backend)
 }
 
 /// Counts a request for a version. `current`: backend in use, or 0.
@@ -280,6 +292,7 @@ fn stay<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, current
     {
         field!(counters.requests += 1);
     }
+    trial::given(env, entry, current);
     let key = place!(scratch.partner);
     leg::key_in_use(entry, key);
     if let Some(leg) = env.leg(key) {
@@ -305,6 +318,7 @@ fn switch<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spl
     }
     leg::park(env, entry, at, wanted);
     leg::take_up(entry, env, key, leg, at as u64 | (ack as u64) << 32);
+    trial::given(env, entry, wanted);
     leg::expect_response(env, leg, entry);
     STAY
 }

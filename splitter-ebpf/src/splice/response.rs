@@ -1,6 +1,6 @@
 //! What the splice reads of responses: when the first byte comes, the status, and where the body ends.
 
-use super::{Rounds, Segment, gather, leg, segment::after};
+use super::{Rounds, Segment, gather, leg, segment::after, trial};
 use crate::{
     account,
     bytes::{Packet, Ref, opaque},
@@ -147,15 +147,20 @@ fn head<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, rest
         field!(leg.chunks = Chunks::default());
         flag!(set leg.owner, if chunked { leg_flag::CHUNKED } else { leg_flag::UNSURE });
     }
+    // Before the next request may come.
+    let trial = trial::take(leg);
+    if response.status == 101 {
+        field!(leg.trial = 0);
+    }
     // Behind all that says where the response ends: the CPU that has the client's next request reads it without waiting for this one.
     flag!(clear leg.owner, leg_flag::AWAIT);
-    answered(env, response.status as u32, leg);
+    answered(env, response.status as u32, leg, trial);
     0
 }
 
 /// Counts a response and its time.
 #[inline(never)]
-fn answered<F: Network, E: Env>(env: &E, status: u32, leg: Ref<Leg<F>>) -> u32 {
+fn answered<F: Network, E: Env>(env: &E, status: u32, leg: Ref<Leg<F>>, trial: u32) -> u32 {
     let Some(backend) = env.backend(field!(leg.owner) & 0xff_ffff) else { return 0 };
     let version = field!(backend.version);
     if let Some(counters) = env.counters(version) {
@@ -166,5 +171,6 @@ fn answered<F: Network, E: Env>(env: &E, status: u32, leg: Ref<Leg<F>>) -> u32 {
             unsafe { *(&raw mut (*counters.as_ptr()).status).cast::<u64>().add(class) += 1 };
         }
     }
+    trial::answered(env, backend, trial, status);
     account::sample(env, version, Measure::FirstByte as u32, env.now().wrapping_sub(field!(leg.stamp)))
 }

@@ -12,6 +12,7 @@ mod pin;
 mod responses;
 mod stamps;
 mod switch;
+mod trial;
 
 use super::{BACKEND_SIDE, CLIENT_SIDE, ROUTE, addr, backend, frames};
 use crate::{
@@ -159,8 +160,11 @@ impl Http {
 
     /// A packet into the node; the packets that come out. What goes by, or back, has the link header that it needs.
     fn run(&self, wire: &Wire, side: u32) -> Vec<Wire> {
-        let bytes = wire.build();
-        let mut frame = Frame::<false>::new(&bytes, ROUTE);
+        self.run_bytes(&wire.build(), side)
+    }
+
+    fn run_bytes(&self, bytes: &[u8], side: u32) -> Vec<Wire> {
+        let mut frame = Frame::<false>::new(bytes, ROUTE);
         frame.ifindex = side;
         let action = frame.run(&self.maps);
         self.last.set(action);
