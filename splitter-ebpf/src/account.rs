@@ -89,10 +89,14 @@ pub fn ended<E: Env>(env: &E, backend: Ref<Backend>, trial: u32, outcome: u32) -
         return 0;
     }
     let Some(counters) = env.counters(field!(backend.version)) else { return 0 };
-    let unanswered = field!(backend.unanswered);
     if trial & flag::PENDING != 0 {
-        leave(env, counters, field!(backend.timing), trial);
-        if unanswered != 0 && trial::age(trial, env.ticks()) >= unanswered {
+        let (timing, unanswered, now) = (field!(backend.timing), field!(backend.unanswered), env.ticks());
+        if trial::is_past(trial, now, timing) {
+            // It has been left in its slot, and is counted there.
+            return 0;
+        }
+        enter(counters, timing, trial, u32::MAX);
+        if unanswered != 0 && trial::age(trial, now) >= unanswered {
             add(counters, trial, outcome::OVERDUE);
             return 0;
         }
@@ -133,11 +137,23 @@ fn leave<E: Env>(env: &E, counters: Ref<VersionCounters>, shift: u8, trial: u32)
 
 /// Adds to the slot of a trial.
 #[inline(always)]
-fn enter(counters: Ref<VersionCounters>, shift: u8, trial: u32, by: u32) {
-    let at = opaque(trial::slot(trial, shift)) as usize & (SLOTS - 1);
+fn enter(counters: Ref<VersionCounters>, timing: u8, trial: u32, by: u32) {
+    let at = opaque(trial::slot(trial, timing)) as usize & (SLOTS - 1);
     // SAFETY: masked to the array's length; a Ref points to a live map value.
-    unsafe {
-        let slot = (&raw mut (*counters.as_ptr()).pending).cast::<u32>().add(at);
-        *slot = trial::changed(*slot, trial, shift, by);
+    let slot = unsafe { (&raw mut (*counters.as_ptr()).pending).cast::<u32>().add(at) };
+    // SAFETY: as above.
+    let value = unsafe { *slot };
+    let left = trial::left(value, trial, timing);
+    if left != 0 {
+        // Who reads both ledgers does not mind which one it is.
+        let ledger = if timing & timing::DRAWN != 0 { 0 } else { outcome::COUNT };
+        let at = opaque(ledger + outcome::OVERDUE) as usize & (2 * outcome::COUNT as usize - 1);
+        // SAFETY: as in `add`.
+        unsafe {
+            let overdue = (&raw mut (*counters.as_ptr()).drawn).cast::<u64>().add(at);
+            *overdue = (*overdue).wrapping_add(left as i64 as u64);
+        }
     }
+    // SAFETY: as above.
+    unsafe { *slot = trial::changed(value, trial, timing, by) }
 }

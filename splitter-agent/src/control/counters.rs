@@ -43,7 +43,7 @@ fn add_outcomes(total: &mut Outcomes, one: &Outcomes) {
     total.closed += one.closed;
     total.cut += one.cut;
     total.unavailable += one.unavailable;
-    total.overdue += one.overdue;
+    total.overdue = total.overdue.wrapping_add(one.overdue);
     total.status.iter_mut().zip(one.status).for_each(|(total, one)| *total += one);
     total.failed += one.failed;
 }

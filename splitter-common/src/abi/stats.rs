@@ -63,7 +63,7 @@ pub struct Outcomes {
     /// The node refused it itself, for want of a backend: 503, RST, or ICMP.
     pub unavailable: u64,
     /// It ended, however, later than [`super::Backend::unanswered`] after it began; counted here and nowhere else. What has not ended is in
-    /// [`VersionCounters::pending`].
+    /// [`VersionCounters::pending`], and comes here when its slot is used again. Modulo 2^64 on each CPU; the sum counts.
     pub overdue: u64,
     /// http: answers by status class: index 1 to 5; 0: what is none.
     pub status: [u64; 6],

@@ -84,6 +84,18 @@ pub const fn is_past(trial: u32, ticks: u32, shift: u8) -> bool {
     age(trial, ticks) >> (shift & timing::SHIFT) >= TOLD_APART
 }
 
+/// A slot's count, on one CPU; negative, when trials ended on it that began on another.
+#[inline(always)]
+const fn count(value: u32) -> i32 {
+    ((value << (32 - COUNT_BITS)) as i32) >> (32 - COUNT_BITS)
+}
+
+/// What an earlier round has left in the slot that a trial is about to use: trials that have not ended, and are counted as overdue from now on.
+#[inline(always)]
+pub const fn left(value: u32, trial: u32, shift: u8) -> i32 {
+    if value & !COUNT == round(trial, shift) { 0 } else { count(value) }
+}
+
 /// A slot's value on one CPU after `add` trials that began with this one came (or, negative, went). What an earlier round left is forgotten.
 #[inline(always)]
 pub const fn changed(value: u32, trial: u32, shift: u8, add: u32) -> u32 {
@@ -92,9 +104,23 @@ pub const fn changed(value: u32, trial: u32, shift: u8, add: u32) -> u32 {
     round | count & COUNT
 }
 
-/// Trials that began in the slot of `ticks` and are pending on one CPU; negative, when they ended on it and began on another.
-pub const fn count(value: u32, ticks: u32, shift: u8) -> i32 {
-    if value & !COUNT == round(word(ticks, 0), shift) { ((value << (32 - COUNT_BITS)) as i32) >> (32 - COUNT_BITS) } else { 0 }
+/// Whether a slot's value is of the round of `ticks`.
+const fn is(value: u32, ticks: u32, shift: u8) -> bool {
+    value & !COUNT == round(word(ticks, 0), shift)
+}
+
+/// Trials of slot `index` on one CPU that have not ended and began at least `unanswered` jiffies before `ticks`; the sum over all CPUs counts. With
+/// [`super::Outcomes::overdue`] this never falls: what an earlier round has left is in the one or the other.
+pub const fn overdue(value: u32, index: usize, ticks: u32, shift: u8, unanswered: u32) -> i32 {
+    let (shift, now) = (shift & timing::SHIFT, word(ticks, 0) >> flag::BITS);
+    let back = (now >> shift).wrapping_sub(index as u32) & (SLOTS as u32 - 1);
+    // Since the slot's last jiffy, unless it is the one of now.
+    let begun = ticks.wrapping_sub(back << shift);
+    let since = ((back << shift) + (now & ((1 << shift) - 1))).wrapping_sub((1 << shift) - 1);
+    // The clock may have gone on since it was read.
+    let young =
+        is(value, begun, shift) && (back == 0 || since < unanswered) || is(value, begun.wrapping_add((SLOTS as u32) << shift), shift);
+    if young { 0 } else { count(value) }
 }
 
 /// The slot's length for trials that are overdue after `unanswered` jiffies, as a power of two of jiffies: as short as can be told apart.
@@ -110,26 +136,78 @@ pub const fn shift(unanswered: u32) -> u8 {
 mod tests {
     use super::*;
 
+    /// Counters of one version on two CPUs.
+    #[derive(Default)]
+    struct Kept {
+        slots: [[u32; SLOTS]; 2],
+        overdue: i64,
+    }
+
+    const UNANSWERED: u32 = 1250;
+
+    impl Kept {
+        fn enter(&mut self, cpu: usize, trial: u32, by: u32) {
+            let shift = shift(UNANSWERED);
+            let value = &mut self.slots[cpu][slot(trial, shift) as usize];
+            self.overdue += i64::from(left(*value, trial, shift));
+            *value = changed(*value, trial, shift, by);
+        }
+        fn begin(&mut self, cpu: usize, ticks: u32) -> u32 {
+            let trial = word(ticks, flag::UNDER_WAY);
+            self.enter(cpu, trial, 1);
+            trial
+        }
+        fn end(&mut self, cpu: usize, trial: u32, ticks: u32) {
+            if !is_past(trial, ticks, shift(UNANSWERED)) {
+                self.enter(cpu, trial, u32::MAX);
+                self.overdue += i64::from(age(trial, ticks) >= UNANSWERED);
+            }
+        }
+        fn overdue(&self, ticks: u32) -> i64 {
+            let pending = |cpu: &[u32; SLOTS]| {
+                cpu.iter().enumerate().map(|(i, value)| i64::from(overdue(*value, i, ticks, shift(UNANSWERED), UNANSWERED))).sum::<i64>()
+            };
+            self.overdue + self.slots.iter().map(pending).sum::<i64>()
+        }
+    }
+
     #[test]
-    fn pending_trials_are_told_by_when_they_began() {
-        let unanswered = 1250;
-        let shift = shift(unanswered);
-        assert_eq!(shift, 6, "a quarter of a second at 250 Hz");
-        assert!((unanswered >> shift) + 2 <= TOLD_APART);
-        // Two CPUs; a round later the slot begins anew on each.
-        let (first, later) = (0xfff_fff0u32, 0xfff_fff0u32.wrapping_add(32 << shift));
-        let trial = word(first, flag::UNDER_WAY);
-        let mut values = [0u32; 2];
-        values[0] = changed(values[0], trial, shift, 1);
-        values[0] = changed(values[0], trial, shift, 1);
-        values[1] = changed(values[1], trial, shift, u32::MAX);
-        let sum = |values: [u32; 2], at: u32| values.iter().map(|value| count(*value, at, shift)).sum::<i32>();
-        assert_eq!((sum(values, first), sum(values, later)), (1, 0));
-        values[1] = changed(values[1], word(later, 0), shift, 1);
-        assert_eq!((sum(values, first), sum(values, later)), (2, 1));
-        assert!(is_past(trial, later, shift) && !is_past(trial, first.wrapping_add(unanswered + (1 << shift)), shift));
-        assert_eq!(slot(word(first, 0), shift), slot(word(later, 0), shift));
-        assert_eq!(age(trial, first.wrapping_add(7)), 7);
+    fn who_waits_too_long_is_counted_once_whatever_comes_later() {
+        assert_eq!(shift(UNANSWERED), 6, "a quarter of a second at 250 Hz");
+        // The clock wraps on the way.
+        for start in [1000u32, 0xfff_fc00, u32::MAX - 3000] {
+            let mut kept = Kept::default();
+            let at = |ticks: u32| start.wrapping_add(ticks);
+            let (one, two, three) = (kept.begin(0, at(0)), kept.begin(0, at(1)), kept.begin(1, at(2)));
+            // Ends in time, on another CPU.
+            kept.end(1, two, at(200));
+            assert_eq!(kept.overdue(at(1249)), 0);
+            assert_eq!(kept.overdue(at(1254 + 64)), 2);
+            // Ends late, and long after its slot has come round.
+            kept.end(0, three, at(1400));
+            assert_eq!(kept.overdue(at(1400)), 2);
+            for ticks in (1500..60_000).step_by(10) {
+                let trial = kept.begin(ticks as usize % 2, at(ticks));
+                kept.end(ticks as usize / 10 % 2, trial, at(ticks + 3));
+                assert_eq!(kept.overdue(at(ticks + 4)), 2, "{ticks}");
+            }
+            kept.end(0, one, at(60_000));
+            assert_eq!(kept.overdue(at(60_010)), 2);
+        }
+    }
+
+    #[test]
+    fn counts_rise_one_by_one_as_trials_become_overdue() {
+        let mut kept = Kept::default();
+        let mut last = 0;
+        for ticks in (0..20_000).step_by(5) {
+            kept.begin(ticks as usize % 2, ticks);
+            let now = kept.overdue(ticks);
+            // Between the trials that are old enough, and those a slot later.
+            let (most, least) = (u64::from((ticks + 5).saturating_sub(1250) / 5), u64::from((ticks + 5).saturating_sub(1250 + 64) / 5));
+            assert!((least as i64..=most as i64).contains(&now) && now >= last, "{ticks}: {now} not {least} to {most}");
+            last = now;
+        }
     }
 
     #[test]
