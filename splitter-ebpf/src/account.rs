@@ -76,8 +76,11 @@ pub fn rests<E: Env>(env: &E, backend: Ref<Backend>, trial: u32) -> u32 {
 /// A trial's client waits for an answer from now on: the word is another one from here on. As [`rests`], not for a trial that has ended.
 #[inline(never)]
 pub fn waits<E: Env>(env: &E, backend: Ref<Backend>, trial: u32) -> u32 {
-    let trial = rests(env, backend, trial);
     let Some(counters) = env.counters(field!(backend.version)) else { return trial };
+    // As `rests`, without another frame on the stack.
+    if trial & flag::PENDING != 0 {
+        leave(env, counters, field!(backend.timing), trial);
+    }
     wait(env, backend, counters, trial & (flag::UNDER_WAY | flag::RULED))
 }
 

@@ -88,6 +88,10 @@ pub trait Packet {
     }
     /// The interface by which it came; at egress, by which it would leave.
     fn ifindex(&self) -> u32;
+    /// As `ifindex`; at egress the interface by which it came into the node, 0: a process of the node sent it.
+    fn came_by(&self) -> u32 {
+        self.ifindex()
+    }
     /// A VLAN tag that the hardware took off (TC).
     fn tagged(&self) -> bool;
     /// Payload bytes of the segments that it will be cut into; 0: it is one packet (TC).

@@ -45,6 +45,8 @@ pub trait Env: Tables<V4> + Tables<V6> {
     /// Tick until which a backend is avoided.
     fn suspect(&self, backend: u32) -> Option<u32>;
     fn set_suspect(&self, backend: u32, until: u32);
+    /// The suspects of a version, made when they are not there; `None` without memory.
+    fn suspected(&self, version: u32) -> Option<Ref<Suspected>>;
     /// Tick at which a segment of an unknown connection was first seen.
     fn stray(&self, connection: u32) -> Option<u32>;
     fn set_stray(&self, connection: u32, since: u32);
@@ -74,6 +76,9 @@ pub struct Scratch<F: Family> {
     pub facts: Facts,
     pub choice: Choice,
     pub search: Search,
+    /// What a connection remembers of its trial, and the backend that it tried; 0: the packet begins a new one.
+    pub trial: u32,
+    pub tried: u32,
     pub frontend: FrontendKey,
     pub half: HalfOpen<F>,
     pub partner: FlowKey<F>,

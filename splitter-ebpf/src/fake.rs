@@ -96,6 +96,10 @@ impl<F: Family> Flows<F> {
     pub fn spliced_sizes(&self) -> [usize; 2] {
         [self.spliced.len(), self.legs.len()]
     }
+    /// Evicts all of `HALF`.
+    pub fn forget_half(&self) {
+        self.half.0.borrow_mut().clear();
+    }
     /// Evicts the legs to a backend.
     pub fn forget_legs(&self, backend: u32) {
         self.legs.0.borrow_mut().retain(|_, leg| leg.get_mut().owner & 0xff_ffff != backend);
@@ -124,6 +128,7 @@ pub struct Maps {
     nexthops: Map<u32, NextHop>,
     owners: Map<u32, NextHop>,
     suspects: Map<u32, u32>,
+    suspected: Map<u32, Suspected>,
     strays: Map<u32, u32>,
     counters: Map<u32, VersionCounters>,
     histograms: Map<HistogramKey, HistogramOctave>,
@@ -150,6 +155,7 @@ impl Maps {
             nexthops: Map::new(),
             owners: Map::new(),
             suspects: Map::new(),
+            suspected: Map::new(),
             strays: Map::new(),
             counters: Map::new(),
             histograms: Map::new(),
@@ -186,7 +192,7 @@ impl Maps {
         let ends = decide::intervals(&weights).unwrap_or_default();
         for (i, (_, backends)) in versions.iter().enumerate() {
             let version = i as u32 + 1;
-            let mut slot = VersionSlot { end: ends[i], version, ..Default::default() };
+            let mut slot = VersionSlot { end: ends[i], version, ready: backends.len() as u32, ..Default::default() };
             match backends {
                 [] => {}
                 [one] => (slot.size, slot.table) = (1, *one),
@@ -301,6 +307,10 @@ impl Maps {
         slots.iter().map(|value| (value << 14) as i32 >> 14).sum()
     }
 
+    pub fn suspected_now(&self, backend: u32) -> bool {
+        self.suspects.get(&backend).is_some_and(|until| is_suspected(until.get(), self.ticks()))
+    }
+
     pub fn set_state(&self, id: u32, state: u8) {
         let backend = self.backends.get(&id).expect("the backend is there");
         backend.set(Backend { state, ..backend.get() });
@@ -403,6 +413,10 @@ impl Env for Maps {
     }
     fn set_suspect(&self, backend: u32, until: u32) {
         self.suspects.put(&backend, until);
+    }
+    fn suspected(&self, version: u32) -> Option<Ref<Suspected>> {
+        self.suspected.put_new(&version, Suspected::default());
+        self.suspected.get(&version)
     }
     fn stray(&self, connection: u32) -> Option<u32> {
         self.strays.get(&connection).map(Ref::get)

@@ -86,6 +86,14 @@ impl Env for Kernel {
         let _ = maps::SUSPECTS.insert(backend, until, 0);
     }
     #[inline(always)]
+    fn suspected(&self, version: u32) -> Option<Ref<Suspected>> {
+        if let Some(value) = maps::SUSPECTED.get_ptr_mut(version) {
+            return maps::reference(Some(value));
+        }
+        let _ = maps::SUSPECTED.insert(version, Suspected::default(), maps::NOEXIST);
+        maps::reference(maps::SUSPECTED.get_ptr_mut(version))
+    }
+    #[inline(always)]
     fn stray(&self, connection: u32) -> Option<u32> {
         maps::STRAYS.get_ptr(connection).map(maps::load)
     }

@@ -44,6 +44,9 @@ pub static NEXTHOP_OWNERS: HashMap<u32, NextHop> = HashMap::pinned(NEXTHOP_SLOTS
 /// Backend id to the tick until which it gets no new flow while others can.
 #[map]
 pub static SUSPECTS: LruHashMap<u32, u32> = LruHashMap::pinned(4_096, 0);
+/// Version id to its suspects.
+#[map]
+pub static SUSPECTED: LruHashMap<u32, Suspected> = LruHashMap::pinned(4_096, 0);
 /// Hash of a connection that the splice does not know to the tick at which it was first seen.
 #[map]
 pub static STRAYS: LruHashMap<u32, u32> = LruHashMap::pinned(4_096, 0);
@@ -80,6 +83,9 @@ pub static STASHES: Array<Stash> = Array::pinned(STASH_SLOTS, 0);
 pub static SPLICE_LOCKS: Array<u64> = Array::pinned(splitter_common::abi::SPLICE_LOCKS, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<VersionCounters> = PerCpuArray::pinned(1_024, 0);
+/// Written by the agent alone.
+#[map]
+pub static LAPSED: HashMap<u32, Lapsed> = HashMap::pinned(131_072, BPF_F_NO_PREALLOC);
 #[map]
 pub static HISTOGRAMS: PerCpuHashMap<HistogramKey, HistogramOctave> = PerCpuHashMap::pinned(262_144, BPF_F_NO_PREALLOC);
 #[map]

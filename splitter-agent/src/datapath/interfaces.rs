@@ -109,7 +109,7 @@ pub fn row(link: &Link, choice: Choice, xdp: XdpMode, mode: XdpMode) -> Iface {
     let flags = flag(veth && link.peer_elsewhere, iface_flag::PEER)
         | flag(mode == XdpMode::Generic || mode == XdpMode::Native && transmits, iface_flag::XDP_TRANSMIT)
         | flag(xdp != XdpMode::Off && (choice.marked || link.kind.is_none()), iface_flag::XDP_FORWARD);
-    Iface { flags, mtu: link.mtu, addr4: link.addr4.unwrap_or_default(), pad: 0, addr6: link.addr6.unwrap_or_default() }
+    Iface { flags, mtu: link.mtu, addr4: link.addr4.unwrap_or_default(), upper: link.upper, addr6: link.addr6.unwrap_or_default() }
 }
 
 /// `*` any number of characters, `?` one.

@@ -40,6 +40,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// The other end is in another network namespace.
     pub peer_elsewhere: bool,
+    /// Index of the bridge, bond or other interface that it is a port of; 0: none. Of a port of a port, the one above all.
+    pub upper: u32,
     /// Native XDP programs of other interfaces can transmit on it; `None`: the kernel does not say (before Linux 6.3).
     pub xdp_transmits: Option<bool>,
     /// First global addresses.
@@ -138,6 +140,7 @@ pub fn dump() -> io::Result<Vec<Link>> {
             add_address(link, &message);
         }
     })?;
+    lift(&mut links);
     let transmitters = netdev::transmitters().unwrap_or_else(|error| {
         tracing::debug!(%error, "XDP features of interfaces");
         None
@@ -249,6 +252,7 @@ fn link_of(message: LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
+            LinkAttribute::Controller(upper) => link.upper = upper,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {
@@ -260,6 +264,20 @@ fn link_of(message: LinkMessage) -> Link {
         }
     }
     link
+}
+
+/// Replaces what each is a port of by what is above all.
+fn lift(links: &mut BTreeMap<u32, Link>) {
+    let above: BTreeMap<u32, u32> = links.values().map(|link| (link.ifindex, link.upper)).collect();
+    for link in links.values_mut() {
+        // The kernel allows eight levels (`MAX_NEST_DEV`).
+        for _ in 0..8 {
+            match above.get(&link.upper) {
+                Some(upper) if *upper != 0 => link.upper = *upper,
+                _ => break,
+            }
+        }
+    }
 }
 
 fn kind_name(kind: &InfoKind) -> String {
@@ -290,5 +308,18 @@ fn add_address(link: &mut Link, message: &AddressMessage) {
             link.addr6.get_or_insert(ip.octets());
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_know_what_is_above_all() {
+        let link = |ifindex, upper| (ifindex, Link { ifindex, upper, ..Link::default() });
+        let mut links = BTreeMap::from([link(2, 0), link(3, 4), link(4, 5), link(5, 0), link(6, 99)]);
+        lift(&mut links);
+        assert_eq!(links.values().map(|link| link.upper).collect::<Vec<_>>(), [0, 5, 5, 0, 99]);
     }
 }

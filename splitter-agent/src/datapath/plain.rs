@@ -34,6 +34,8 @@ plain!(
     HistogramKey,
     HistogramOctave,
     Stash,
+    Suspected,
+    Lapsed,
 );
 
 macro_rules! plain_flows {

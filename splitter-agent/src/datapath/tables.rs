@@ -46,6 +46,7 @@ tables! {
     NextHops "NEXTHOPS" u32 => NextHop;
     NextHopOwners "NEXTHOP_OWNERS" u32 => NextHop;
     Suspects "SUSPECTS" u32 => u32;
+    Suspected "SUSPECTED" u32 => Suspected;
     Tcp4 "TCP4" FlowKey<V4> => Flow<V4>;
     Tcp6 "TCP6" FlowKey<V6> => Flow<V6>;
     Udp4 "UDP4" FlowKey<V4> => Flow<V4>;
@@ -65,6 +66,7 @@ tables! {
     Stashes "STASHES" u32 => Stash;
     Strays "STRAYS" u32 => u32;
     Counters "COUNTERS" u32 => VersionCounters;
+    Lapsed "LAPSED" u32 => Lapsed;
     Histograms "HISTOGRAMS" HistogramKey => HistogramOctave;
     Reasons "REASONS" u32 => u64;
 }
@@ -212,6 +214,8 @@ pub const IFACES: Typed<u32, Iface> = Typed::new(Table::Ifaces);
 pub const NEXTHOPS: Typed<u32, NextHop> = Typed::new(Table::NextHops);
 pub const NEXTHOP_OWNERS: Typed<u32, NextHop> = Typed::new(Table::NextHopOwners);
 pub const SUSPECTS: Typed<u32, u32> = Typed::new(Table::Suspects);
+pub const LAPSED: Typed<u32, Lapsed> = Typed::new(Table::Lapsed);
+pub const SUSPECTED: Typed<u32, Suspected> = Typed::new(Table::Suspected);
 pub const STASHES: Typed<u32, Stash> = Typed::new(Table::Stashes);
 
 /// The flow tables of one family.

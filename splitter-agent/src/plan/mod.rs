@@ -4,6 +4,7 @@
 mod dump;
 pub mod http;
 mod ids;
+pub mod trials;
 
 pub use dump::dump;
 pub use ids::{Ids, Key, OutOfIds, backend_key, index, service_key, version_key};
@@ -288,6 +289,7 @@ fn image(service: &model::Service, id: u32, mtu: u32, ids: &mut Ids, generations
         }
         ready.sort_unstable_by_key(|(id, identity)| (*identity, *id));
         ready.dedup();
+        slot.ready = ready.len() as u32;
         slot.size = maglev::table_size(ready.len());
         slot.table = match ready[..] {
             [] => 0,

@@ -32,7 +32,8 @@ pub struct VersionSlot {
     pub size: u32,
     /// Generation of the Maglev table in `MAGLEV`, or the only backend's id when `size` is 1.
     pub table: u32,
-    pub pad: u32,
+    /// Backends that take new flows: at most half of them are suspect at a time.
+    pub ready: u32,
 }
 
 /// Value of `SERVICES` (key: service id, u32): everything the decision needs, replaced whole by one map write.
@@ -194,7 +195,8 @@ pub struct Iface {
     pub mtu: u32,
     /// Source address for SNAT out of this interface, network order; 0: none.
     pub addr4: [u8; 4],
-    pub pad: u32,
+    /// Of a port of a bridge or bond: the interface above all that routes name (its ifindex); else 0.
+    pub upper: u32,
     /// As `addr4`.
     pub addr6: [u8; 16],
 }

@@ -10,7 +10,7 @@
 //! | `FRAGMENTS` | [`FragmentKey`] | u32 (ports) | ports of a fragmented datagram |
 //!
 //! All are LRU hashes with limits of their own, so that none can evict another's entries. `HALF` also holds UDP flows and established TCP
-//! that wait for their first answer: eviction there costs those a sample, nothing else.
+//! that wait for their first answer: eviction there costs those a sample, and when the trial began.
 //! Each direction has its entry: the forward key is the packet as the client sent it, the reverse key is the packet as the backend
 //! sends it. Words are raw: loaded from the packet in network order, never swapped.
 
@@ -99,10 +99,17 @@ pub mod flow_flag {
     pub const PEER_FIN: u8 = 16;
     /// To be reset: the agent asked, by `onWeightChange`.
     pub const RESET: u8 = 32;
-    /// The other direction has answered (UDP; half-open TCP: the backend's SYN-ACK was seen).
+    /// The other direction has answered (UDP; half-open TCP: the backend's SYN-ACK was seen). The reverse entry of established TCP: the trial
+    /// was answered, and may still be cut.
     pub const REPLIED: u8 = 64;
     /// The handshake is over (entries of `HALF` only: kept to time the first response).
     pub const ESTABLISHED: u8 = 128;
+    /// A rule chose the version (entries of `TCP` and `UDP`).
+    pub const RULED: u8 = 128;
+    /// The backend refused the SYN, and the client may send it again: then it goes to another one (forward entries of `HALF`).
+    pub const REFUSED: u8 = 8;
+    /// The backend's answer came in by the interface behind which it is (forward entries of `HALF`).
+    pub const PROVEN: u8 = 16;
 }
 
 /// Value of `HALF`.
@@ -112,8 +119,8 @@ pub struct HalfOpen<F: Family> {
     pub flow: Flow<F>,
     /// Sequence number of the backend's SYN-ACK plus one, host order: what the client must acknowledge. Forward entry only.
     pub expect: u32,
-    /// SYNs of the client that this backend left unanswered.
-    pub attempts: u32,
+    /// What the connection remembers of its trial, see [`super::trial`]; 0: it was begun by a packet in the middle. Forward entry only.
+    pub trial: u32,
     /// Nanoseconds of CLOCK_MONOTONIC: of the SYN, then of the first request byte. 8-byte aligned in both families.
     pub stamp: u64,
 }

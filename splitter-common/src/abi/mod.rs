@@ -9,6 +9,7 @@ mod http;
 mod reason;
 mod splice;
 mod stats;
+mod suspect;
 pub mod trial;
 
 pub use control::*;
@@ -17,6 +18,7 @@ pub use http::*;
 pub use reason::*;
 pub use splice::*;
 pub use stats::*;
+pub use suspect::*;
 
 /// Version of all layouts here. An agent refuses to adopt maps of another version.
 pub const ABI_VERSION: u32 = 4;

@@ -122,6 +122,8 @@ reasons! {
     Contended = 41, "contended", Drop;
     /// A backend does without TCP timestamps, which a client had been promised: it gets segments without them.
     Unstamped = 42, "unstamped", Event;
+    /// A packet in a backend's name came in by another interface than the one behind which the backend is: it is no evidence.
+    WrongSide = 43, "wrong_side", Event;
 }
 
 /// Entries of `REASONS`; room to append.

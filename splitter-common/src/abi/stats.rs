@@ -71,6 +71,15 @@ pub struct Outcomes {
     pub failed: u64,
 }
 
+/// Value of `LAPSED` (key: version id): handshakes that nobody answered and nobody ended, which the agent found when their entries had aged. Added to
+/// [`Outcomes::unopened`] for whoever reads totals; a judge has seen them as pending and overdue long before. Not touched by the kernel programs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lapsed {
+    pub drawn: u64,
+    pub ruled: u64,
+}
+
 /// What a histogram measures.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,4 +123,4 @@ pub struct HistogramOctave {
     pub counts: [u32; SUBBUCKETS as usize],
 }
 
-pod!(VersionCounters, Outcomes, HistogramKey, HistogramOctave);
+pod!(VersionCounters, Outcomes, Lapsed, HistogramKey, HistogramOctave);

@@ -123,6 +123,28 @@ pub const fn overdue(value: u32, index: usize, ticks: u32, shift: u8, unanswered
     if young { 0 } else { count(value) }
 }
 
+/// Values of one slot on two CPUs, as one; and what an earlier round has left on one of them, which is overdue.
+pub const fn merged(one: u32, other: u32) -> (u32, i32) {
+    match (one & !COUNT).wrapping_sub(other & !COUNT) as i32 {
+        // Of whatever round.
+        _ if count(one) == 0 => (other, 0),
+        _ if count(other) == 0 => (one, 0),
+        0 => (one & !COUNT | one.wrapping_add(other) & COUNT, 0),
+        1.. => (one, count(other)),
+        _ => (other, count(one)),
+    }
+}
+
+/// Trials that have not ended at `ticks`, as [`overdue`] and as pending. `slots`: [`merged`] of all CPUs.
+pub fn unended(slots: &[u32; SLOTS], ticks: u32, shift: u8, unanswered: u32) -> (i64, i64) {
+    let (mut late, mut all) = (0, 0);
+    for (index, value) in slots.iter().enumerate() {
+        late += overdue(*value, index, ticks, shift, unanswered) as i64;
+        all += count(*value) as i64;
+    }
+    (late, all - late)
+}
+
 /// The slot's length for trials that are overdue after `unanswered` jiffies, as a power of two of jiffies: as short as can be told apart.
 pub const fn shift(unanswered: u32) -> u8 {
     let mut shift = 0;
@@ -208,6 +230,32 @@ mod tests {
             assert!((least as i64..=most as i64).contains(&now) && now >= last, "{ticks}: {now} not {least} to {most}");
             last = now;
         }
+    }
+
+    #[test]
+    fn slots_of_all_cpus_are_one() {
+        let mut kept = Kept::default();
+        let first = kept.begin(0, 1_000);
+        kept.begin(1, 1_000);
+        kept.begin(1, 1_000);
+        kept.end(1, first, 1_100);
+        let merge = |kept: &Kept| {
+            let mut left = kept.overdue;
+            let mut slots = [0; SLOTS];
+            for (i, slot) in slots.iter_mut().enumerate() {
+                let (value, late) = merged(kept.slots[0][i], kept.slots[1][i]);
+                *slot = value;
+                left += i64::from(late);
+            }
+            (slots, left)
+        };
+        let (slots, left) = merge(&kept);
+        let told = |slots, ticks| unended(slots, ticks, shift(UNANSWERED), UNANSWERED);
+        assert_eq!((told(&slots, 1_200), told(&slots, 2_400), left), ((0, 2), (2, 0), 0));
+        // The slot comes round on one of them.
+        kept.begin(0, 1_000 + 64 * SLOTS as u32);
+        let (slots, left) = merge(&kept);
+        assert_eq!((told(&slots, 1_010 + 64 * SLOTS as u32), left), ((0, 1), 2));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Frame<const XDP: bool> {
     pub bytes: Vec<u8>,
     pub ifindex: u32,
     pub tagged: bool,
+    /// A process of the node sent it.
+    pub local: bool,
     pub segment: u32,
     pub route: Route,
     /// Copies that were sent: interface and bytes.
@@ -28,7 +30,7 @@ pub struct Frame<const XDP: bool> {
 
 impl<const XDP: bool> Frame<XDP> {
     pub fn new(bytes: &[u8], route: Route) -> Self {
-        Self { bytes: bytes.to_vec(), ifindex: 2, tagged: false, segment: 0, route, clones: Vec::new() }
+        Self { bytes: bytes.to_vec(), ifindex: 2, tagged: false, local: false, segment: 0, route, clones: Vec::new() }
     }
     /// Through the pipeline, and through the splice's programs as the entry points call them.
     pub fn run(&mut self, maps: &Maps) -> Action {
@@ -94,6 +96,9 @@ impl<const X: bool> Packet for Frame<X> {
     }
     fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+    fn came_by(&self) -> u32 {
+        if self.local { 0 } else { self.ifindex }
     }
     fn tagged(&self) -> bool {
         self.tagged

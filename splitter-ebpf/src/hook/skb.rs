@@ -41,6 +41,11 @@ impl<const OUT: bool> Packet for Skb<OUT> {
         unsafe { (*self.raw()).ifindex }
     }
     #[inline(always)]
+    fn came_by(&self) -> u32 {
+        // SAFETY: the context's own fields.
+        unsafe { if OUT { (*self.raw()).ingress_ifindex } else { (*self.raw()).ifindex } }
+    }
+    #[inline(always)]
     fn tagged(&self) -> bool {
         // SAFETY: the context's own field.
         unsafe { (*self.raw()).vlan_present != 0 }

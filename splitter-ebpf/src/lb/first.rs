@@ -3,11 +3,11 @@
 use super::{
     Translation,
     flow::{find_nexthop, kept_nexthop, partner_flow, partner_key},
-    half::RECOVERED,
     known,
     select::{Facts, select},
 };
 use crate::{
+    account,
     bytes::Packet,
     env::{Env, Table, Tables},
     field, nat,
@@ -16,7 +16,13 @@ use crate::{
     place,
     verdict::Verdict,
 };
-use splitter_common::{abi::*, filter::Role};
+use splitter_common::{
+    abi::{
+        trial::{flag, outcome},
+        *,
+    },
+    filter::Role,
+};
 
 /// A packet of no flow: if it is for a frontend, chooses version and backend; [`start`] goes on. `avoid`: the backend that did not answer
 /// this client, or 0.
@@ -39,7 +45,51 @@ pub fn choose<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, avoid: u32
         return Verdict::CONTINUE;
     }
     env.count(choice.none);
+    if !p.is_tcp() || p.flags & tcp::SYN != 0 {
+        unserved::<F, E>(env);
+    }
     if p.is_tcp() && choice.none != Reason::ServiceUnknown { Verdict::RESET } else { Verdict::DROP }
+}
+
+/// The node refuses what the client wants of the version in `scratch.choice`.
+#[inline(never)]
+fn unserved<F: Network, E: Env + Tables<F>>(env: &E) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let (trial, choice) = (field!(scratch.trial), place!(scratch.choice));
+    if trial != 0 {
+        return env.backend(field!(scratch.tried)).map_or(0, |backend| account::ended(env, backend, trial, outcome::UNAVAILABLE));
+    }
+    let Some(counters) = env.counters(choice.version).filter(|_| choice.version != 0) else { return 0 };
+    field!(counters.connections += 1);
+    account::unserved(env, choice.version, choice.ruled)
+}
+
+/// What a new connection remembers of its trial: it begins, or goes on with another backend. 0: the packet begins none.
+#[inline(never)]
+fn begin<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let (choice, trial) = (place!(scratch.choice), field!(scratch.trial));
+    if p.is_tcp() && p.flags & tcp::SYN == 0 {
+        return 0;
+    }
+    if trial != 0
+        && let Some(tried) = env.backend(field!(scratch.tried))
+    {
+        if field!(tried.version) == choice.version {
+            return trial;
+        }
+        account::rests(env, tried, trial);
+    }
+    let Some(counters) = env.counters(choice.version) else { return 0 };
+    field!(counters.connections += 1);
+    if !p.is_tcp() {
+        // Many that speak UDP never answer: nobody waits.
+        field!(counters.opened += 1);
+        let kind = if choice.ruled != 0 { flag::RULED } else { 0 };
+        account::add(counters, kind, outcome::TRIALS);
+        return flag::UNDER_WAY | kind;
+    }
+    env.backend(choice.backend).map_or(0, |backend| account::begun(env, backend, choice.ruled))
 }
 
 /// Finds the way to the chosen backend and remembers the flow.
@@ -60,6 +110,8 @@ pub fn start<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
         *place!(scratch.client) = p.key;
         source = nat::snat::allocate(env, t, out);
     }
+    let trial = begin(env, p);
+    place!(scratch.half).trial = trial;
     let mut stored = store(env, p, t, choice.backend, source);
     if stored == COLLIDES {
         *place!(scratch.client) = p.key;
@@ -68,13 +120,8 @@ pub fn start<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     }
     if stored == 0 {
         env.count(if source == nat::snat::EXHAUSTED { Reason::SnatPortsExhausted } else { Reason::FlowInsertFailed });
+        account::ended(env, backend, trial, outcome::UNAVAILABLE);
         return Verdict::DROP;
-    }
-    if let Some(counters) = env.counters(t.version) {
-        field!(counters.connections += 1);
-        if !p.is_tcp() {
-            field!(counters.opened += 1);
-        }
     }
     Verdict::CONTINUE
 }
@@ -100,24 +147,21 @@ fn remember<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translat
     partner_key(p.key.proto, t, partner);
     half.flow = Flow { peer: t.dst, peer_port: destination_port(t.ports), nexthop: kept_nexthop(t), owner, last: env.ticks() };
     half.expect = 0;
-    half.attempts = 0;
     half.stamp = env.now();
     let forward = half.flow;
     let translated = forward.is(flow_flag::SNAT);
     if p.is_tcp() {
-        if p.flags & tcp::SYN == 0 {
-            half.attempts = RECOVERED;
-        }
         half.flow = partner_flow(&p.key, &forward, forward.flags());
         // A translated source is claimed already.
         let stored = if translated { env.put_half(partner, half) as u32 } else { claim(env, p) };
-        if stored == 1 && half.attempts == RECOVERED {
+        if stored == 1 && half.trial == 0 {
             env.count(Reason::RecoveredFlow);
         }
         half.flow = forward;
         return if stored == 1 { env.put_half(&p.key, half) as u32 } else { stored };
     }
-    half.flow = partner_flow(&p.key, &forward, forward.flags() | flow_flag::YOUNG);
+    let ruled = if half.trial & flag::RULED != 0 { flow_flag::RULED } else { 0 };
+    half.flow = partner_flow(&p.key, &forward, forward.flags() | flow_flag::YOUNG | ruled);
     if translated || !env.new_flow(Table::Udp, partner, &half.flow) {
         if !translated && env.flow(Table::Udp, partner).is_some_and(|other| foreign(p, &other.get())) {
             return COLLIDES;

@@ -6,7 +6,7 @@
 //! SYN-ACK ------------> connect time, expected acknowledgement
 //! ACK that matches ---> TCP both ways; HALF forward stays for the first response
 //! RST to the SYN -----> backend suspect; held back when another can serve: the client's next SYN goes there
-//! SYN again, no answer> backend suspect; another one
+//! SYN again, no answer> backend suspect; another one. What comes before it could be sent again is a copy
 //! ```
 
 use super::{
@@ -14,7 +14,9 @@ use super::{
     first::{facts_of, frontend_of},
     flow::{find_nexthop, kept_nexthop, partner_flow, partner_key, translate},
     hit::has_payload,
-    select::{Choice, Facts, select},
+    side::genuine,
+    suspect::{another, suspect},
+    trial::SENT_AGAIN,
 };
 use crate::{
     account,
@@ -26,10 +28,10 @@ use crate::{
     place,
     verdict::Verdict,
 };
-use splitter_common::abi::*;
-
-/// In [`HalfOpen::attempts`]: begun by a packet in the middle of a connection.
-pub const RECOVERED: u32 = 1 << 31;
+use splitter_common::abi::{
+    trial::{flag, outcome},
+    *,
+};
 
 /// A packet that a `HALF` entry matches: what holds for both directions. `CONTINUE`: on with [`from_client`] or [`from_backend`].
 #[inline(never)]
@@ -43,13 +45,28 @@ pub fn begin<F: Network, P: Packet, E: Env + Tables<F>>(
     let flow = field!(entry.flow);
     let Some(backend) = env.backend(flow.backend()) else { return Verdict::PASS };
     let (version, state) = (field!(backend.version), field!(backend.state));
+    if flow.is(flow_flag::REFUSED) {
+        if p.flags & (tcp::SYN | tcp::ACK) != tcp::SYN {
+            env.count(Reason::RefusedHeldBack);
+            return Verdict::DROP;
+        }
+        go_on::<F, E>(env, entry);
+        env.drop_half(&p.key);
+        return Verdict::again_avoiding(flow.backend());
+    }
     if !translate(env, &p.key, &flow, version, t) {
+        go_on::<F, E>(env, entry);
         env.drop_half(&p.key);
         return Verdict::AGAIN;
     }
     if state != backend_state::READY && state != backend_state::DRAINING {
+        if t.reverse {
+            forget_half(env, &p.key, t, flow.owner);
+            return Verdict::DROP;
+        }
+        go_on::<F, E>(env, entry);
         forget_half(env, &p.key, t, flow.owner);
-        return if t.reverse { Verdict::DROP } else { Verdict::AGAIN };
+        return Verdict::AGAIN;
     }
     if flow.nexthop == 0 && !(P::EGRESS && t.reverse) {
         find_nexthop(packet, env, p.key.proto, t);
@@ -57,6 +74,14 @@ pub fn begin<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     field!(entry.flow.last = env.ticks());
     Verdict::CONTINUE
+}
+
+/// The connection goes on with another backend: its trial does too.
+#[inline(always)]
+fn go_on<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<HalfOpen<F>>) {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return };
+    field!(scratch.trial = field!(entry.trial));
+    field!(scratch.tried = field!(entry.flow.owner) & 0xff_ffff);
 }
 
 /// Forgets both directions, and their SNAT entries.
@@ -74,8 +99,32 @@ fn forget_half<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &Tr
     1
 }
 
+/// The client resets a connection that it has not opened.
+#[inline(never)]
+fn given_up<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translation<F>, entry: Ref<HalfOpen<F>>) -> u32 {
+    let (owner, trial) = (field!(entry.flow.owner), field!(entry.trial));
+    let replied = owner >> 24 & flow_flag::REPLIED as u32 != 0;
+    if replied && field!(entry.expect) == 0 && trial != 0 {
+        // It resets what the backend still has of an older connection (RFC 9293, 3.10.7.4); its SYN comes again.
+        flag!(clear entry.flow.owner, flow_flag::REPLIED);
+        return 0;
+    }
+    if let Some(backend) = env.backend(owner & 0xff_ffff) {
+        // A backend that had no time to answer is not to blame.
+        if !replied && env.now().wrapping_sub(field!(entry.stamp)) >= SENT_AGAIN {
+            account::ended(env, backend, trial, outcome::UNOPENED);
+        } else {
+            account::rests(env, backend, trial);
+        }
+    }
+    forget_half(env, &p.key, t, owner)
+}
+
 /// Result of [`from_client`]: the packet is a SYN that the backend has not answered.
 pub const SYN_AGAIN: u32 = 1;
+/// The client's handshake is over: on with [`opened`] and [`promote`], with a packet that carries no data, or some.
+pub const OPENED: u32 = 2;
+pub const OPENED_ASKING: u32 = 3;
 
 /// A packet of the client.
 #[inline(never)]
@@ -89,15 +138,16 @@ pub fn from_client<F: Network, P: Packet, E: Env + Tables<F>>(
     let (owner, expect) = (field!(entry.flow.owner), field!(entry.expect));
     let is = |flag: u8| owner >> 24 & flag as u32 != 0;
     if p.flags & tcp::RST != 0 {
-        forget_half(env, &p.key, t, owner);
+        given_up(env, p, t, entry);
         return 0;
     }
     if p.flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
-        return if is(flow_flag::REPLIED) { 0 } else { SYN_AGAIN };
+        let copy = env.now().wrapping_sub(field!(entry.stamp)) < SENT_AGAIN;
+        return if is(flow_flag::REPLIED) || copy { 0 } else { SYN_AGAIN };
     }
     let confirmed = is(flow_flag::REPLIED) && (expect == 0 || expect == packet_ack(packet, p));
     if p.flags & tcp::ACK != 0 && (confirmed || is(flow_flag::ESTABLISHED)) {
-        promote(env, p, t, entry, has_payload(packet, p) as u32);
+        return if has_payload(packet, p) { OPENED_ASKING } else { OPENED };
     }
     0
 }
@@ -117,9 +167,9 @@ pub fn syn_again<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Tra
     let Some(service) = env.frontend(frontend) else { return Verdict::CONTINUE };
     facts_of(&p.key, facts);
     if !another(env, service, facts, place!(scratch.choice), backend) {
-        field!(entry.attempts += 1);
         return Verdict::CONTINUE;
     }
+    go_on::<F, E>(env, entry);
     forget_half(env, &p.key, t, owner);
     Verdict::again_avoiding(backend)
 }
@@ -133,21 +183,24 @@ fn packet_ack<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> u32 {
 
 /// The handshake is over: both directions move to `TCP`.
 #[inline(never)]
-fn promote<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translation<F>, entry: Ref<HalfOpen<F>>, payload: u32) -> u32 {
+pub fn promote<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translation<F>, entry: Ref<HalfOpen<F>>, payload: u32) -> u32 {
     let half = entry.get();
     let Some(scratch) = env.scratch() else { return 0 };
     let partner = place!(scratch.partner);
     partner_key(p.key.proto, t, partner);
     let back = env.half(partner).map_or(0, |entry| field!(entry.flow.nexthop));
-    let kept = half.flow.flags() & flow_flag::SNAT;
+    let ruled = if half.trial & flag::RULED != 0 { flow_flag::RULED } else { 0 };
+    let kept = half.flow.flags() & flow_flag::SNAT | ruled;
+    let unheard = if half.flow.is(flow_flag::PROVEN) { flow_flag::YOUNG } else { 0 };
     let young = if payload == 0 { flow_flag::YOUNG } else { 0 };
     let flow = Flow { owner: owner(half.flow.backend(), kept | young), ..half.flow };
-    let other = Flow { nexthop: back, ..partner_flow(&p.key, &flow, kept | flow_flag::YOUNG) };
+    let other = Flow { nexthop: back, ..partner_flow(&p.key, &flow, kept | unheard) };
     if !env.put_flow(Table::Tcp, &p.key, &flow) || !env.put_flow(Table::Tcp, partner, &other) {
         env.count(Reason::FlowInsertFailed);
         return 0;
     }
-    if !half.flow.is(flow_flag::ESTABLISHED)
+    if half.trial != 0
+        && !half.flow.is(flow_flag::ESTABLISHED)
         && let Some(counters) = env.counters(t.version)
     {
         field!(counters.opened += 1);
@@ -158,6 +211,23 @@ fn promote<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translati
     1
 }
 
+/// What the connection remembers of its trial when the handshake ends. `asks`: the client asks with the same packet.
+#[inline(always)]
+pub fn opened<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<HalfOpen<F>>, asks: bool) {
+    let (owner, trial) = (field!(entry.flow.owner), field!(entry.trial));
+    let Some(backend) = env.backend(owner & 0xff_ffff) else { return };
+    if trial == 0 {
+        return;
+    }
+    if owner >> 24 & flow_flag::PROVEN as u32 == 0 {
+        // Who answered for the backend is not known: no evidence.
+        account::rests(env, backend, trial);
+        field!(entry.trial = trial & flag::RULED | 1 << flag::BITS);
+    } else if asks && trial & flag::UNDER_WAY != 0 {
+        field!(entry.trial = account::waits(env, backend, trial));
+    }
+}
+
 /// A packet of the backend.
 #[inline(never)]
 pub fn from_backend<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, t: &Translation<F>) -> Verdict {
@@ -165,20 +235,52 @@ pub fn from_backend<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, e
     let client = place!(scratch.partner);
     partner_key(p.key.proto, t, client);
     let Some(forward) = env.half(client) else { return Verdict::CONTINUE };
-    let (owner, stamp) = (field!(forward.flow.owner), field!(forward.stamp));
-    if p.flags & tcp::RST != 0 {
-        return refused(env, p, t, client);
-    }
-    if owner >> 24 & flow_flag::REPLIED as u32 != 0 {
+    let owner = field!(forward.flow.owner);
+    let proven = owner >> 24 & flow_flag::PROVEN as u32 != 0;
+    if p.flags & tcp::RST == 0 && proven {
         return Verdict::CONTINUE;
     }
-    flag!(set forward.flow.owner, flow_flag::REPLIED);
+    let genuine = genuine(packet, env, field!(forward.flow.nexthop), &p.key) != 0;
+    if p.flags & tcp::RST != 0 {
+        return if genuine { refused(env, &p.key, client, outcome::REFUSED, 0) } else { Verdict::CONTINUE };
+    }
+    // What comes by another interface opens the connection, where routes are not the same both ways; the backend's own word goes before it.
+    if !genuine && owner >> 24 & flow_flag::REPLIED as u32 != 0 {
+        return Verdict::CONTINUE;
+    }
+    let mut flags = flow_flag::REPLIED;
     if p.flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK {
         let expect = packet_seq(packet, p).wrapping_add(1);
         field!(forward.expect = if expect == 0 { 1 } else { expect });
-        account::sample(env, t.version, Measure::Connect as u32, env.now().wrapping_sub(stamp));
+        if genuine {
+            flags |= flow_flag::PROVEN;
+            answered(env, t.version, forward);
+        }
+    } else if genuine && field!(forward.trial) == 0 {
+        flags |= flow_flag::PROVEN;
     }
+    flag!(set forward.flow.owner, flags);
     Verdict::CONTINUE
+}
+
+/// The backend has answered the SYN. Nothing is counted of the trial until the client shows that it is there.
+#[inline(never)]
+fn answered<F: Network, E: Env + Tables<F>>(env: &E, version: u32, entry: Ref<HalfOpen<F>>) -> u32 {
+    account::sample(env, version, Measure::Connect as u32, env.now().wrapping_sub(field!(entry.stamp)));
+    let Some(backend) = env.backend(field!(entry.flow.owner) & 0xff_ffff) else { return 0 };
+    let trial = field!(entry.trial);
+    let unanswered = field!(backend.unanswered);
+    let overdue = unanswered != 0 && trial & flag::PENDING != 0 && trial::age(trial, env.ticks()) >= unanswered;
+    field!(
+        entry.trial = if overdue {
+            // The client was made to wait too long already.
+            account::ended(env, backend, trial, outcome::UNOPENED);
+            trial & flag::RULED | 1 << flag::BITS
+        } else {
+            account::rests(env, backend, trial)
+        }
+    );
+    0
 }
 
 /// Sequence number of a segment, host order.
@@ -190,50 +292,53 @@ fn packet_seq<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> u32 {
 
 /// RST by the backend before the handshake's end. In answer to a SYN it makes the backend suspect, and is held back when another backend
 /// can serve: the client's SYN goes there when it is sent again.
+///
+/// `key`, `client`: of the backend's packets, and of the client's. `outcome`: what becomes of the trial when nobody else can serve. `hint`: 1 when the
+/// client is only told by ICMP, and may well send its SYN again: that one is of the same connection.
 #[inline(never)]
-fn refused<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translation<F>, client: &FlowKey<F>) -> Verdict {
+pub fn refused<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, client: &FlowKey<F>, outcome: u32, hint: u32) -> Verdict {
     let Some(half) = env.half(client) else { return Verdict::CONTINUE };
-    let (owner, attempts) = (field!(half.flow.owner), field!(half.attempts));
+    let (owner, trial) = (field!(half.flow.owner), field!(half.trial));
     let backend = owner & 0xff_ffff;
-    let answers_syn = owner >> 24 & flow_flag::REPLIED as u32 == 0 && attempts & RECOVERED == 0;
-    env.drop_half(client);
-    env.drop_half(&p.key);
+    env.drop_half(key);
     if owner >> 24 & flow_flag::SNAT as u32 != 0 {
         env.drop_snat(client);
-        env.drop_snat(&p.key);
+        env.drop_snat(key);
     }
-    if !answers_syn {
-        return Verdict::CONTINUE;
-    }
-    if let Some(counters) = env.counters(t.version) {
-        field!(counters.refused += 1);
-    }
-    suspect(env, backend);
     let Some(record) = env.backend(backend) else { return Verdict::CONTINUE };
-    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::CONTINUE };
-    let facts = place!(scratch.facts);
-    facts_of(client, facts);
-    if !another(env, field!(record.service), facts, place!(scratch.choice), backend) {
+    if owner >> 24 & flow_flag::REPLIED as u32 != 0 || trial == 0 {
+        account::rests(env, record, trial);
+        env.drop_half(client);
         return Verdict::CONTINUE;
     }
-    env.count(Reason::RefusedHeldBack);
+    if !failed(env, record, client, backend) {
+        account::ended(env, record, trial, outcome);
+        if hint == 0 {
+            env.drop_half(client);
+        } else {
+            field!(half.trial = trial & flag::RULED | 1 << flag::BITS);
+            field!(half.flow.owner = backend | (flow_flag::REFUSED as u32) << 24);
+        }
+        return Verdict::CONTINUE;
+    }
+    // The client is the same, and so is its trial: what its next SYN has to know stays.
+    field!(half.flow.owner = backend | (flow_flag::REFUSED as u32) << 24);
     Verdict::DROP
 }
 
-/// Keeps new flows from a backend for a while.
+/// Notes that a backend has refused a client; whether the client goes to another one, and is not told.
 #[inline(always)]
-pub fn suspect<E: Env>(env: &E, backend: u32) {
-    let Some(config) = env.config() else { return };
-    let ticks = field!(config.suspect_ticks);
-    env.set_suspect(backend, env.ticks().wrapping_add(ticks));
-}
-
-/// Whether a service would give this client another backend than the one that failed.
-#[inline(always)]
-fn another<E: Env>(env: &E, service: u32, facts: &Facts, choice: &mut Choice, failed: u32) -> bool {
-    select(env, service, facts, failed, choice);
-    choice.backend != 0 && choice.backend != failed && {
-        let now = env.ticks();
-        env.suspect(choice.backend).is_none_or(|until| (until.wrapping_sub(now) as i32) <= 0)
+pub fn failed<F: Network, E: Env + Tables<F>>(env: &E, record: Ref<Backend>, client: &FlowKey<F>, backend: u32) -> bool {
+    if let Some(counters) = env.counters(field!(record.version)) {
+        field!(counters.refused += 1);
     }
+    suspect(env, backend);
+    let Some(scratch) = Tables::<F>::scratch(env) else { return false };
+    let facts = place!(scratch.facts);
+    facts_of(client, facts);
+    let other = another(env, field!(record.service), facts, place!(scratch.choice), backend);
+    if other {
+        env.count(Reason::RefusedHeldBack);
+    }
+    other
 }

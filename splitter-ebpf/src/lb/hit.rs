@@ -4,10 +4,12 @@
 use super::{
     Translation,
     flow::{find_nexthop, forget, kept_nexthop, partner_flow, partner_key, translate},
+    side::genuine,
+    trial,
 };
 use crate::{
     account,
-    bytes::{Packet, Ref},
+    bytes::{Packet, Ref, fetch_clear},
     env::{Env, Table, Tables},
     field, flag,
     network::Network,
@@ -15,7 +17,10 @@ use crate::{
     place,
     verdict::Verdict,
 };
-use splitter_common::abi::*;
+use splitter_common::abi::{
+    trial::{flag, outcome},
+    *,
+};
 
 /// Whether a backend keeps its flows.
 #[inline(always)]
@@ -72,7 +77,6 @@ pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
             find_nexthop(packet, env, p.key.proto, t);
         }
         env.count(if serves(state) { Reason::WeightChangeReset } else { Reason::BackendDown });
-        end(env, p, entry, t, BY_NODE);
         // The client hears it either way: in answer to its packet, or in the place of the backend's.
         return if t.reverse { Verdict::RESET_RECEIVER } else { Verdict::RESET };
     }
@@ -87,13 +91,32 @@ pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
         field!(entry.last = now);
         mend_partner(env, table, p, &flow, t);
     }
-    if flow.is(flow_flag::YOUNG) && (!p.is_tcp() || has_payload(packet, p)) {
-        first_payload(env, p, entry, t);
-    }
-    if p.flags & (tcp::FIN | tcp::RST) != 0 || ended(flow.owner) {
-        end(env, p, entry, t, BY_PACKET);
-    }
     Verdict::CONTINUE
+}
+
+/// Goes on behind [`hit`], with what it said: first payloads and ends. Apart, so that its frame does not lie on top of that one's.
+#[inline(never)]
+pub fn after<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    entry: Ref<Flow<F>>,
+    t: &Translation<F>,
+    verdict: Verdict,
+) -> Verdict {
+    let owner = field!(entry.owner);
+    if verdict == Verdict::CONTINUE {
+        if owner >> 24 & flow_flag::YOUNG as u32 != 0 && (!p.is_tcp() || has_payload(packet, p)) {
+            first_payload(packet, env, p, entry, t);
+        }
+        if p.flags & (tcp::FIN | tcp::RST) != 0 || p.is_tcp() && ended(owner) {
+            end(packet, env, p, entry, t, BY_PACKET);
+        }
+    } else if verdict == Verdict::RESET || verdict == Verdict::RESET_RECEIVER {
+        let by = env.backend(owner & 0xff_ffff).is_some_and(|backend| serves(field!(backend.state)));
+        end(packet, env, p, entry, t, if by { BY_POLICY } else { BY_NODE });
+    }
+    verdict
 }
 
 /// Sends the packet that looked its route up through the neighbour table, once a second: packets that carry a stored link header do not
@@ -121,7 +144,7 @@ fn mend_partner<F: Network, E: Env + Tables<F>>(env: &E, table: Table, p: &Parse
 
 #[inline(never)]
 fn put_partner<F: Network, E: Env + Tables<F>>(env: &E, table: Table, key: &FlowKey<F>, flow: &Flow<F>, partner: &FlowKey<F>) -> u32 {
-    let mut flags = flow.flags() & flow_flag::SNAT;
+    let mut flags = flow.flags() & (flow_flag::SNAT | flow_flag::RULED);
     if flow.is(flow_flag::FIN) {
         flags |= flow_flag::PEER_FIN;
     }
@@ -136,32 +159,81 @@ fn put_partner<F: Network, E: Env + Tables<F>>(env: &E, table: Table, key: &Flow
     env.put_flow(table, partner, &partner_flow(key, flow, flags)) as u32
 }
 
-/// Payload for the first time in this direction: starts or stops the clock of the first response byte.
+/// Payload for the first time in this direction: starts or stops the clock of the first response byte, and ends the trial.
 #[inline(never)]
-fn first_payload<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F>>, t: &Translation<F>) -> u32 {
-    let flow = entry.get();
+fn first_payload<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    entry: Ref<Flow<F>>,
+    t: &Translation<F>,
+) -> u32 {
+    if entry.get().is(flow_flag::REVERSE) {
+        return response(packet, env, p, entry, t);
+    }
     flag!(clear entry.owner, flow_flag::YOUNG);
-    if !flow.is(flow_flag::REVERSE) {
-        if let Some(half) = env.half(&p.key) {
-            field!(half.stamp = env.now());
+    if let Some(half) = env.half(&p.key) {
+        field!(half.stamp = env.now());
+        let trial = field!(half.trial);
+        if trial & flag::UNDER_WAY != 0
+            && let Some(backend) = env.backend(field!(entry.owner) & 0xff_ffff)
+        {
+            field!(half.trial = account::waits(env, backend, trial));
         }
+    }
+    0
+}
+
+/// The first payload of a backend.
+#[inline(never)]
+fn response<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    entry: Ref<Flow<F>>,
+    t: &Translation<F>,
+) -> u32 {
+    let Some(scratch) = env.scratch() else { return 0 };
+    if !took(entry, flow_flag::YOUNG) {
         return 0;
     }
-    let Some(scratch) = env.scratch() else { return 0 };
     let forward = place!(scratch.partner);
     partner_key(p.key.proto, t, forward);
-    if let Some(half) = env.half(forward) {
-        let stamp = field!(half.stamp);
-        account::sample(env, t.version, Measure::FirstByte as u32, env.now().wrapping_sub(stamp));
-        env.drop_half(forward);
+    let half = env.half(forward);
+    let way = match half {
+        Some(half) => field!(half.flow.nexthop),
+        None => env.flow(if p.is_tcp() { Table::Tcp } else { Table::Udp }, forward).map_or(0, |flow| field!(flow.nexthop)),
+    };
+    let genuine = genuine(packet, env, way, &p.key) != 0;
+    if let Some(half) = half.filter(|_| genuine) {
+        account::sample(env, t.version, Measure::FirstByte as u32, env.now().wrapping_sub(field!(half.stamp)));
     }
-    if !p.is_tcp() {
+    if p.is_tcp() {
+        let asked = half.is_some() || env.flow(Table::Tcp, forward).is_some_and(|flow| !flow.get().is(flow_flag::YOUNG));
+        let outcome = if genuine { outcome::ANSWERED } else { outcome::TRIALS };
+        if trial::over(env, forward, entry, outcome, asked as u32) != 0 {
+            flag!(set entry.owner, flow_flag::REPLIED);
+        }
+    } else {
+        let flow = entry.get();
+        if genuine && !flow.is(flow_flag::REPLIED) {
+            trial::count(env, t.version, &flow, outcome::ANSWERED);
+        }
         flag!(set entry.owner, flow_flag::REPLIED);
         if let Some(other) = env.flow(Table::Udp, forward) {
             flag!(set other.owner, flow_flag::REPLIED);
         }
     }
+    env.drop_half(forward);
     0
+}
+
+/// Clears a flag; whether it was set, on one CPU alone.
+#[inline(always)]
+fn took<F: Family>(entry: Ref<Flow<F>>, flag: u8) -> bool {
+    let bit = (flag as u32) << 24;
+    // SAFETY: a Ref points to a live map value.
+    unsafe { fetch_clear(&raw mut (*entry.as_ptr()).owner, bit) & bit != 0 }
 }
 
 /// Whether a TCP segment carries data.
@@ -173,9 +245,10 @@ pub fn has_payload<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> bool
     p.ip_len > l4 - crate::packet::ETHERNET as u32 + header
 }
 
-/// Who ends a flow: the packet's flags, or the node, which resets both ends.
-const BY_PACKET: u32 = 0;
-const BY_NODE: u32 = 1;
+/// Who ends a flow: the packet's flags, or the node, which resets both ends: for want of the backend, or because the policy says so.
+pub const BY_PACKET: u32 = 0;
+pub const BY_NODE: u32 = 1;
+pub const BY_POLICY: u32 = 2;
 
 /// Whether both sides have sent their FIN.
 #[inline(always)]
@@ -186,12 +259,74 @@ fn ended(owner: u32) -> bool {
 
 /// FIN or RST: notes it on both sides; after both FINs, or a RST, the flow moves to `CLOSING`, where it cannot crowd out live ones.
 #[inline(never)]
-fn end<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F>>, t: &Translation<F>, by: u32) -> u32 {
+fn end<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    entry: Ref<Flow<F>>,
+    t: &Translation<F>,
+    by: u32,
+) -> u32 {
     let Some(scratch) = env.scratch() else { return 0 };
     let key = place!(scratch.partner);
     partner_key(p.key.proto, t, key);
     let other = env.flow(Table::Tcp, key);
-    let reset = p.flags & tcp::RST != 0 || by == BY_NODE;
+    if p.flags & (tcp::FIN | tcp::RST) != 0 || by != BY_PACKET {
+        let (way, back) = if t.reverse { (other, Some(entry)) } else { (Some(entry), other) };
+        if let Some(back) = back
+            && !judge(packet, env, p, t.reverse, way, back, by)
+        {
+            return 0;
+        }
+    }
+    close(env, p, entry, other, t, by)
+}
+
+/// What a FIN, a RST or the node's reset makes of a flow's trial; `false`: the packet is not from where the backend is, and ends nothing.
+#[inline(always)]
+fn judge<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    reverse: bool,
+    way: Option<Ref<Flow<F>>>,
+    back: Ref<Flow<F>>,
+    by: u32,
+) -> bool {
+    let (flow, sent) = (back.get(), way.map(Ref::get));
+    if flow.flags() & (flow_flag::YOUNG | flow_flag::REPLIED) == 0 {
+        return true;
+    }
+    let Some(scratch) = env.scratch() else { return true };
+    let forward = if reverse { place!(scratch.partner) } else { &p.key };
+    if reverse && by == BY_PACKET && genuine(packet, env, sent.map_or(0, |flow| flow.nexthop), &p.key) == 0 {
+        return false;
+    }
+    let found = trial::outcome_of(env, p, by, reverse, sent, &flow, forward);
+    if found == outcome::CUT && took(back, flow_flag::REPLIED) {
+        let version = env.backend(flow.backend()).map_or(0, |backend| field!(backend.version));
+        trial::count(env, version, &flow, found);
+    } else if found != outcome::CUT && found != outcome::COUNT && took(back, flow_flag::YOUNG) {
+        let asked = sent.is_none_or(|flow| !flow.is(flow_flag::YOUNG));
+        trial::over(env, forward, back, found, asked as u32);
+        env.drop_half(forward);
+    }
+    true
+}
+
+/// Notes the end of one direction, or of both.
+#[inline(always)]
+fn close<F: Network, E: Env + Tables<F>>(
+    env: &E,
+    p: &Parsed<F>,
+    entry: Ref<Flow<F>>,
+    other: Option<Ref<Flow<F>>>,
+    t: &Translation<F>,
+    by: u32,
+) -> u32 {
+    let Some(scratch) = env.scratch() else { return 0 };
+    let key = place!(scratch.partner);
+    let reset = p.flags & tcp::RST != 0 || by != BY_PACKET;
     if p.flags & tcp::FIN != 0 {
         flag!(set entry.owner, flow_flag::FIN);
         if let Some(other) = other {
@@ -204,7 +339,7 @@ fn end<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F
     }
     if let Some(counters) = env.counters(t.version) {
         field!(counters.closed += 1);
-        if reset && (t.reverse || by == BY_NODE) {
+        if reset && (t.reverse || by != BY_PACKET) {
             field!(counters.resets_backend += 1);
         } else if reset {
             field!(counters.resets_client += 1);

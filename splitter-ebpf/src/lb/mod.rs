@@ -5,18 +5,24 @@ mod flow;
 mod half;
 mod hit;
 mod select;
+mod side;
+mod suspect;
+mod trial;
+mod unreachable;
 
 pub use first::{facts_of, frontend_of};
 pub use flow::{find_nexthop, kept_nexthop, partner_key};
-pub use half::suspect;
 pub use hit::serves;
 pub use select::{Choice, Facts, Search, backend_of, select};
+pub use side::genuine;
+pub use suspect::suspect;
+pub use unreachable::unreachable;
 
 use crate::{
     answer,
     bytes::Packet,
     env::{Env, Table, Tables},
-    nat,
+    field, nat,
     network::Network,
     packet::{self, Ip, Parsed, parse, parse::Kind, tcp},
     place,
@@ -233,6 +239,7 @@ fn unusual<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
     let Some(scratch) = env.scratch() else { return Verdict::PASS };
     let t = place!(scratch.translation);
     *t = Translation::empty(p);
+    field!(scratch.trial = 0);
     let mut verdict = find(packet, env, p, t, so_far == Verdict::MISSED);
     let avoid = match verdict.action() {
         Action::Again => Some(0),
@@ -268,7 +275,8 @@ fn find<F: Network, P: Packet, E: Env + Tables<F>>(
 ) -> Verdict {
     let table = if p.is_tcp() { Table::Tcp } else { Table::Udp };
     if !missed && let Some(entry) = env.flow(table, &p.key) {
-        return hit::hit(packet, env, p, entry, t);
+        let verdict = hit::hit(packet, env, p, entry, t);
+        return hit::after(packet, env, p, entry, t, verdict);
     }
     if p.is_tcp() {
         if let Some(entry) = env.half(&p.key) {
@@ -277,6 +285,11 @@ fn find<F: Network, P: Packet, E: Env + Tables<F>>(
                 Action::Continue if t.reverse => half::from_backend(packet, env, p, t),
                 Action::Continue => match half::from_client(packet, env, p, t, entry) {
                     half::SYN_AGAIN => half::syn_again(env, p, t, entry),
+                    opened @ (half::OPENED | half::OPENED_ASKING) => {
+                        half::opened(env, entry, opened == half::OPENED_ASKING);
+                        half::promote(env, p, t, entry, (opened == half::OPENED_ASKING) as u32);
+                        Verdict::CONTINUE
+                    }
                     _ => Verdict::CONTINUE,
                 },
                 _ => verdict,
@@ -290,7 +303,8 @@ fn find<F: Network, P: Packet, E: Env + Tables<F>>(
             && p.flags & (tcp::SYN | tcp::ACK) != tcp::SYN
             && let Some(entry) = env.flow(table, &p.key)
         {
-            return hit::hit(packet, env, p, entry, t);
+            let verdict = hit::hit(packet, env, p, entry, t);
+            return hit::after(packet, env, p, entry, t, verdict);
         }
     }
     Verdict::AGAIN

@@ -109,7 +109,7 @@ fn attempted<E: Env>(env: &E, search: Ref<Search>, attempt: u32) -> bool {
         return false;
     }
     let now = field!(search.now);
-    let suspect = id == field!(search.avoid) || env.suspect(id).is_some_and(|until| (until.wrapping_sub(now) as i32) > 0);
+    let suspect = id == field!(search.avoid) || env.suspect(id).is_some_and(|until| is_suspected(until, now));
     if suspect && field!(search.fallback) == 0 {
         field!(search.fallback = id);
     }

@@ -6,7 +6,8 @@ use crate::{
     bytes::{Packet, opaque},
     env::{Env, Table, Tables},
     field,
-    lb::{Translation, translation_of},
+    lb::{Translation, translation_of, unreachable},
+    network::Network,
     packet::{Ip, Parsed, checksum},
     place, splice,
     verdict::Verdict,
@@ -40,7 +41,7 @@ pub trait IcmpError: Ip {
 
 /// An ICMP packet whose header is at `at`.
 #[inline(never)]
-pub fn error<F: IcmpError, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, at: u32) -> Verdict {
+pub fn error<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, at: u32) -> Verdict {
     let at = opaque(at);
     if P::XDP || at > 1024 {
         return Verdict::PASS;
@@ -58,6 +59,9 @@ pub fn error<F: IcmpError, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
     }
     if owner_of(env, key, t) == 0 {
         return Verdict::PASS;
+    }
+    if F::refuses(icmp[0], icmp[1]) && t.reverse && unreachable(packet, env, key, t) != 0 {
+        return Verdict::DROP;
     }
     let old_checksum = u16::from_ne_bytes([icmp[2], icmp[3]]);
     let mut delta = translate(packet, p, key, t, at | l4 << 16);

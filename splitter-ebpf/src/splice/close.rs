@@ -64,9 +64,6 @@ pub fn noted_by_client<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segmen
 /// As [`noted_by_client`], of the backend.
 #[inline(never)]
 pub fn noted_by_server<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segment, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) -> u32 {
-    if segment.is(tcp::FIN | tcp::RST) {
-        trial::closed(env, segment, leg);
-    }
     if segment.is(tcp::FIN) {
         flag!(set leg.owner, leg_flag::FIN);
         flag!(set flow.owner, splice_flag::PEER_FIN);

@@ -10,7 +10,7 @@ use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
     field, flag,
-    lb::{find_nexthop, kept_nexthop, serves},
+    lb::{find_nexthop, genuine, kept_nexthop, serves},
     nat,
     network::Network,
     packet::{Parsed, tcp},
@@ -127,6 +127,14 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     let numbers = leg::numbers(&leg.get());
     let mut over = segment.is(tcp::RST);
+    if segment.is(tcp::FIN | tcp::RST) {
+        // Who is not behind the backend's interface has no say.
+        if genuine(packet, env, field!(leg.forward), &p.key) != 0 {
+            trial::closed(env, segment, leg);
+        } else if segment.is(tcp::RST) {
+            trial::unproven(env, leg);
+        }
+    }
     if segment.is(tcp::FIN | tcp::RST) || flags & (leg_flag::FIN | leg_flag::PEER_FIN) != 0 {
         over = close::noted_by_server(env, segment, flow, leg) != 0;
     }

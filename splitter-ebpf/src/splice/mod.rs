@@ -364,7 +364,7 @@ fn from_server<F: Network, P: Packet, E: Env + Tables<F>>(
         return if segment.flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK {
             open::joined(packet, env, segment, entry)
         } else {
-            open::refused(env, p, segment, entry)
+            open::refused(packet, env, p, segment, entry)
         };
     }
     established::server(packet, env, p, segment, entry)

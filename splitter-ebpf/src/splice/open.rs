@@ -12,7 +12,7 @@ use crate::{
     bytes::{Packet, Ref},
     env::{Env, Scratch, Tables},
     field, flag,
-    lb::{Translation, facts_of, find_nexthop, kept_nexthop, partner_key, suspect},
+    lb::{Translation, facts_of, find_nexthop, genuine, kept_nexthop, partner_key, suspect},
     nat,
     network::Network,
     packet::{Parsed, destination_port, ports, tcp},
@@ -268,7 +268,13 @@ pub fn towards_client<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P,
 
 /// An answer to a leg's SYN that is no SYN-ACK.
 #[inline(never)]
-pub fn refused<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, entry: Ref<Leg<F>>) -> Verdict {
+pub fn refused<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    segment: &Segment,
+    entry: Ref<Leg<F>>,
+) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let client = place!(scratch.client);
     leg::client_of(entry, client);
@@ -278,7 +284,9 @@ pub fn refused<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: 
     };
     let expected = field!(flow.request_at);
     if segment.is(tcp::RST) {
-        return if segment.ack == expected { refuses(env, &p.key, flow, entry) } else { Verdict::DROP };
+        // Who is not behind the backend's interface has no say.
+        let genuine = segment.ack == expected && genuine(packet, env, field!(entry.forward), &p.key) != 0;
+        return if genuine { refuses(env, &p.key, flow, entry) } else { Verdict::DROP };
     }
     if segment.ack == expected || !segment.is(tcp::ACK) {
         return Verdict::DROP;
@@ -321,6 +329,9 @@ pub fn unreachable<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, en
     let quoted = crate::bytes::within::<1024>(field!(scratch.read)).and_then(|at| packet.read::<4>(at as usize + 4));
     let sent = field!(flow.request_at).wrapping_sub(1).to_be_bytes();
     if field!(leg.state) != splice_state::OPENING || field!(flow.state) != splice_state::OPENING || quoted != Some(sent) {
+        return Verdict::DROP;
+    }
+    if genuine(packet, env, field!(leg.forward), key) == 0 {
         return Verdict::DROP;
     }
     refuses(env, key, flow, leg)

@@ -162,6 +162,14 @@ pub fn closed<F: Network, E: Env>(env: &E, segment: &Segment, leg: Ref<Leg<F>>) 
     1
 }
 
+/// The connection ends, and nobody knows by whom: its trial has no outcome.
+#[inline(never)]
+pub fn unproven<F: Network, E: Env>(env: &E, leg: Ref<Leg<F>>) -> u32 {
+    let trial = take(leg);
+    field!(leg.trial = 0);
+    env.backend(field!(leg.owner) & 0xff_ffff).map_or(0, |backend| account::rests(env, backend, trial))
+}
+
 /// Whether a FIN or RST of the backend comes before the end of the response's body. A FIN that has overtaken data says nothing.
 #[inline(always)]
 fn is_cut<F: Family>(segment: &Segment, leg: Ref<Leg<F>>) -> bool {

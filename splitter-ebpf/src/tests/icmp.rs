@@ -2,6 +2,26 @@
 use super::*;
 use etherparse::{Icmpv4Type, Icmpv6Type, icmpv4};
 
+/// That the addressee of `quoted` (a whole frame) cannot be reached.
+pub fn unreachable(from: IpAddr, to: IpAddr, quoted: &[u8], admin: bool) -> Vec<u8> {
+    use etherparse::{icmpv4::DestUnreachableHeader as Four, icmpv6::DestUnreachableCode as Six};
+    let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let (mut out, quoted) = (Vec::new(), &quoted[14..]);
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => link
+            .ipv4(from.octets(), to.octets(), 64)
+            .icmpv4(Icmpv4Type::DestinationUnreachable(if admin { Four::FilterProhibited } else { Four::Port }))
+            .write(&mut out, quoted),
+        (IpAddr::V6(from), IpAddr::V6(to)) => link
+            .ipv6(from.octets(), to.octets(), 64)
+            .icmpv6(Icmpv6Type::DestinationUnreachable(if admin { Six::Prohibited } else { Six::Port }))
+            .write(&mut out, quoted),
+        _ => panic!("mixed families"),
+    }
+    .expect("fits");
+    out
+}
+
 /// An error about `quoted` (a whole frame) from a router or host.
 fn error(from: IpAddr, to: IpAddr, quoted: &[u8]) -> Vec<u8> {
     let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
@@ -21,7 +41,7 @@ fn error(from: IpAddr, to: IpAddr, quoted: &[u8]) -> Vec<u8> {
 }
 
 /// Checks the ICMP checksum; the outer addresses and the quoted packet.
-fn open(bytes: &[u8]) -> (IpAddr, IpAddr, Vec<u8>) {
+pub fn open(bytes: &[u8]) -> (IpAddr, IpAddr, Vec<u8>) {
     let packet = SlicedPacket::from_ethernet(bytes).expect("a valid frame");
     match (packet.net.as_ref().expect("IP"), packet.transport.as_ref().expect("ICMP")) {
         (etherparse::NetSlice::Ipv4(ip), TransportSlice::Icmpv4(icmp)) => {
@@ -40,7 +60,7 @@ fn open(bytes: &[u8]) -> (IpAddr, IpAddr, Vec<u8>) {
     }
 }
 
-fn link(mut quoted: Vec<u8>, ipv6: bool) -> Vec<u8> {
+pub fn link(mut quoted: Vec<u8>, ipv6: bool) -> Vec<u8> {
     let mut frame = vec![0; 12];
     frame.extend(if ipv6 { [0x86, 0xdd] } else { [8, 0] });
     frame.append(&mut quoted);

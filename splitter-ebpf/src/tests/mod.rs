@@ -8,6 +8,7 @@ mod odd;
 mod splice;
 mod states;
 mod translate;
+mod trials;
 
 use crate::{
     bytes::Route,
@@ -54,6 +55,7 @@ impl Lab {
         let client = if ipv6 { "[fd01::2]:40000" } else { "10.1.0.2:40000" }.parse().expect("an address");
         let frontend = FrontendKey { addr: addr(vip.ip()), port: vip.port().to_be_bytes(), proto, pad: 0 };
         maps.serve(1, frontend, split_by::CONNECTION, &[(weights[0], &[1, 2]), (weights[1], &[3])]);
+        maps.time_trials();
         Self { maps, client, vip, proto }
     }
 

@@ -286,3 +286,24 @@ fn an_icmp_error_about_a_syn_is_a_refusal() {
         assert_eq!((drawn(&lab).answered, lab.maps.version(2).ruled.refused), (1, 1));
     }
 }
+
+#[test]
+fn who_is_not_behind_the_backends_interface_has_no_say() {
+    for lab in labs() {
+        // In answer to a SYN, by RST and by ICMP.
+        let mut client = lab.client();
+        let syn = one(client.say(GET));
+        let (server, _) = lab.backend_of(&syn);
+        assert_eq!(lab.run(&server.wire(RST | ACK, &[]), CLIENT_SIDE), []);
+        assert_eq!(unreachable(&lab, &syn, CLIENT_SIDE), []);
+        assert_eq!((lab.maps.version(1).refused, lab.counted(Reason::LegRefused), lab.counted(Reason::WrongSide)), (0, 0, 2));
+        assert!((1..=4).all(|id| !lab.maps.suspected_now(id)));
+        // On an open connection.
+        let mut server = lab.accept(&syn, GET);
+        assert_eq!(lab.maps.pending(1), 1);
+        lab.run(&server.wire(RST | ACK, &[]), CLIENT_SIDE);
+        assert_eq!((drawn(&lab), lab.maps.pending(1)), (Outcomes { trials: 1, ..Outcomes::default() }, 0));
+        server.send(RST, &[]);
+        hang_up(&mut client);
+    }
+}
