@@ -133,6 +133,11 @@ pub struct Version {
     /// Achieved share of the connections (`mode: http`: of the requests) since the weights last changed, 0..=1; null before the first.
     pub observed_ratio: Option<f64>,
     pub connections: u64,
+    /// TCP handshakes completed, UDP flows begun; of these, TCP connections that have ended.
+    #[serde(default)]
+    pub opened: u64,
+    #[serde(default)]
+    pub closed: u64,
     /// Flows now: TCP established, UDP.
     pub flows: u64,
     pub bytes_in: u64,
@@ -155,11 +160,63 @@ pub struct Version {
     /// Requests whose connection came from another version.
     #[serde(default)]
     pub switches: u64,
+    /// What became of its trials.
+    #[serde(default)]
+    pub trials: Trials,
+    /// Trials whose clients wait for an answer now.
+    #[serde(default)]
+    pub pending: u64,
     /// SYN to SYN-ACK at the node.
     pub connect: Latency,
     /// First request byte to first response byte.
     pub first_byte: Latency,
     pub backends: Vec<Backend>,
+}
+
+/// A trial is a client's connection (`mode: http`: a request, `udp`: a flow), whatever number of backends is tried for it. Those that the
+/// weights sent to a version, and those that a rule did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trials {
+    pub drawn: Outcomes,
+    pub ruled: Outcomes,
+}
+
+/// What became of trials: each ends as one of these at most, and what is `cut` was `answered` before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcomes {
+    pub begun: u64,
+    /// The first response byte came.
+    pub answered: u64,
+    /// Every backend that was tried refused, by RST or ICMP.
+    pub refused: u64,
+    /// No backend had answered the SYN when the client gave up.
+    pub unopened: u64,
+    /// The client gave up before the first response byte.
+    pub abandoned: u64,
+    /// The backend ended it before the first response byte.
+    pub closed: u64,
+    /// The backend ended it in the middle of the response.
+    pub cut: u64,
+    /// The node refused it, for want of a backend.
+    pub unavailable: u64,
+    /// It ended, however, after the client had waited for too long.
+    pub overdue: u64,
+}
+
+impl Outcomes {
+    /// Names and counts of what trials end as.
+    pub fn named(&self) -> [(&'static str, u64); 8] {
+        [
+            ("answered", self.answered),
+            ("refused", self.refused),
+            ("unopened", self.unopened),
+            ("abandoned", self.abandoned),
+            ("closed", self.closed),
+            ("cut", self.cut),
+            ("unavailable", self.unavailable),
+            ("overdue", self.overdue),
+        ]
+    }
 }
 
 /// Quantiles in seconds; null without samples.

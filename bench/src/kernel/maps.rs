@@ -224,7 +224,7 @@ impl Node {
             let mut service = Service { salt: u64::from(i) << 20 | 7, version_count: 2, ..Default::default() };
             for v in 0..2u32 {
                 let id = 2 * i + v + 1;
-                service.versions[v as usize] = VersionSlot { end: ends[v as usize], version: id, size: 1, table: id, pad: 0 };
+                service.versions[v as usize] = VersionSlot { end: ends[v as usize], version: id, size: 1, table: id, ready: 1 };
             }
             self.map::<HashMap<_, u32, Service>>("SERVICES")?.insert(i + 1, service, 0)?;
             let key = FrontendKey { addr: vip(load.ipv6, i), port: VIP_PORT.to_be_bytes(), proto: TCP, pad: 0 };
@@ -287,6 +287,7 @@ impl Node {
             options: 0,
             scale: 0,
             tries: 0,
+            trial: 0,
         };
         table.insert(FlowKey { src: client, dst: vip, ports: pair(CLIENT_PORT, VIP_PORT), proto: u32::from(TCP) }, value, 0)?;
         Ok(())

@@ -179,6 +179,7 @@ impl Actor {
             stamps,
         };
         actor.reconciler.set_stamps(actor.stamps.said());
+        actor.reconciler.set_ticks_per_second(actor.clock()?.ticks_per_second);
         if let Some(services) = first {
             actor.desired.services = services;
             actor.apply(false);

@@ -32,6 +32,11 @@ fn add(total: &mut VersionCounters, one: &VersionCounters) {
     total.switches += one.switches;
     add_outcomes(&mut total.drawn, &one.drawn);
     add_outcomes(&mut total.ruled, &one.ruled);
+    for (slot, one) in total.pending.iter_mut().zip(one.pending) {
+        let (value, late) = trial::merged(*slot, one);
+        *slot = value;
+        total.drawn.overdue = total.drawn.overdue.wrapping_add(i64::from(late) as u64);
+    }
 }
 
 fn add_outcomes(total: &mut Outcomes, one: &Outcomes) {

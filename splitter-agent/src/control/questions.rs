@@ -12,7 +12,7 @@ use crate::{
     datapath::Datapath,
     observed::{self, ExplainRequest, Explanation, Status},
 };
-use splitter_common::abi::ABI_VERSION;
+use splitter_common::abi::{ABI_VERSION, is_suspected};
 use tokio::sync::oneshot;
 
 impl Actor {
@@ -93,7 +93,7 @@ impl Actor {
         let Some(datapath) = &self.datapath else { return Err(ControlError::Kernel(NO_MAPS.into())) };
         let suspect = |backend: u32| {
             let until = counters::suspect_until(&datapath.tables, backend).ok().flatten();
-            until.is_some_and(|until| until.wrapping_sub(clock.ticks) as i32 > 0)
+            until.is_some_and(|until| is_suspected(until, clock.ticks))
         };
         explain::explain(&datapath.tables, planned, request, suspect)
     }

@@ -16,7 +16,7 @@ use crate::{
     reconcile::{Applied, Planned},
 };
 use splitter_common::{
-    abi::{Kind, Measure, VersionCounters, backend_state},
+    abi::{Backend, Kind, Lapsed, Measure, Outcomes, VersionCounters, backend_state, is_suspected, trial},
     decide::SPACE,
 };
 use std::{
@@ -129,6 +129,8 @@ pub fn some(
         histograms: counters::histograms_of(tables, &numbers)?,
         flows: flows_by_version(applied, findings),
         suspects: suspects(tables, clock)?,
+        ticks: clock.ticks,
+        lapsed: lapsed(tables)?,
         rates,
     };
     let mut services: Vec<_> = planned.into_iter().map(|planned| service(planned, runtime, &facts)).collect();
@@ -158,6 +160,8 @@ struct Facts<'a> {
     histograms: HashMap<(u32, u32), counters::Histogram>,
     flows: HashMap<u32, u64>,
     suspects: HashMap<u32, bool>,
+    ticks: u32,
+    lapsed: HashMap<u32, Lapsed>,
     rates: &'a Rates,
 }
 
@@ -174,10 +178,18 @@ fn flows_by_version(applied: &Applied, findings: &Findings) -> HashMap<u32, u64>
     flows
 }
 
+fn lapsed(tables: &impl Tables) -> Result<HashMap<u32, Lapsed>, TableError> {
+    let mut lapsed = HashMap::new();
+    crate::datapath::LAPSED.each(tables, |version, count| {
+        lapsed.insert(version, count);
+    })?;
+    Ok(lapsed)
+}
+
 fn suspects(tables: &impl Tables, clock: Clock) -> Result<HashMap<u32, bool>, TableError> {
     let mut suspects = HashMap::new();
     crate::datapath::SUSPECTS.each(tables, |backend, until| {
-        suspects.insert(backend, until.wrapping_sub(clock.ticks) as i32 > 0);
+        suspects.insert(backend, is_suspected(until, clock.ticks));
     })?;
     Ok(suspects)
 }
@@ -242,6 +254,8 @@ fn version(planned: &Planned, index: usize, weight_ratio: f64, observed_ratio: O
     let model = &planned.model.versions[index];
     let number = planned.image.record.versions.get(index).map_or(0, |slot| slot.version);
     let c = facts.counters.get(&number).copied().unwrap_or_default();
+    let (timing, unanswered) = timing(planned, number);
+    let (late, pending) = trial::unended(&c.pending, facts.ticks, timing, unanswered);
     let latency = |measure: Measure| facts.histograms.get(&(number, measure as u32)).map(counters::Histogram::latency).unwrap_or_default();
     let backend = |(id, row): &(u32, splitter_common::abi::Backend)| observed::Backend {
         address: endpoint(&row.addr, row.port),
@@ -269,9 +283,39 @@ fn version(planned: &Planned, index: usize, weight_ratio: f64, observed_ratio: O
         request_rate: facts.rates.of(number),
         codes: if planned.model.mode == Mode::Http { codes(&c) } else { BTreeMap::new() },
         switches: c.switches,
+        opened: c.opened,
+        closed: c.closed,
+        trials: trials(&c, facts.lapsed.get(&number).copied().unwrap_or_default(), late),
+        pending: pending.max(0) as u64,
         connect: latency(Measure::Connect),
         first_byte: latency(Measure::FirstByte),
         backends: planned.image.backends.iter().filter(|(_, row)| row.version == number).map(backend).collect(),
+    }
+}
+
+/// How pending trials of a version are entered: the same for all of its backends.
+fn timing(planned: &Planned, version: u32) -> (u8, u32) {
+    let row = planned.image.backends.iter().map(|(_, row): &(u32, Backend)| row).find(|row| row.version == version);
+    row.map_or((0, 0), |row| (row.timing, row.unanswered))
+}
+
+/// `late`: trials that wait for too long and have not ended. A rollout judges by drawn ones but for those that steer by a rule.
+fn trials(counters: &VersionCounters, lapsed: Lapsed, late: i64) -> observed::Trials {
+    let drawn = Outcomes { overdue: counters.drawn.overdue.wrapping_add(late as u64), ..counters.drawn };
+    observed::Trials { drawn: outcomes(&drawn, lapsed.drawn), ruled: outcomes(&counters.ruled, lapsed.ruled) }
+}
+
+fn outcomes(of: &Outcomes, lapsed: u64) -> observed::Outcomes {
+    observed::Outcomes {
+        begun: of.trials,
+        answered: of.answered,
+        refused: of.refused,
+        unopened: of.unopened + lapsed,
+        abandoned: of.abandoned,
+        closed: of.closed,
+        cut: of.cut,
+        unavailable: of.unavailable,
+        overdue: of.overdue,
     }
 }
 

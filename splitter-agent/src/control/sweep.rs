@@ -4,7 +4,10 @@
 mod splice;
 
 use crate::{
-    datapath::{Cursor, FlowTables, NEXTHOP_OWNERS, NEXTHOPS, Plain, Table, TableError, Tables, Typed, bytes_of},
+    datapath::{
+        BACKENDS, Cursor, FlowTables, LAPSED, NEXTHOP_OWNERS, NEXTHOPS, Plain, SUSPECTED, SUSPECTS, Table, TableError, Tables, Typed,
+        bytes_of,
+    },
     reconcile::{Bits, flows},
 };
 use splitter_common::abi::*;
@@ -153,6 +156,7 @@ impl Janitor {
             self.stage = Some((index + 1, Cursor::default()));
         } else {
             self.free_next_hops(tables, clock)?;
+            end_suspicions(tables, clock)?;
             self.free_stashes(tables, clock)?;
             self.last = Arc::new(std::mem::take(&mut self.now));
         }
@@ -248,6 +252,7 @@ impl Janitor {
 
     fn half<F: FlowTables>(&mut self, tables: &mut impl Tables, cursor: &mut Cursor, clock: Clock) -> Result<bool, TableError> {
         let (mut seen, mut dead, mut done) = (0, Vec::new(), Vec::new());
+        let mut lapsed: HashMap<u32, Lapsed> = HashMap::new();
         let more = F::HALF.scan(tables, cursor, |key, half| {
             let flow = half.flow;
             seen += 1;
@@ -259,12 +264,19 @@ impl Janitor {
                     done.push(key);
                 }
             } else if gone || clock.is_older(flow.last, HALF_OPEN) {
+                if is_unopened(&half) {
+                    let of = lapsed.entry(flow.backend()).or_default();
+                    *if half.trial & trial::flag::RULED == 0 { &mut of.drawn } else { &mut of.ruled } += 1;
+                }
                 dead.push((key, flow));
             }
         })?;
         *self.now.entries.entry(F::HALF.0).or_default() += seen - (dead.len() + done.len()) as u64;
         F::HALF.delete(tables, &done)?;
         flows::remove(tables, F::HALF, &dead)?;
+        for (backend, new) in lapsed {
+            lapse(tables, backend, new)?;
+        }
         Ok(more)
     }
 
@@ -281,6 +293,37 @@ impl Janitor {
         let zeros: Vec<(u32, NextHop)> = free.iter().map(|slot| (*slot, NextHop::default())).collect();
         NEXTHOPS.put(tables, &zeros)
     }
+}
+
+/// Whether an aged entry is a trial that no backend's answer opened.
+fn is_unopened<F: FlowTables>(half: &HalfOpen<F>) -> bool {
+    let waits = !half.flow.is(flow_flag::REVERSE) && !half.flow.is(flow_flag::REPLIED);
+    waits && half.flow.flags() & flow_flag::ESTABLISHED == 0 && half.trial & trial::flag::UNDER_WAY != 0
+}
+
+/// Counts handshakes that aged out for the version of their backend.
+fn lapse(tables: &mut impl Tables, backend: u32, new: Lapsed) -> Result<(), TableError> {
+    let Some(row) = BACKENDS.get(tables, backend)?.filter(|row| row.version != 0) else { return Ok(()) };
+    let before = LAPSED.get(tables, row.version)?.unwrap_or_default();
+    LAPSED.put_one(tables, row.version, Lapsed { drawn: before.drawn + new.drawn, ruled: before.ruled + new.ruled })
+}
+
+/// Removes the suspicions that have ended: the clock wraps.
+fn end_suspicions(tables: &mut impl Tables, clock: Clock) -> Result<(), TableError> {
+    let mut over = Vec::new();
+    SUSPECTS.each(tables, |backend, until| {
+        if !is_suspected(until, clock.ticks) {
+            over.push(backend);
+        }
+    })?;
+    SUSPECTS.delete(tables, &over)?;
+    let mut empty = Vec::new();
+    SUSPECTED.each(tables, |version, suspected| {
+        if suspected.until.iter().all(|until| !is_suspected(*until, clock.ticks)) {
+            empty.push(version);
+        }
+    })?;
+    SUSPECTED.delete(tables, &empty)
 }
 
 /// Whether any table holds a flow of this key.
@@ -394,6 +437,18 @@ mod tests {
         assert_eq!(left(&mut memory, at(99)), 3);
         V4::CLOSING.delete(&mut memory, &[key(2)]).unwrap();
         assert_eq!(left(&mut memory, at(2 * ORPHANED + 5)), 3);
+    }
+
+    #[test]
+    fn suspicions_that_have_ended_go() {
+        let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
+        let at = |ticks: u32| CLOCK.ticks.wrapping_add(ticks);
+        SUSPECTS.put(&mut memory, &[(1, at(1_250)), (2, at(0)), (3, at(1 << 31)), (4, at(1))]).unwrap();
+        let list = |until: u32| Suspected { backends: [9; SUSPECTS_MOST], until: [until; SUSPECTS_MOST] };
+        SUSPECTED.put(&mut memory, &[(5, list(at(7))), (6, list(at(0)))]).unwrap();
+        sweep(&mut janitor, &mut memory);
+        let left = |table| memory.entries(table).map(|(key, _)| key[0]).collect::<Vec<_>>();
+        assert_eq!((left(Table::Suspects), left(Table::Suspected)), (vec![1, 4], vec![5]));
     }
 
     #[test]

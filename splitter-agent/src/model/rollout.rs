@@ -29,6 +29,9 @@ pub struct Rollout {
     /// Probability of taking back a good canary, within a day of watching, over all gates of the node's own signals.
     pub false_alarm: Ppm,
     pub gates: Gates,
+    /// Whose answers are evidence.
+    #[serde(default)]
+    pub judge: Judge,
     /// How often a canary that was taken back is tried again by itself.
     pub retries: u32,
     /// Time after a rollback before anything begins again.
@@ -36,6 +39,18 @@ pub struct Rollout {
     /// Times in which nothing starts or advances. Rollbacks always work.
     pub freeze: Vec<Freeze>,
     pub hooks: Vec<Hook>,
+}
+
+/// Which requests (connections without HTTP) tell about a version. What a rule sends to the canary is not what its share would bring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Judge {
+    /// Those that the weights drew.
+    #[default]
+    Drawn,
+    /// Those that a rule sent.
+    Ruled,
+    All,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +72,8 @@ pub struct Gates {
     pub external: Vec<External>,
 }
 
-/// Failures: 5xx, resets by the backend, refused connections, timeouts.
+/// Failures: what a client suffers. Refused, left without an answer, given up, cut in the middle, no backend; of HTTP also answers with some
+/// statuses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorRate {
     /// Fails when the canary's rate is above this.
@@ -68,7 +84,32 @@ pub struct ErrorRate {
     pub margin: Ppm,
     /// Rates below this are never held against the canary in the comparison.
     pub ignore_below: Ppm,
+    /// A request without an answer for this long has failed, whatever comes later; above zero.
+    #[serde(default = "unanswered")]
+    pub unanswered: Duration,
+    /// Statuses that are failures: first and last of each span. Without HTTP of no meaning.
+    #[serde(default = "codes")]
+    pub codes: Vec<[u16; 2]>,
 }
+
+impl Default for ErrorRate {
+    fn default() -> Self {
+        Self { max: None, max_increase: 250_000, margin: 10_000, ignore_below: 1_000, unanswered: UNANSWERED, codes: vec![FAILING] }
+    }
+}
+
+const fn unanswered() -> Duration {
+    UNANSWERED
+}
+
+fn codes() -> Vec<[u16; 2]> {
+    vec![FAILING]
+}
+
+/// Default of [`ErrorRate::unanswered`].
+pub const UNANSWERED: Duration = Duration::from_secs(5);
+/// Default of [`ErrorRate::codes`].
+pub const FAILING: [u16; 2] = [500, 599];
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {

@@ -16,7 +16,7 @@ pub use applied::{Applied, Bits, Planned};
 pub use work::{Portion, Services, Work};
 
 use crate::{
-    datapath::{HTTP_RULES, IDS, MAGLEV, RULES, SERVICES, Table, TableError, Tables, bytes_of},
+    datapath::{HTTP_RULES, IDS, LAPSED, MAGLEV, RULES, SERVICES, Table, TableError, Tables, bytes_of},
     model,
     plan::{self, Generations, Ids, Key, OutOfIds},
 };
@@ -82,6 +82,8 @@ pub struct Reconciler {
     released: Vec<Released>,
     sweep: u64,
     mtu: u32,
+    /// Of the kernel's clock.
+    ticks_per_second: u32,
     /// Which backends agree to TCP timestamps, as far as they were asked. `None`: nobody gets them.
     stamps: Option<HashMap<SocketAddr, bool>>,
     /// One of the two has changed since the last plan.
@@ -106,6 +108,7 @@ impl Default for Reconciler {
             released: Vec::new(),
             sweep: 0,
             mtu: MTU,
+            ticks_per_second: 250,
             stamps: Some(HashMap::new()),
             new_paths: false,
             last: Services::default(),
@@ -119,6 +122,16 @@ impl Default for Reconciler {
 impl Reconciler {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Says how fast the kernel's clock runs, before anything is applied.
+    pub fn set_ticks_per_second(&mut self, ticks: u32) {
+        self.ticks_per_second = ticks;
+    }
+
+    /// How the trials of a service are timed, as its rows say.
+    pub fn timing(&self, service: &crate::model::Service) -> crate::plan::trials::Timing {
+        crate::plan::trials::timing_of(service, self.ticks_per_second)
     }
 
     /// Says which packets all paths to backends carry, bytes; the next apply brings services to it. True when that is news.
@@ -284,6 +297,7 @@ fn forget(tables: &mut impl Tables, free: &[Released]) -> Result<(), TableError>
             histograms.extend((MIN_OCTAVE..=MAX_OCTAVE).map(|octave| HistogramKey::new(*version, measure, octave)));
         }
     }
+    LAPSED.delete(tables, &versions)?;
     if !histograms.is_empty() {
         tables.delete(Table::Histograms, bytes_of(&histograms))?;
     }

@@ -303,6 +303,7 @@ impl Reconciler {
                 None => applied.filter(|old| old.id == id).map(Previous::from),
             };
             let mut image = plan::plan(service, self.mtu, ids, generations, previous)?;
+            plan::trials::watch(&mut image, service, self.ticks_per_second);
             image.record.http |= plan::http::stamps(service, self.stamps.as_ref(), before.map_or(0, |before| before.http));
             let ends = |record: &Service| record.versions.map(|slot| (slot.version, slot.end));
             if before.is_some_and(|before| ends(&before) != ends(&image.record)) {
@@ -466,6 +467,7 @@ fn unchanged(a: &model::Service, b: &model::Service) -> bool {
     let model::Service { name, frontends, mode, split_by, versions, rules, http, on_weight_change, snat, rollout: _, origin: _ } = a;
     *name == b.name
         && *frontends == b.frontends
+        && plan::trials::same(a, b)
         && *mode == b.mode
         && *split_by == b.split_by
         && *versions == b.versions

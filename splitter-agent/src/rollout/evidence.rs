@@ -61,7 +61,7 @@ pub struct Evidence {
     pub step: [Tally; 2],
     /// Of about the last ten seconds.
     pub recent: [Tally; 2],
-    /// Requests, or connections where none are read, of this step, warm-up included: the canary's and all.
+    /// Requests, or connections where none are read, that the weights drew in this step, warm-up included: the canary's and all.
     pub connections: [f64; 2],
     pub errors_limit: Detector,
     pub errors_increase: Detector,
@@ -130,7 +130,7 @@ impl Evidence {
 
     /// Takes the counts of one look. `warm`: the warm-up is over.
     pub fn traffic(&mut self, policy: &Rollout, share: Ppm, traffic: &Traffic, warm: bool) {
-        let Traffic { seconds, canary, baseline, all } = *traffic;
+        let Traffic { seconds, canary, baseline, drawn, all } = *traffic;
         let sides = [canary, baseline];
         for (side, (step, recent)) in sides.iter().zip(self.step.iter_mut().zip(&mut self.recent)) {
             let trials = side.trials.max(side.errors);
@@ -140,7 +140,7 @@ impl Evidence {
                 step.add(trials, side.errors);
             }
         }
-        self.connections[0] += canary.trials;
+        self.connections[0] += drawn;
         self.connections[1] += all;
         if let Some(gate) = &policy.gates.error_rate {
             if let Some(max) = gate.max {
@@ -153,8 +153,8 @@ impl Evidence {
         }
         if let Some(gate) = &policy.gates.share {
             let (asked, tolerance) = (ratio(share), ratio(gate.tolerance));
-            let high = Limit::new((asked * (1.0 + tolerance)).min(1.0)).look(canary.trials, all);
-            let low = Limit::new((1.0 - asked * (1.0 - tolerance)).min(1.0)).look((all - canary.trials).max(0.0), all);
+            let high = Limit::new((asked * (1.0 + tolerance)).min(1.0)).look(drawn, all);
+            let low = Limit::new((1.0 - asked * (1.0 - tolerance)).min(1.0)).look((all - drawn).max(0.0), all);
             // At 100% nothing can be too high; a share of all that is missing shows in the other test.
             feed(&mut self.share_high, high.filter(|_| asked * (1.0 + tolerance) < 1.0), seconds, CAP);
             feed(&mut self.share_low, low, seconds, CAP);

@@ -28,15 +28,16 @@ pub struct Traffic {
     pub seconds: f64,
     pub canary: Side,
     pub baseline: Side,
-    /// Trials of all versions together.
+    /// Trials begun that the weights drew: the canary's, and of all versions together.
+    pub drawn: f64,
     pub all: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Side {
-    /// Requests, or connections where the kernel does not see requests.
+    /// Requests, or connections where the kernel does not see requests, that were answered or failed. Those that still wait say nothing yet.
     pub trials: f64,
-    /// Of them failed: 5xx, reset by the backend, refused, not answered.
+    /// Of them failed: what clients suffered.
     pub errors: f64,
 }
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use std::time::Duration;
 
 fn policy() -> Rollout {
-    let errors = ErrorRate { max: Some(50_000), max_increase: 250_000, margin: 20_000, ignore_below: 1_000 };
+    let errors = ErrorRate { max: Some(50_000), max_increase: 250_000, margin: 20_000, ignore_below: 1_000, ..ErrorRate::default() };
     Rollout {
         canary: 1,
         baseline: 0,
@@ -25,6 +25,7 @@ fn policy() -> Rollout {
         cool_down: Duration::from_secs(30),
         freeze: Vec::new(),
         hooks: Vec::new(),
+        judge: Default::default(),
     }
 }
 
@@ -44,7 +45,7 @@ fn word(kind: WordKind) -> Option<Word> {
 fn traffic(share: Ppm, seconds: f64, canary_rate: f64) -> Traffic {
     let (canary, all) = (1_000.0 * seconds * f64::from(share) / f64::from(ALL), 1_000.0 * seconds);
     let side = |trials: f64, rate: f64| Side { trials, errors: (trials * rate).round() };
-    Traffic { seconds, canary: side(canary, canary_rate), baseline: side((all - canary) * 0.7, 0.0), all }
+    Traffic { seconds, canary: side(canary, canary_rate), baseline: side((all - canary) * 0.7, 0.0), drawn: canary, all }
 }
 
 /// A node that runs what it is told.
@@ -171,7 +172,7 @@ fn without_data_nothing_advances() {
 #[test]
 fn gates_without_data_are_unknown() {
     let latency = |quantile| Latency { measure: Measure::FirstByte, quantile, max: None, max_increase: Some(0) };
-    let errors = ErrorRate { max: None, max_increase: 0, margin: 999_999, ignore_below: 0 };
+    let errors = ErrorRate { max: None, max_increase: 0, margin: 999_999, ignore_below: 0, ..ErrorRate::default() };
     let gates = Gates { error_rate: Some(errors), latency: vec![latency(500_000), latency(100_000), latency(990_000)], ..Gates::default() };
     let mut world = World::new(Rollout { gates, min_samples: 0, warm_up: Duration::ZERO, ..policy() });
     world.say(WordKind::Start);

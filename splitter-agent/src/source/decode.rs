@@ -201,6 +201,11 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
         }
     };
     let rollout = fields.optional("rollout").and_then(|node| rollout::decode(node, &versions, context));
+    if let (Some(rollout), Some(node), Some(mode)) = (&rollout, fields.optional("rollout"), mode) {
+        let by_http = http.iter().flat_map(|http| &http.rules).any(|rule| rule.version == rollout.canary);
+        let ruled = by_http || rules.iter().any(|rule| rule.version == rollout.canary);
+        rollout::doubts(rollout, node.at, ruled, mode, context);
+    }
     let ending = fields.optional("onWeightChange");
     let on_weight_change = ending.and_then(|node| on_weight_change(node, context)).unwrap_or_default();
     if let (Some(node), Some(Mode::Http)) = (ending, mode)

@@ -121,6 +121,8 @@ impl Exposition {
         let all = || self.each();
         let one = |value: fn(&Version) -> u64| all().map(move |(labels, v)| (labels, value(v)));
         counters(encoder, "splitter_connections", "Connections (UDP: flows) given to a version", None, one(|v| v.connections))?;
+        counters(encoder, "splitter_opened", "TCP handshakes completed, UDP flows begun", None, one(|v| v.opened))?;
+        counters(encoder, "splitter_closed", "TCP connections that have ended", None, one(|v| v.closed))?;
         gauges(encoder, "splitter_flows", "Flows now", all().map(|(labels, v)| (labels, v.flows as f64)))?;
         gauges(encoder, "splitter_weight_ratio", "Asked share of new connections", all().map(|(labels, v)| (labels, v.weight_ratio)))?;
         let observed = all().filter_map(|(labels, v)| Some((labels, v.observed_ratio?)));
@@ -138,6 +140,15 @@ impl Exposition {
         counters(encoder, "splitter_resets", "TCP connections reset, by the side that did", None, resets)?;
         let failures = all().flat_map(|(l, v)| with(l, "reason", [("refused", v.refused), ("timeout", v.timeouts)]));
         counters(encoder, "splitter_connect_failures", "Connections that a backend refused or did not answer", None, failures)?;
+        let trials = all().flat_map(|([service, version], v)| {
+            [("true", &v.trials.drawn), ("false", &v.trials.ruled)].into_iter().flat_map(move |(drawn, outcomes)| {
+                outcomes.named().map(move |(outcome, count)| ([service, version, ("drawn", drawn), ("outcome", outcome)], count))
+            })
+        });
+        let help = "Client connections (HTTP: requests) by what became of them, drawn by weight or sent by a rule; what is cut was answered before";
+        counters(encoder, "splitter_trials", help, None, trials)?;
+        let pending = all().map(|(labels, v)| (labels, v.pending as f64));
+        gauges(encoder, "splitter_trials_pending", "Client connections (HTTP: requests) that wait for their first response byte", pending)?;
         let connect = "From the client's SYN to the backend's SYN-ACK, at the node";
         self.latency(encoder, "splitter_connect_duration", connect, |v| Some(&v.connect))?;
         let first_byte = "From the first byte of a request to the first byte of its response, at the node";
@@ -240,7 +251,7 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observed::{Interface, ReasonCount, Service, Table};
+    use crate::observed::{self, Interface, ReasonCount, Service, Table};
 
     fn status() -> Status {
         let latency =
@@ -250,9 +261,16 @@ mod tests {
             weight_ratio: 0.95,
             observed_ratio: Some(0.5),
             connections: 7,
+            opened: 8,
+            closed: 2,
             bytes_in: 10,
             bytes_out: 20,
             refused: 3,
+            trials: observed::Trials {
+                drawn: observed::Outcomes { begun: 9, answered: 6, cut: 1, refused: 3, ..observed::Outcomes::default() },
+                ruled: observed::Outcomes { overdue: 2, ..observed::Outcomes::default() },
+            },
+            pending: 5,
             connect: latency,
             ..Version::default()
         };
@@ -307,6 +325,13 @@ mod tests {
             "splitter_observed_ratio{service=\"shop/checkout\",version=\"v1\"} 0.5",
             "splitter_bytes_total{service=\"shop/checkout\",version=\"v1\",direction=\"out\"} 20",
             "splitter_connect_failures_total{service=\"shop/checkout\",version=\"v1\",reason=\"refused\"} 3",
+            "splitter_trials_total{service=\"shop/checkout\",version=\"v1\",drawn=\"true\",outcome=\"answered\"} 6",
+            "splitter_trials_total{service=\"shop/checkout\",version=\"v1\",drawn=\"true\",outcome=\"cut\"} 1",
+            "splitter_trials_total{service=\"shop/checkout\",version=\"v1\",drawn=\"false\",outcome=\"overdue\"} 2",
+            "splitter_trials_total{service=\"web\",version=\"v2\",drawn=\"true\",outcome=\"refused\"} 0",
+            "splitter_opened_total{service=\"shop/checkout\",version=\"v1\"} 8",
+            "splitter_closed_total{service=\"shop/checkout\",version=\"v1\"} 2",
+            "splitter_trials_pending{service=\"shop/checkout\",version=\"v1\"} 5.0",
             "splitter_connect_duration_seconds_count{service=\"shop/checkout\",version=\"v1\"} 6",
             "splitter_connect_duration_seconds_sum{service=\"shop/checkout\",version=\"v1\"} 120.5",
             "splitter_connect_duration_seconds_bucket{le=\"0.0001\",service=\"shop/checkout\",version=\"v1\"} 2",

@@ -1,4 +1,4 @@
-//! The live rows: a real agent, a canary that resets connections, clients that see it; and what 1,000 rollouts cost.
+//! The live rows: a real agent, a canary with a fault, clients that see it; and what 1,000 rollouts cost.
 
 use crate::{
     admin::Admin,
@@ -10,6 +10,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::{
+    collections::VecDeque,
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -25,20 +26,51 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(60);
 const MANY: u32 = 1_000;
 
+/// What is wrong with the canary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// Parts in a thousand of its connections, once it has read their request.
+    Resets(u32),
+    /// Every request.
+    Hangs,
+    Closes,
+    /// Its node refuses by ICMP.
+    Rejects,
+    /// It has no backend that is ready: the node answers 503.
+    Nobody,
+}
+
+/// Name, mode, first share of the canary, requests a second, fault.
+const FAULTS: [(&str, &str, &str, f64, Fault); 6] = [
+    ("all-fail-200rps", "tcp", "50%", 400.0, Fault::Resets(1_000)),
+    ("5%-fail-50rps", "tcp", "5%", 1_000.0, Fault::Resets(50)),
+    ("hangs-for-1s-200rps", "http", "50%", 400.0, Fault::Hangs),
+    ("closes-200rps", "http", "50%", 400.0, Fault::Closes),
+    ("refused-by-icmp-200rps", "http", "50%", 400.0, Fault::Rejects),
+    ("503-of-the-node-200rps", "http", "50%", 400.0, Fault::Nobody),
+];
+
 pub fn detection(place: &Place, runs: u32, rows: &mut Rows) -> Result<()> {
     let lab = Lab::with("rollout", Options { backends: 2, ..Options::default() })?;
-    // Parts in a thousand that the canary resets.
-    let faults = Arc::new(AtomicU32::new(0));
-    let _servers = [Server::start(lab.backend(1), "v1", Arc::default())?, Server::start(lab.backend(2), "v2", faults.clone())?];
-    for (name, share, faulty, rate) in [("all-fail-200rps", "50%", 1_000, 400.0), ("5%-fail-50rps", "5%", 50, 1_000.0)] {
+    let manner = Manner::default();
+    let _servers = [Server::start(lab.backend(1), "v1", Manner::default())?, Server::start(lab.backend(2), "v2", manner.clone())?];
+    // One client address stands for many here, and the kernel sends each but one error a second.
+    inside(&lab, "sysctl -qw net.ipv4.icmp_ratelimit=0")?;
+    for (name, mode, share, rate, fault) in FAULTS {
         let rollout = format!(
-            "  rollout: {{canary: v2, steps: [{share}, 100%], dwell: 10m, warmUp: 0s, coolDown: 0s, gates: {{errorRate: {{max: 1%}}}}}}\n"
+            "  rollout: {{canary: v2, steps: [{share}, 100%], dwell: 10m, warmUp: 0s, coolDown: 0s, gates: {{errorRate: {{max: 1%, \
+             unanswered: 1s}}}}}}\n"
         );
-        let site = Site::new(&place.splitter, &lab.node, &(synthetic::real(100, 0) + &rollout))?;
+        let mut policy = synthetic::real(100, 0).replace("mode: tcp", &format!("mode: {mode}"));
+        if fault == Fault::Nobody {
+            let backend = format!("\"10.2.2.2:{}\"", synthetic::BACK_PORT);
+            policy = policy.replace(&backend, &format!("{{address: {backend}, state: down}}"));
+        }
+        let site = Site::new(&place.splitter, &lab.node, &(policy + &rollout))?;
         let agent = site.start(1)?;
         let mut seen = Seen::default();
         for _ in 0..runs {
-            one(&lab, &site, rate, faulty, &faults, &mut seen).with_context(|| site.log_tail())?;
+            one(&lab, &site, rate, fault, &manner, &mut seen).with_context(|| site.log_tail())?;
         }
         rows.add_quantiles("live", &format!("{name}_start_to_rollback_seconds"), &seen.rollback, None);
         // With few failures the watchers, who see a part of the requests, may have met none.
@@ -53,6 +85,18 @@ pub fn detection(place: &Place, runs: u32, rows: &mut Rows) -> Result<()> {
     lab.remove()
 }
 
+/// Runs a command in the canary's namespace.
+fn inside(lab: &Lab, words: &str) -> Result<()> {
+    let namespace = format!("--net=/run/netns/{}", lab.backend(2).name());
+    let output = std::process::Command::new("nsenter").arg(namespace).args(words.split(' ')).output()?;
+    ensure!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn reject(lab: &Lab, action: &str) -> Result<()> {
+    inside(lab, &format!("iptables -{action} INPUT -p tcp --dport {} -j REJECT --reject-with icmp-port-unreachable", synthetic::BACK_PORT))
+}
+
 #[derive(Default)]
 struct Seen {
     /// From the start of the rollout to the rollback, by the audit log.
@@ -63,12 +107,15 @@ struct Seen {
 }
 
 /// One rollout with a canary that is bad from the begin.
-fn one(lab: &Lab, site: &Site, rate: f64, faulty: u32, faults: &AtomicU32, seen: &mut Seen) -> Result<()> {
+fn one(lab: &Lab, site: &Site, rate: f64, fault: Fault, manner: &Manner, seen: &mut Seen) -> Result<()> {
     const WATCHERS: usize = 2;
-    faults.store(faulty, Ordering::Relaxed);
+    manner.set(Some(fault));
+    if fault == Fault::Rejects {
+        reject(lab, "I")?;
+    }
     // Most of the load comes from one client; the watchers see single failures. Together they are the rate.
     let watched = (rate / 4.0).min(100.0);
-    let plan = Plan { rate: Some(rate - watched), ..Plan::http(SocketAddr::new(VIP4.into(), synthetic::FRONT_PORT)) };
+    let plan = Plan { rate: Some(rate - watched), concurrency: 1_000, ..Plan::http(SocketAddr::new(VIP4.into(), synthetic::FRONT_PORT)) };
     let load = Load::start(Some(lab.client()), plan)?;
     let watchers = Watchers::start(lab, WATCHERS, watched / WATCHERS as f64)?;
     std::thread::sleep(Duration::from_millis(500));
@@ -85,7 +132,10 @@ fn one(lab: &Lab, site: &Site, rate: f64, faulty: u32, faults: &AtomicU32, seen:
     std::thread::sleep(Duration::from_millis(500));
     let failures = watchers.stop()?;
     let phases = load.stop()?;
-    faults.store(0, Ordering::Relaxed);
+    manner.set(None);
+    if fault == Fault::Rejects {
+        reject(lab, "D")?;
+    }
     let history: Vec<Value> = serde_json::from_str(&site.cli(&["rollout", "history", synthetic::REAL, "-o", "json"])?.0)?;
     let at = |event: &str| history.iter().rev().find(|e| e["event"] == event).and_then(|e| e["at"].as_f64()).context("an event is missing");
     seen.rollback.push(at("rolled-back")? - at("started")?);
@@ -143,33 +193,67 @@ fn request() -> std::io::Result<()> {
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    if answer.is_empty() { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    if answer.starts_with(b"HTTP/1.1 200 ") { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
 }
 
-/// A server that resets a part of its connections once it has read their request, every nth of them.
+/// How a server treats requests; the same for all who hold it.
+#[derive(Clone, Default)]
+struct Manner {
+    /// Parts in a thousand that have a fault, and whether that is a hang, an end, or a reset.
+    part: Arc<AtomicU32>,
+    kind: Arc<AtomicU32>,
+}
+
+const RESETS: u32 = 0;
+const HANGS: u32 = 1;
+const CLOSES: u32 = 2;
+
+impl Manner {
+    fn set(&self, fault: Option<Fault>) {
+        let (part, kind) = match fault {
+            Some(Fault::Resets(part)) => (part, RESETS),
+            Some(Fault::Hangs) => (1_000, HANGS),
+            Some(Fault::Closes) => (1_000, CLOSES),
+            Some(Fault::Rejects | Fault::Nobody) | None => (0, RESETS),
+        };
+        self.kind.store(kind, Ordering::Relaxed);
+        self.part.store(part, Ordering::Relaxed);
+    }
+}
+
+/// A server of which every nth connection meets a fault.
 struct Server {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    fn start(namespace: &Namespace, name: &'static str, faults: Arc<AtomicU32>) -> Result<Server> {
+    fn start(namespace: &Namespace, name: &'static str, manner: Manner) -> Result<Server> {
         let listener = namespace.run(|| TcpListener::bind(("0.0.0.0", synthetic::BACK_PORT)))??;
         listener.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
         let ours = stop.clone();
         let work = move || {
-            let mut due = 0;
+            let (mut due, mut held) = (0, VecDeque::new());
             while !ours.load(Ordering::Relaxed) {
                 let Ok((stream, _)) = listener.accept() else {
                     std::thread::sleep(Duration::from_millis(1));
                     continue;
                 };
-                due += faults.load(Ordering::Relaxed);
+                due += manner.part.load(Ordering::Relaxed);
                 let fault = due >= 1_000;
                 due -= if fault { 1_000 } else { 0 };
+                let kind = manner.kind.load(Ordering::Relaxed);
+                if fault && kind == HANGS {
+                    held.push_back(stream);
+                    // Their clients have given up long ago.
+                    if held.len() > 4_000 {
+                        held.pop_front();
+                    }
+                    continue;
+                }
                 // A client that went away is its own affair.
-                let _ = serve(stream, name, fault);
+                let _ = serve(stream, name, fault, kind);
             }
         };
         Ok(Server { stop, thread: Some(std::thread::Builder::new().name(name.into()).spawn(work)?) })
@@ -184,12 +268,15 @@ impl Drop for Server {
     }
 }
 
-fn serve(mut stream: TcpStream, name: &str, fault: bool) -> std::io::Result<()> {
+fn serve(mut stream: TcpStream, name: &str, fault: bool, kind: u32) -> std::io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(Duration::from_millis(200)))?;
     let mut request = [0; 1024];
     // The whole request comes in one segment; one that ends early is answered all the same.
     let _ = stream.read(&mut request)?;
+    if fault && kind == CLOSES {
+        return Ok(());
+    }
     if fault {
         let linger = libc::linger { l_onoff: 1, l_linger: 0 };
         // SAFETY: the option lives through the call.

@@ -21,7 +21,7 @@ const DAY: f64 = 24.0 * HOUR;
 /// The strictest policy that is not absurd: nothing is tolerated beyond the baseline, so that identical versions stand at the edge of the
 /// hypothesis, where false alarms are most likely.
 fn strict() -> Rollout {
-    let errors = ErrorRate { max: Some(10_000), max_increase: 0, margin: 10_000, ignore_below: 0 };
+    let errors = ErrorRate { max: Some(10_000), max_increase: 0, margin: 10_000, ignore_below: 0, ..ErrorRate::default() };
     let latency = Latency { measure: Measure::FirstByte, quantile: 990_000, max: None, max_increase: Some(0) };
     Rollout {
         canary: 1,
@@ -38,12 +38,13 @@ fn strict() -> Rollout {
         cool_down: Duration::from_secs(300),
         freeze: Vec::new(),
         hooks: Vec::new(),
+        judge: Default::default(),
     }
 }
 
 /// The defaults of a policy that says `errorRate: {max: 1%}` and `latency: {quantile: 0.99, maxIncrease: 20%}`.
 fn usual() -> Rollout {
-    let errors = ErrorRate { max: Some(10_000), max_increase: 250_000, margin: 10_000, ignore_below: 1_000 };
+    let errors = ErrorRate { max: Some(10_000), max_increase: 250_000, margin: 10_000, ignore_below: 1_000, ..ErrorRate::default() };
     let latency = Latency { measure: Measure::FirstByte, quantile: 990_000, max: None, max_increase: Some(200_000) };
     Rollout { gates: Gates { error_rate: Some(errors), latency: vec![latency], ..Gates::default() }, ..strict() }
 }
@@ -290,7 +291,7 @@ fn promotion(runs: u64, rows: &mut Rows) -> Result<()> {
 fn power(runs: u64, rows: &mut Rows) -> Result<()> {
     let (canary, baseline) = (Version::new(50.0, 0.02), Version::new(950.0, 0.01));
     // Errors only, no limit: one test at 1%.
-    let errors = ErrorRate { max: None, max_increase: 0, margin: 10_000, ignore_below: 0 };
+    let errors = ErrorRate { max: None, max_increase: 0, margin: 10_000, ignore_below: 0, ..ErrorRate::default() };
     let policy = Rollout { gates: Gates { error_rate: Some(errors), ..Gates::default() }, ..strict() };
     let times = parallel(runs, |seed| {
         let (mut random, atoms, mut judge) = (Random::new(seed), Atoms::new(), Judge::start(policy.clone()));

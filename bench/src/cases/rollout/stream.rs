@@ -84,7 +84,7 @@ impl Version {
 
 pub fn look(random: &mut Random, canary: &Version, baseline: &Version) -> Traffic {
     let (canary, baseline) = (canary.side(random), baseline.side(random));
-    Traffic { seconds: LOOK, canary, baseline, all: canary.trials + baseline.trials }
+    Traffic { seconds: LOOK, canary, baseline, drawn: canary.trials, all: canary.trials + baseline.trials }
 }
 
 /// Latencies: a lognormal law (median 10 ms, sigma 0.6: p99 40 ms) on atoms that are finer where quantiles are judged.

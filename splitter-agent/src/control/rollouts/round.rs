@@ -6,7 +6,7 @@
 use super::{
     Entry,
     errands::Answered,
-    sample::{FEW, Sampler},
+    sample::{FEW, Sampler, Watch},
 };
 use crate::{
     control::{
@@ -14,7 +14,7 @@ use crate::{
         status,
     },
     datapath::Tables,
-    model::{Measure, Mode},
+    model::Measure,
     rollout::{LatencySamples, Observation, Reading, State, Traffic, stats::Counts},
 };
 use std::{
@@ -80,8 +80,6 @@ struct Watched {
     /// Numbers of canary and baseline.
     numbers: [u32; 2],
     measures: Vec<Measure>,
-    /// Requests are counted, not connections.
-    http: bool,
 }
 
 impl Rounds {
@@ -134,8 +132,9 @@ impl Rounds {
     }
 
     /// Reads counters, and histograms when it is time for them. Whether there are counters, and new samples with the seconds that they stand for.
-    fn read(&mut self, tables: &impl Tables, now: Instant) -> (bool, Option<(f64, Samples)>) {
-        let counted = self.sampler.look(tables).inspect_err(|error| tracing::error!(%error, "rollouts see no counters")).is_ok();
+    /// `ticks`: the kernel's clock.
+    fn read(&mut self, tables: &impl Tables, ticks: u32, now: Instant) -> (bool, Option<(f64, Samples)>) {
+        let counted = self.sampler.look(tables, ticks).inspect_err(|error| tracing::error!(%error, "rollouts see no counters")).is_ok();
         if now < self.histograms_due {
             return (counted, None);
         }
@@ -170,13 +169,12 @@ impl Spot {
 impl Watched {
     /// `None` until both versions were seen twice.
     fn traffic(&self, sampler: &Sampler, seconds: f64) -> Option<Traffic> {
-        let side = |slot: usize| sampler.side(slot, self.http);
-        let (canary, baseline) = (side(self.canary)?, side(self.baseline)?);
+        let ((canary, drawn), (baseline, others)) = (sampler.side(self.canary)?, sampler.side(self.baseline)?);
         let all = match self.all.as_slice() {
-            [] => canary.trials + baseline.trials,
-            slots => slots.iter().filter_map(|slot| Some(side(*slot)?.trials)).sum(),
+            [] => drawn + others,
+            slots => slots.iter().filter_map(|slot| Some(sampler.side(*slot)?.1)).sum(),
         };
-        Some(Traffic { seconds, canary, baseline, all })
+        Some(Traffic { seconds, canary, baseline, drawn, all })
     }
 
     fn latency(&self, samples: &Samples, seconds: f64) -> LatencySamples {
@@ -198,7 +196,11 @@ impl Actor {
         if rounds.stale || rounds.layout != self.layout {
             self.find_spots(&mut rounds, &entries, now);
         }
-        let (counted, samples) = self.datapath.as_ref().map_or((false, None), |datapath| rounds.read(&datapath.tables, now));
+        let ticks = self.clock().map(|clock| clock.ticks).inspect_err(|error| tracing::error!(%error, "rollouts see no clock"));
+        let (counted, samples) = match (&self.datapath, ticks) {
+            (Some(datapath), Ok(ticks)) => rounds.read(&datapath.tables, ticks, now),
+            _ => (false, None),
+        };
         let unix = unix_now();
         let Rounds { sampler, spots, stale, .. } = &mut rounds;
         for (spot, (name, entry)) in spots.iter_mut().zip(&mut entries).filter(|(spot, _)| spot.active) {
@@ -236,12 +238,12 @@ impl Actor {
     fn find_spots(&self, rounds: &mut Rounds, entries: &BTreeMap<String, Entry>, now: Instant) {
         (rounds.stale, rounds.layout) = (false, self.layout);
         let mut known: HashMap<String, Spot> = rounds.spots.drain(..).map(|spot| (spot.service.clone(), spot)).collect();
-        let numbers: Vec<Option<Vec<u32>>> =
+        let numbers: Vec<Option<Vec<Watch>>> =
             entries.values().map(|entry| self.numbers(&entry.state).filter(|_| entry.state.phase.is_live())).collect();
         rounds.sampler.watch(numbers.iter().flatten().flatten().copied().collect());
-        let spot = |((name, entry), numbers): ((&String, &Entry), Option<Vec<u32>>)| {
+        let spot = |((name, entry), numbers): ((&String, &Entry), Option<Vec<Watch>>)| {
             let old = known.remove(name);
-            let watched = numbers.and_then(|numbers| self.watched(&entry.state, &numbers, &rounds.sampler));
+            let watched = numbers.and_then(|numbers| Self::watched(&entry.state, &numbers, &rounds.sampler));
             // Time that nobody looked in counts for nothing.
             let taken = old.as_ref().filter(|old| old.watched.is_some() && watched.is_some()).map_or(now, |old| old.taken);
             Spot {
@@ -258,9 +260,12 @@ impl Actor {
     }
 
     /// Numbers of a rollout's versions: the canary's, the baseline's, and where the share is judged those of the whole service.
-    fn numbers(&self, state: &State) -> Option<Vec<u32>> {
+    fn numbers(&self, state: &State) -> Option<Vec<Watch>> {
         let planned = self.reconciler.service(&state.service)?;
-        let numbers: Vec<u32> = status::versions(planned).collect();
+        // As the kernel was told.
+        let timing = self.reconciler.timing(&planned.model);
+        let watch = |version: u32| Watch { version, judge: state.policy.judge, timing };
+        let numbers: Vec<Watch> = status::versions(planned).map(watch).collect();
         let number = |wanted: &str| planned.model.versions.iter().position(|version| version.name == wanted).map(|index| numbers[index]);
         let mut wanted = vec![number(&state.canary)?, number(&state.baseline)?];
         if state.policy.gates.share.is_some() {
@@ -270,19 +275,17 @@ impl Actor {
     }
 
     /// `numbers`: as [`Actor::numbers`] says, all watched by the sampler.
-    fn watched(&self, state: &State, numbers: &[u32], sampler: &Sampler) -> Option<Watched> {
-        let http = self.reconciler.service(&state.service)?.model.mode == Mode::Http;
+    fn watched(state: &State, numbers: &[Watch], sampler: &Sampler) -> Option<Watched> {
         let [canary, baseline, all @ ..] = numbers else { return None };
         let mut measures: Vec<Measure> = state.policy.gates.latency.iter().map(|gate| gate.measure).collect();
         measures.sort_unstable();
         measures.dedup();
         Some(Watched {
-            canary: sampler.slot(*canary)?,
-            baseline: sampler.slot(*baseline)?,
-            all: all.iter().filter_map(|number| sampler.slot(*number)).collect(),
-            numbers: [*canary, *baseline],
+            canary: sampler.slot(canary.version)?,
+            baseline: sampler.slot(baseline.version)?,
+            all: all.iter().filter_map(|watch| sampler.slot(watch.version)).collect(),
+            numbers: [canary.version, baseline.version],
             measures,
-            http,
         })
     }
 

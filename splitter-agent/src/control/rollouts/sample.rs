@@ -1,15 +1,17 @@
-//! Counters and histograms of watched versions, as differences between two looks.
+//! Counters and histograms of watched versions, as differences between two looks. Of the counters only what clients suffered and were served, by the
+//! ledger of those trials that the policy judges by.
 
 use super::super::counters::{self, Histogram};
 use crate::{
-    datapath::{Table, TableError, Tables},
-    model::Measure,
+    datapath::{Table, TableError, Tables, read},
+    model::{Judge, Measure},
+    plan::trials::Timing,
     rollout::{
         Side,
         stats::{Counts, bucket_of},
     },
 };
-use splitter_common::abi::{self, VersionCounters};
+use splitter_common::abi::{self, Outcomes, VersionCounters, trial};
 use std::{collections::HashMap, ops::Range};
 
 /// More versions than this, and histograms are read by walking their whole table, less often.
@@ -30,20 +32,43 @@ pub struct Sampler {
     histograms: HashMap<(u32, Measure), Known>,
 }
 
+/// How a version is judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    pub version: u32,
+    pub judge: Judge,
+    /// As the kernel has it.
+    pub timing: Timing,
+}
+
+/// What is read of a version's counters, over all CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ledger {
+    /// Trials begun that the weights drew.
+    drawn: u64,
+    answered: u64,
+    /// Answers that are failures, or were cut.
+    bad: u64,
+    /// Trials that ended without an answer in time.
+    lost: u64,
+    /// Trials that have waited too long: with those that still wait.
+    overdue: i64,
+}
+
 /// One version's counters, over all CPUs.
 #[derive(Clone, Copy, Default)]
 struct Slot {
-    version: u32,
+    watch: Watch,
     /// The last look differs from the one before, or was the first.
     moved: bool,
-    now: Option<VersionCounters>,
+    now: Option<Ledger>,
     /// Before they moved.
-    last: Option<VersionCounters>,
+    last: Option<Ledger>,
 }
 
 /// A histogram as it was read last, and its version's counters just before: while they stand, no packet came that could have left a sample.
 struct Known {
-    counters: Option<VersionCounters>,
+    counters: Option<Ledger>,
     buckets: Vec<(u16, u64)>,
 }
 
@@ -56,32 +81,33 @@ fn kernel_measure(measure: Measure) -> abi::Measure {
 
 impl Sampler {
     /// Reads these versions from now on. What is known of those that were read before stays.
-    pub fn watch(&mut self, mut versions: Vec<u32>) {
-        versions.sort_unstable();
-        versions.dedup();
+    pub fn watch(&mut self, mut versions: Vec<Watch>) {
+        versions.sort_unstable_by_key(|watch| watch.version);
+        versions.dedup_by_key(|watch| watch.version);
         let known = std::mem::take(&mut self.slots);
-        let slot = |version: u32| {
-            let old = known.binary_search_by_key(&version, |slot| slot.version).ok().map(|index| known[index]);
-            old.unwrap_or(Slot { version, ..Slot::default() })
+        let slot = |watch: Watch| {
+            let old = known.binary_search_by_key(&watch.version, |slot| slot.watch.version).ok().map(|index| known[index]);
+            // What was counted another way is no beginning.
+            old.filter(|old| old.watch == watch).unwrap_or(Slot { watch, ..Slot::default() })
         };
         self.slots = versions.into_iter().map(slot).collect();
         self.ranges.clear();
         for (index, slot) in self.slots.iter().enumerate() {
             match self.ranges.last_mut() {
-                Some((first, slots)) if *first as usize + slots.len() == slot.version as usize => slots.end += 1,
-                _ => self.ranges.push((slot.version, index..index + 1)),
+                Some((first, slots)) if *first as usize + slots.len() == slot.watch.version as usize => slots.end += 1,
+                _ => self.ranges.push((slot.watch.version, index..index + 1)),
             }
         }
     }
 
     /// Where a watched version's counters are, until the next [`Sampler::watch`].
     pub fn slot(&self, version: u32) -> Option<usize> {
-        self.slots.binary_search_by_key(&version, |slot| slot.version).ok()
+        self.slots.binary_search_by_key(&version, |slot| slot.watch.version).ok()
     }
 
     /// Reads the counters of the watched versions; [`Sampler::side`] tells what is new. After an error it tells nothing of use, and the next
-    /// look compares with the one before.
-    pub fn look(&mut self, tables: &impl Tables) -> Result<(), TableError> {
+    /// look compares with the one before. `ticks`: the kernel's clock.
+    pub fn look(&mut self, tables: &impl Tables, ticks: u32) -> Result<(), TableError> {
         // What a look saw that failed is told by the next one.
         let pending = !std::mem::take(&mut self.complete);
         let size = tables.value_size(Table::Counters);
@@ -93,7 +119,7 @@ impl Sampler {
                 tables.range(Table::Counters, version, &mut self.values)?;
                 version += part.len() as u32;
                 for (slot, values) in part.iter_mut().zip(self.values.chunks_exact(size)) {
-                    slot.note(counters::total(values), pending);
+                    slot.note(Ledger::of(&slot.watch, values, ticks), pending);
                 }
             }
         }
@@ -106,10 +132,11 @@ impl Sampler {
         self.slots.get(slot).is_none_or(|slot| slot.moved)
     }
 
-    /// Counts of the version in this slot between the last two looks; `None` when the last one was its first. `http`: of requests.
-    pub fn side(&self, slot: usize, http: bool) -> Option<Side> {
+    /// Counts of the version in this slot between the last two looks, and trials begun that the weights drew; `None` when the last one was its
+    /// first.
+    pub fn side(&self, slot: usize) -> Option<(Side, f64)> {
         let slot = self.slots.get(slot)?;
-        if slot.moved { Some(delta(&slot.last?, &slot.now?, http)) } else { slot.now.map(|_| Side::default()) }
+        if slot.moved { Some(delta(&slot.last?, &slot.now?)) } else { slot.now.map(|_| Default::default()) }
     }
 
     /// New samples of each watched version and measure; those seen for the first time have none. Reads only histograms of versions whose
@@ -141,14 +168,18 @@ impl Sampler {
         counters.is_none() || self.histograms.get(key).is_none_or(|known| known.counters != counters)
     }
 
-    fn counter(&self, version: u32) -> Option<VersionCounters> {
+    fn counter(&self, version: u32) -> Option<Ledger> {
         self.slots[self.slot(version)?].now
     }
 }
 
 impl Slot {
     /// `pending`: nobody was told what the look before brought.
-    fn note(&mut self, now: VersionCounters, pending: bool) {
+    fn note(&mut self, mut now: Ledger, pending: bool) {
+        // It never falls but for a version that is new, or readings of CPUs that are a moment apart.
+        if let Some(before) = self.now.filter(|before| before.drawn <= now.drawn && before.answered <= now.answered) {
+            now.overdue = now.overdue.max(before.overdue);
+        }
         let untold = pending && self.moved;
         if self.now == Some(now) && !untold {
             self.moved = false;
@@ -161,18 +192,47 @@ impl Slot {
     }
 }
 
-fn delta(last: &VersionCounters, now: &VersionCounters, http: bool) -> Side {
-    let grown = |of: fn(&VersionCounters) -> u64| {
+impl Ledger {
+    /// `values`: as the table gives them, one after the other for each CPU.
+    fn of(watch: &Watch, values: &[u8], ticks: u32) -> Self {
+        let mut total = Self::default();
+        for value in values.chunks_exact(size_of::<VersionCounters>().next_multiple_of(8)) {
+            let counters: VersionCounters = read(value);
+            total.drawn += counters.drawn.trials;
+            if watch.judge != Judge::Ruled {
+                total.add(&counters.drawn);
+            }
+            if watch.judge != Judge::Drawn {
+                total.add(&counters.ruled);
+            }
+            let Timing { bits, unanswered } = watch.timing;
+            if unanswered != 0 {
+                let waiting = counters.pending.iter().enumerate().map(|(i, value)| trial::overdue(*value, i, ticks, bits, unanswered));
+                total.overdue += i64::from(waiting.sum::<i32>());
+            }
+        }
+        total
+    }
+
+    fn add(&mut self, outcomes: &Outcomes) {
+        self.answered += outcomes.answered;
+        self.bad += outcomes.failed + outcomes.cut;
+        self.lost += outcomes.refused + outcomes.unopened + outcomes.abandoned + outcomes.closed + outcomes.unavailable;
+        self.overdue = self.overdue.wrapping_add(outcomes.overdue as i64);
+    }
+}
+
+fn delta(last: &Ledger, now: &Ledger) -> (Side, f64) {
+    let grown = |of: fn(&Ledger) -> u64| {
         let (last, now) = (of(last), of(now));
         now.checked_sub(last).unwrap_or(now) as f64
     };
-    let broken = grown(|c| c.resets_backend) + grown(|c| c.refused) + grown(|c| c.timeouts);
-    // A service of http has a connection for each client and version: only its requests are decided.
-    if http {
-        Side { trials: grown(|c| c.requests), errors: broken + grown(|c| c.status[5]) }
-    } else {
-        Side { trials: grown(|c| c.connections), errors: broken }
-    }
+    let overdue = if now.overdue >= last.overdue { now.overdue - last.overdue } else { now.overdue.max(0) } as f64;
+    let lost = grown(|c| c.lost) + overdue;
+    let trials = grown(|c| c.answered) + lost;
+    // An answer may be both a failure and cut.
+    let errors = (lost + grown(|c| c.bad)).min(trials.max(lost));
+    (Side { trials, errors }, grown(|c| c.drawn))
 }
 
 fn buckets(histogram: &Histogram) -> Vec<(u16, u64)> {
@@ -200,6 +260,14 @@ mod tests {
     use crate::datapath::{Memory, bytes_of};
     use splitter_common::abi::{HistogramKey, HistogramOctave};
 
+    fn watch(version: u32) -> Watch {
+        Watch { version, ..Watch::default() }
+    }
+
+    fn trials(version: u64) -> VersionCounters {
+        VersionCounters { drawn: Outcomes { trials: version, answered: version, ..Outcomes::default() }, ..VersionCounters::default() }
+    }
+
     #[test]
     fn looks_see_what_is_new() {
         let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
@@ -208,65 +276,111 @@ mod tests {
         };
         let mut counters = VersionCounters { connections: 100, resets_backend: 3, ..VersionCounters::default() };
         put(&mut memory, counters);
-        let mut look = |memory: &Memory, http: bool| {
-            sampler.watch(vec![7]);
-            sampler.look(memory).unwrap();
+        let mut look = |memory: &Memory, judge: Judge| {
+            sampler.watch(vec![Watch { judge, ..watch(7) }]);
+            sampler.look(memory, 0).unwrap();
             let slot = sampler.slot(7).unwrap();
-            (sampler.side(slot, http), sampler.moved(slot))
+            (sampler.side(slot).map(|(side, drawn)| (side.trials, side.errors, drawn)), sampler.moved(slot))
         };
-        assert_eq!(look(&memory, false), (None, true), "the first look has no last one");
-        assert_eq!(look(&memory, false), (Some(Side::default()), false));
-        (counters.connections, counters.resets_backend, counters.refused, counters.timeouts) = (110, 4, 1, 1);
+        assert_eq!(look(&memory, Judge::Drawn), (None, true), "the first look has no last one");
+        assert_eq!(look(&memory, Judge::Drawn), (Some((0.0, 0.0, 0.0)), false));
+        // Ten answered, of them two failed and one cut; five that were not; four that still wait say nothing.
+        counters.drawn = Outcomes {
+            trials: 19,
+            answered: 10,
+            failed: 2,
+            cut: 1,
+            refused: 1,
+            unopened: 1,
+            abandoned: 1,
+            closed: 1,
+            unavailable: 1,
+            ..Outcomes::default()
+        };
+        counters.ruled = Outcomes { trials: 7, answered: 3, failed: 3, overdue: 4, ..Outcomes::default() };
         put(&mut memory, counters);
-        assert_eq!(look(&memory, false), (Some(Side { trials: 10.0, errors: 3.0 }), true));
-        // Of http the requests are the trials, and answers of class 5 are errors.
-        (counters.connections, counters.requests, counters.status[5], counters.status[2]) = (111, 50, 2, 48);
+        assert_eq!(look(&memory, Judge::Drawn), (Some((15.0, 8.0, 19.0)), true));
+        assert_eq!(look(&memory, Judge::Drawn), (Some((0.0, 0.0, 0.0)), false));
+        // Another ledger begins anew.
+        assert_eq!(look(&memory, Judge::Ruled), (None, true));
+        (counters.ruled.answered, counters.ruled.overdue, counters.drawn.closed) = (5, 5, 9);
         put(&mut memory, counters);
-        assert_eq!(look(&memory, true).0.unwrap(), Side { trials: 50.0, errors: 2.0 });
+        assert_eq!(look(&memory, Judge::Ruled).0, Some((3.0, 1.0, 0.0)));
+        look(&memory, Judge::All);
+        (counters.ruled.answered, counters.drawn.closed, counters.drawn.trials) = (6, 10, 22);
+        put(&mut memory, counters);
+        assert_eq!(look(&memory, Judge::All).0, Some((2.0, 1.0, 3.0)));
+        // What fails is no more than what was tried.
+        (counters.ruled.answered, counters.ruled.failed, counters.ruled.cut) = (7, 4, 1);
+        put(&mut memory, counters);
+        assert_eq!(look(&memory, Judge::All).0, Some((1.0, 1.0, 0.0)));
         // A number that was given anew starts from zero.
-        put(&mut memory, VersionCounters { connections: 5, ..VersionCounters::default() });
-        assert_eq!(look(&memory, false).0.unwrap().trials, 5.0);
+        put(&mut memory, trials(5));
+        assert_eq!(look(&memory, Judge::All).0, Some((5.0, 0.0, 5.0)));
+    }
+
+    #[test]
+    fn who_waits_too_long_has_failed() {
+        let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
+        let timing = Timing { bits: trial::timing::DRAWN | trial::shift(1250), unanswered: 1250 };
+        let begun = trial::word(10_000, trial::flag::UNDER_WAY);
+        let mut counters = trials(0);
+        let at = trial::slot(begun, timing.bits) as usize;
+        counters.drawn.trials = 30;
+        counters.pending[at] = trial::changed(0, begun, timing.bits, 30);
+        let mut look = |memory: &mut Memory, counters: &VersionCounters, ticks: u32| {
+            memory.put(Table::Counters, bytes_of(&[7u32]), bytes_of(&[*counters, VersionCounters::default()])).unwrap();
+            sampler.watch(vec![Watch { timing, ..watch(7) }]);
+            sampler.look(memory, ticks).unwrap();
+            sampler.side(0).map(|(side, _)| (side.trials, side.errors))
+        };
+        assert_eq!(look(&mut memory, &trials(0), 10_000), None);
+        assert_eq!(look(&mut memory, &counters, 11_000), Some((0.0, 0.0)));
+        assert_eq!(look(&mut memory, &counters, 11_400), Some((30.0, 30.0)));
+        // Ten of them end: that is known already.
+        counters.drawn.overdue = 10;
+        counters.pending[at] = trial::changed(counters.pending[at], begun, timing.bits, 10u32.wrapping_neg());
+        assert_eq!(look(&mut memory, &counters, 11_500), Some((0.0, 0.0)));
     }
 
     #[test]
     fn numbers_with_gaps_are_read_and_what_is_known_stays() {
         let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
-        let put = |memory: &mut Memory, version: u32, connections: u64| {
-            let counters = VersionCounters { connections, ..VersionCounters::default() };
-            memory.put(Table::Counters, bytes_of(&[version]), bytes_of(&[counters, counters])).unwrap();
+        let put = |memory: &mut Memory, version: u32, count: u64| {
+            memory.put(Table::Counters, bytes_of(&[version]), bytes_of(&[trials(count), trials(count)])).unwrap();
         };
         let versions: Vec<u32> = (1..=400).chain([900, 902, 903]).collect();
         versions.iter().for_each(|version| put(&mut memory, *version, u64::from(*version)));
-        sampler.watch(versions.clone());
-        sampler.look(&memory).unwrap();
+        sampler.watch(versions.iter().copied().map(watch).collect());
+        sampler.look(&memory, 0).unwrap();
         versions.iter().for_each(|version| put(&mut memory, *version, 3 * u64::from(*version)));
-        sampler.watch(versions.iter().rev().copied().filter(|version| version % 2 == 1 || *version > 800).chain([901]).collect());
-        sampler.look(&memory).unwrap();
+        let some = versions.iter().rev().copied().filter(|version| version % 2 == 1 || *version > 800).chain([901]);
+        sampler.watch(some.map(watch).collect());
+        sampler.look(&memory, 0).unwrap();
         for version in [1, 199, 399, 900, 902, 903] {
-            let side = sampler.side(sampler.slot(version).unwrap(), false);
-            assert_eq!(side.unwrap().trials, 4.0 * f64::from(version), "{version}");
+            let (side, _) = sampler.side(sampler.slot(version).unwrap()).unwrap();
+            assert_eq!(side.trials, 4.0 * f64::from(version), "{version}");
         }
-        assert_eq!((sampler.slot(2), sampler.side(sampler.slot(901).unwrap(), false)), (None, None));
+        assert!(sampler.slot(2).is_none() && sampler.side(sampler.slot(901).unwrap()).is_none());
     }
 
     #[test]
     fn what_a_failed_look_saw_is_told_by_the_next() {
         let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
-        let put = |memory: &mut Memory, connections: u64| {
-            let counters = VersionCounters { connections, ..VersionCounters::default() };
-            memory.put(Table::Counters, bytes_of(&[7u32]), bytes_of(&[counters, VersionCounters::default()])).unwrap();
+        let put = |memory: &mut Memory, count: u64| {
+            memory.put(Table::Counters, bytes_of(&[7u32]), bytes_of(&[trials(count), VersionCounters::default()])).unwrap();
         };
-        sampler.watch(vec![7]);
-        sampler.look(&memory).unwrap();
+        sampler.watch(vec![watch(7)]);
+        sampler.look(&memory, 0).unwrap();
         put(&mut memory, 5);
-        sampler.look(&memory).unwrap();
+        sampler.look(&memory, 0).unwrap();
         // As an error in a later portion leaves it.
         sampler.complete = false;
         put(&mut memory, 8);
-        sampler.look(&memory).unwrap();
-        assert_eq!(sampler.side(0, false).unwrap().trials, 8.0);
-        sampler.look(&memory).unwrap();
-        assert_eq!(sampler.side(0, false).unwrap().trials, 0.0);
+        sampler.look(&memory, 0).unwrap();
+        assert_eq!(sampler.side(0).unwrap().0.trials, 8.0);
+        sampler.look(&memory, 0).unwrap();
+        assert_eq!(sampler.side(0).unwrap().0.trials, 0.0);
     }
 
     #[test]
@@ -296,14 +410,14 @@ mod tests {
         let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
         let wanted = [(7, Measure::FirstByte)];
         let key = HistogramKey::new(7, abi::Measure::FirstByte, 20);
-        let mut look = |packets_out: u64, samples: u32| {
-            let counters = VersionCounters { packets_out, ..VersionCounters::default() };
+        let mut look = |answered: u64, samples: u32| {
+            let counters = trials(answered);
             let mut octave = HistogramOctave { counts: [0; 32] };
             octave.counts[1] = samples;
             memory.put(Table::Counters, bytes_of(&[7u32]), bytes_of(&[counters, VersionCounters::default()])).unwrap();
             memory.put(Table::Histograms, bytes_of(&[key]), bytes_of(&[octave, HistogramOctave { counts: [0; 32] }])).unwrap();
-            sampler.watch(vec![7]);
-            sampler.look(&memory).unwrap();
+            sampler.watch(vec![watch(7)]);
+            sampler.look(&memory, 0).unwrap();
             sampler.histograms(&memory, &wanted).unwrap().get(&wanted[0]).map(Counts::total)
         };
         assert_eq!(look(1, 5), None, "seen for the first time");

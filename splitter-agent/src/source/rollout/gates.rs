@@ -12,8 +12,6 @@ use std::time::Duration;
 
 const FIELDS: &[&str] = &["errorRate", "latency", "share", "saturation", "probes", "prometheus", "webhooks", "commands"];
 
-pub const ERROR_RATE: ErrorRate = ErrorRate { max: None, max_increase: 250_000, margin: 10_000, ignore_below: 1_000 };
-
 /// Ten times as much.
 const TENFOLD: u32 = 10 * ALL;
 
@@ -48,14 +46,56 @@ pub fn decode(node: &Node<'_>, context: &mut Context<'_>) -> Gates {
 
 fn error_rate(node: &Node<'_>, context: &mut Context<'_>) -> Option<ErrorRate> {
     let what = "spec.rollout.gates.errorRate";
-    let fields = context.fields(node, what, &["max", "maxIncrease", "margin", "ignoreBelow"])?;
+    let fields = context.fields(node, what, &["max", "maxIncrease", "margin", "ignoreBelow", "unanswered", "codes"])?;
     let mut read = |name: &str, min, max| share(&fields, name, &format!("{what}.{name}"), min, max, context);
+    let default = ErrorRate::default();
     Some(ErrorRate {
         max: read("max", 1, ALL - 1),
-        max_increase: read("maxIncrease", 0, TENFOLD).unwrap_or(ERROR_RATE.max_increase),
-        margin: read("margin", 1, ALL - 1).unwrap_or(ERROR_RATE.margin),
-        ignore_below: read("ignoreBelow", 0, ALL - 1).unwrap_or(ERROR_RATE.ignore_below),
+        max_increase: read("maxIncrease", 0, TENFOLD).unwrap_or(default.max_increase),
+        margin: read("margin", 1, ALL - 1).unwrap_or(default.margin),
+        ignore_below: read("ignoreBelow", 0, ALL - 1).unwrap_or(default.ignore_below),
+        unanswered: unanswered(&fields, context).unwrap_or(default.unanswered),
+        codes: codes(&fields, context).unwrap_or(default.codes),
     })
+}
+
+/// Shorter than a few ticks of the slowest clock, or longer than anybody waits.
+const UNANSWERED_LIMITS: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(3600)];
+
+fn unanswered(fields: &Fields<'_>, context: &mut Context<'_>) -> Option<Duration> {
+    let what = "spec.rollout.gates.errorRate.unanswered";
+    let found = time(fields, "unanswered", what, context)?;
+    let [least, most] = UNANSWERED_LIMITS;
+    if !(least..=most).contains(&found)
+        && let Some(node) = fields.optional("unanswered")
+    {
+        context.error(node.at, format!("{what} must be 100ms to 1h: how long a client may wait for an answer before that is a failure"));
+    }
+    Some(found)
+}
+
+/// Classes (`5xx`) and single statuses, as spans.
+fn codes(fields: &Fields<'_>, context: &mut Context<'_>) -> Option<Vec<[u16; 2]>> {
+    let what = "spec.rollout.gates.errorRate.codes";
+    let node = fields.optional("codes")?;
+    let items = context.list(node, what)?;
+    if items.is_empty() {
+        context.error(node.at, format!("{what} names nothing; list what fails, for example [5xx, 404], or leave it out for [5xx]"));
+    }
+    let mut spans = Vec::new();
+    for item in items {
+        let text = if let Kind::Scalar { text, .. } = &item.kind { text.as_ref() } else { "" };
+        let class = text.strip_suffix("xx").filter(|class| class.len() == 1).and_then(|class| class.parse::<u16>().ok());
+        let single = text.parse::<u16>().ok().filter(|code| text.len() == 3 && (100..600).contains(code));
+        match (class, single) {
+            (Some(class @ 1..=5), _) => spans.push([class * 100, class * 100 + 99]),
+            (_, Some(code)) => spans.push([code, code]),
+            _ => context.error(item.at, format!("{what} must be classes 1xx to 5xx or statuses 100 to 599, not {}", kind(item))),
+        }
+    }
+    spans.sort_unstable();
+    spans.dedup();
+    Some(spans)
 }
 
 fn latency(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Latency> {

@@ -7,11 +7,12 @@ mod gates;
 mod tests;
 
 use super::{
+    At,
     fields::{Context, Fields, kind, suggestion},
     network,
     yaml::{Kind, Node},
 };
-use crate::model::{ALL, Freeze, Gates, Hook, Pace, Ppm, Rollout, Version};
+use crate::model::{ALL, ErrorRate, FAILING, Freeze, Gates, Hook, Judge, Mode, Pace, Ppm, Rollout, Version};
 use std::time::Duration;
 
 const FIELDS: &[&str] = &[
@@ -26,6 +27,7 @@ const FIELDS: &[&str] = &[
     "warmUp",
     "falseAlarm",
     "gates",
+    "judge",
     "retries",
     "coolDown",
     "freeze",
@@ -67,8 +69,11 @@ pub fn decode(node: &Node<'_>, versions: &[Version], context: &mut Context<'_>) 
     let dwell = time(&fields, "dwell", "spec.rollout.dwell", context).unwrap_or(dwell);
     let gates = match fields.optional("gates") {
         Some(node) => gates::decode(node, context),
-        None => Gates { error_rate: Some(gates::ERROR_RATE), ..Gates::default() },
+        None => Gates { error_rate: Some(ErrorRate::default()), ..Gates::default() },
     };
+    let judge = fields.optional("judge").and_then(|node| {
+        context.word(node, "spec.rollout.judge", &[("drawn", Judge::Drawn), ("ruled", Judge::Ruled), ("all", Judge::All)])
+    });
     let rollout = Rollout {
         canary: canary.unwrap_or(0),
         baseline: baseline.unwrap_or(0),
@@ -80,12 +85,31 @@ pub fn decode(node: &Node<'_>, versions: &[Version], context: &mut Context<'_>) 
         warm_up: time(&fields, "warmUp", "spec.rollout.warmUp", context).unwrap_or(Duration::from_secs(10)),
         false_alarm: share(&fields, "falseAlarm", "spec.rollout.falseAlarm", 1, ALL / 2, context).unwrap_or(10_000),
         gates,
+        judge: judge.unwrap_or_default(),
         retries: number(&fields, "retries", "spec.rollout.retries", 100, context).unwrap_or(0),
         cool_down: time(&fields, "coolDown", "spec.rollout.coolDown", context).unwrap_or(Duration::from_secs(300)),
         freeze: list(&fields, "freeze", "spec.rollout.freeze", context, freeze),
         hooks: list(&fields, "hooks", "spec.rollout.hooks", context, hook),
     };
     (context.report.errors.len() == before).then_some(rollout)
+}
+
+/// Warns of what can never tell anything. `ruled`: a rule sends requests to the canary.
+pub fn doubts(rollout: &Rollout, at: At, ruled: bool, mode: Mode, context: &mut Context<'_>) {
+    if rollout.judge == Judge::Ruled && !ruled {
+        context.warn(
+            at,
+            "spec.rollout.judge is `ruled`, but no rule sends anything to the canary: nothing is judged; add a rule, or remove `judge`",
+        );
+    }
+    let relative = rollout.gates.error_rate.as_ref().is_some_and(|gate| gate.max.is_none());
+    if rollout.judge == Judge::Ruled && relative {
+        context
+            .warn(at, "with `judge: ruled` the baseline has few requests to compare with: add a limit, for example `errorRate: {max: 5%}`");
+    }
+    if mode != Mode::Http && rollout.gates.error_rate.as_ref().is_some_and(|gate| gate.codes != [FAILING]) {
+        context.warn(at, "spec.rollout.gates.errorRate.codes does nothing without `mode: http`: no answer is read; remove it");
+    }
 }
 
 fn version(node: &Node<'_>, what: &str, versions: &[Version], context: &mut Context<'_>) -> Option<usize> {

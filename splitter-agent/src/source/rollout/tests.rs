@@ -48,13 +48,14 @@ fn every_field_is_read() {
     falseAlarm: 0.1%
     retries: 2
     coolDown: 1m
+    judge: all
     freeze:
       - {days: [fri, sat], from: \"22:00\", to: \"06:30\"}
     hooks:
       - {webhook: \"http://chat:8080/x\"}
       - {command: [/bin/true, -x], timeout: 1s}
     gates:
-      errorRate: {max: 1%, maxIncrease: 0%, margin: 2%, ignoreBelow: 0%}
+      errorRate: {max: 1%, maxIncrease: 0%, margin: 2%, ignoreBelow: 0%, unanswered: 800ms, codes: [5xx, 404, 404]}
       latency:
         - {quantile: 0.99, max: 500ms, maxIncrease: 20%}
         - {quantile: 0.5, maxIncrease: 100%, measure: connect}
@@ -75,7 +76,9 @@ fn every_field_is_read() {
     assert_eq!((rollout.baseline, &rollout.steps[..], rollout.watch), (0, &[5_000, 1_000_000][..], Duration::ZERO));
     assert_eq!(rollout.freeze, [Freeze { days: vec![4, 5], from: 1320, to: 390 }]);
     assert_eq!(rollout.hooks.len(), 2);
-    assert_eq!(rollout.gates.error_rate, Some(ErrorRate { max: Some(10_000), max_increase: 0, margin: 20_000, ignore_below: 0 }));
+    let errors = ErrorRate { max: Some(10_000), max_increase: 0, margin: 20_000, ignore_below: 0, ..ErrorRate::default() };
+    let errors = ErrorRate { unanswered: Duration::from_millis(800), codes: vec![[404, 404], [500, 599]], ..errors };
+    assert_eq!((&rollout.gates.error_rate, rollout.judge), (&Some(errors), Judge::All));
     assert_eq!((rollout.gates.latency[0].quantile, rollout.gates.latency[1].measure), (990_000, Measure::Connect));
     let names: Vec<_> = rollout.gates.external.iter().map(|gate| (gate.name.as_str(), gate.failures)).collect();
     assert_eq!(names, [("cpu", 3), ("mem", 3), ("order", 2), ("queue", 3), ("human", 1), ("script", 4)]);
@@ -107,6 +110,11 @@ fn errors_stand_at_their_place() {
         ("    canary: v2\n    hooks: [{}]\n", "13:13", "either `webhook: URL`"),
         ("    canary: v2\n    hooks: [{webhook: \"https://x\"}]\n", "13:23", "not a plain HTTP address"),
         ("    canary: v2\n    freeze: [{from: \"25:00\", to: \"06:00\"}]\n", "13:21", "time of day"),
+        ("    canary: v2\n    judge: some\n", "13:12", "cannot be `some`"),
+        ("    canary: v2\n    gates: {errorRate: {codes: [6xx]}}\n", "13:33", "classes 1xx to 5xx or statuses 100 to 599"),
+        ("    canary: v2\n    gates: {errorRate: {codes: [5xx, 99]}}\n", "13:38", "classes 1xx to 5xx or statuses 100 to 599"),
+        ("    canary: v2\n    gates: {errorRate: {codes: []}}\n", "13:32", "names nothing"),
+        ("    canary: v2\n    gates: {errorRate: {unanswered: 10ms}}\n", "13:37", "must be 100ms to 1h"),
         ("    canary: v2\n    gates: {latency: {quantile: 1.5, max: 1s}}\n", "13:33", "between 0 and 1"),
         ("    canary: v2\n    gates: {latency: {quantile: 0.9}}\n", "13:22", "`max`, `maxIncrease` or both"),
         ("    canary: v2\n    gates: {commands: [{name: a, run: [x]}, {name: a, run: [y]}]}\n", "13:12", "two gates have the name `a`"),
