@@ -2,5 +2,6 @@
 
 mod http;
 mod judged;
+mod suffers;
 #[path = "../support/mod.rs"]
 mod support;
