@@ -98,9 +98,12 @@ pub enum Command {
     Top(Top),
     /// Check kernel, privileges, conflicts and tuning of this host, and say what to do
     #[command(
-        after_help = "Examples:\n  splitter doctor\n  splitter doctor --policy policy.yaml -o json\n\nExit code 1 when a check fails."
+        after_help = "Examples:\n  splitter doctor\n  splitter doctor --policy policy.yaml -o json\n  splitter doctor --load -o json            what this kernel says to each program\n\nThe programs are loaded for trial; nothing is attached. Exit code 1 when a check fails."
     )]
     Doctor {
+        /// Only load the kernel programs for trial, and show each one with what the verifier says
+        #[arg(long, conflicts_with = "policy")]
+        load: bool,
         /// Also check the host against this policy
         #[arg(long)]
         policy: Option<PathBuf>,

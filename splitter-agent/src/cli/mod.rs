@@ -75,7 +75,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Explain(explain) => block_on(explain::run(&client, explain)).map(done),
         Command::Flows(flows) => block_on(flows::run(&client, flows)).map(done),
         Command::Top(options) => block_on(top::run(&client, options)).map(done),
-        Command::Doctor { policy, output } => block_on(doctor::run(&client, policy.as_deref(), output)),
+        Command::Doctor { load: true, output, .. } => doctor::load(output),
+        Command::Doctor { policy, output, .. } => block_on(doctor::run(&client, policy.as_deref(), output)),
         Command::Detach { pins, force } => {
             let pid = if force { control::stop(pins.as_deref())? } else { None };
             if let Some(pid) = pid {

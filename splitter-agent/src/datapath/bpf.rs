@@ -20,9 +20,11 @@ use std::{
 
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
+const PROG_LOAD: libc::c_long = 5;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
+const LINK_CREATE: libc::c_long = 28;
 const LINK_DETACH: libc::c_long = 34;
 const LOOKUP_BATCH: libc::c_long = 24;
 const UPDATE_BATCH: libc::c_long = 26;
@@ -145,6 +147,54 @@ pub(super) fn first_word(map: &OwnedFd, value_size: usize) -> io::Result<u32> {
 /// Detaches a link now, whoever else holds it (Linux 5.9). Removing the last pin alone does so some time later.
 pub(super) fn detach_link(link: &OwnedFd) -> io::Result<()> {
     bpf(LINK_DETACH, &mut link.as_raw_fd())
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Program {
+    kind: u32,
+    instructions: u32,
+    code: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    program: u32,
+    ifindex: u32,
+    attach: u32,
+    flags: u32,
+}
+
+/// Whether the kernel has TCX links (Linux 6.6, and what was carried back from there): asked by a link to an interface that cannot be. One that
+/// knows TCX looks for the interface, one that does not know it refuses the kind of link.
+pub(super) fn has_tcx() -> io::Result<bool> {
+    const SCHED_CLS: u32 = 3;
+    const TCX_INGRESS: u32 = 46;
+    // r0 = 0; exit
+    let code: [u64; 2] = [0xb7, 0x95];
+    let mut program =
+        Program { kind: SCHED_CLS, instructions: 2, code: code.as_ptr() as u64, license: c"GPL".as_ptr() as u64, ..Program::default() };
+    // SAFETY: as in `bpf`; code and license live until the end.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &mut program as *mut Program, size_of::<Program>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let mut link = LinkCreate { program: fd.as_raw_fd() as u32, ifindex: i32::MAX as u32, attach: TCX_INGRESS, flags: 0 };
+    match bpf(LINK_CREATE, &mut link).map_err(|error| (error.raw_os_error(), error)) {
+        Err((Some(libc::ENODEV), _)) => Ok(true),
+        Err((Some(libc::EINVAL), _)) => Ok(false),
+        Err((_, error)) => Err(error),
+        Ok(()) => Err(io::Error::other("the kernel made a link to no interface")),
+    }
 }
 
 /// One open map.

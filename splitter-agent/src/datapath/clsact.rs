@@ -5,6 +5,7 @@
 //! handle are fixed: the program is replaced in place, and no packet misses it. Filters of others are left alone.
 
 use super::{
+    bpf, causes,
     links::{Failure, Hook, pin_name},
     load::{self, TC, TC_EGRESS},
     netlink::{self, Direction, Link},
@@ -13,7 +14,7 @@ use super::{
 use aya::{
     Ebpf,
     programs::{
-        TcAttachType,
+        SchedClassifier, TcAttachType,
         links::Link as _,
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
@@ -29,10 +30,30 @@ const QDISC: &str = "clsact-qdisc";
 /// To use clsact where the kernel has TCX too: for tests.
 const FORCED: &str = "SPLITTER_CLSACT";
 
+pub fn is_forced() -> bool {
+    std::env::var_os(FORCED).is_some_and(|value| !value.is_empty())
+}
+
 /// Whether programs go to clsact.
 pub fn is_needed() -> bool {
-    let forced = std::env::var_os(FORCED).is_some_and(|value| !value.is_empty());
-    forced || aya::util::KernelVersion::current().is_ok_and(|version| version.code() < aya::util::KernelVersion::new(6, 6, 0).code())
+    // What cannot be told is found out by attaching.
+    is_forced() || matches!(bpf::has_tcx(), Ok(false))
+}
+
+/// Gives loopback of this network namespace a clsact and a filter with the program, and takes them away again.
+pub fn rehearse(program: &mut SchedClassifier) -> Result<(), Failure> {
+    const LOOPBACK: u32 = 1;
+    let failed = |what: &'static str| move |error: io::Error| format!("{what} cannot be had: {error}");
+    netlink::add_clsact(LOOPBACK).map_err(failed("clsact (module sch_ingress)"))?;
+    let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
+    let attached = program.attach_with_options("lo", TcAttachType::Ingress, TcAttachOptions::Netlink(options));
+    let attached = attached.and_then(|id| {
+        // It goes with its clsact.
+        std::mem::forget(program.take_link(id)?);
+        Ok(())
+    });
+    netlink::remove_clsact(LOOPBACK)?;
+    attached.map_err(|error| format!("a BPF filter (module cls_bpf) cannot be had: {}", causes(&error)).into())
 }
 
 fn direction(hook: Hook) -> Option<(Direction, TcAttachType, &'static str)> {

@@ -11,8 +11,8 @@ use aya::{
     Ebpf,
     programs::{
         TcAttachType,
-        links::{FdLink, PinnedLink},
-        tc::SchedClassifierLink,
+        links::{FdLink, LinkOrder, PinnedLink},
+        tc::{SchedClassifierLink, TcAttachOptions},
         xdp::{XdpLink, XdpMode as Attach},
     },
 };
@@ -90,7 +90,8 @@ fn create(ebpf: &mut Ebpf, link: &Link, hook: Hook) -> Result<FdLink, Failure> {
         Hook::TcxIngress | Hook::TcxEgress | Hook::ClsactIngress | Hook::ClsactEgress => {
             let (name, direction) = if hook == Hook::TcxIngress { (TC, TcAttachType::Ingress) } else { (TC_EGRESS, TcAttachType::Egress) };
             let program = load::classifier(ebpf, name)?;
-            let id = program.attach(&link.name, direction)?;
+            let tcx = TcAttachOptions::TcxOrder(LinkOrder::default());
+            let id = program.attach_with_options(&link.name, direction, tcx)?;
             Ok(program.take_link(id)?.try_into()?)
         }
         Hook::XdpNative | Hook::XdpGeneric => {

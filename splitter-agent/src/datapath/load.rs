@@ -3,13 +3,13 @@
 use super::{
     DatapathError,
     bpf::Kernel,
-    causes, pins,
+    object, pins, refusal,
     tables::{CONFIG, Table, Tables},
 };
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
     maps::{MapData, MapInfo, ProgramArray},
-    programs::{Program, ProgramFd, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, ProgramFd, SchedClassifier, Xdp},
 };
 use splitter_common::abi::*;
 use std::{
@@ -20,7 +20,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/splitter"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/splitter"));
 
 pub const TC: &str = "splitter_tc";
 /// Attached on egress when the object has it.
@@ -137,7 +137,10 @@ pub fn load(pins: &Path, sizes: Sizes, config: Config) -> Result<Loaded, Datapat
     }
     // Programs of another load have scratch memory of their own: an attached one must not call them.
     pins::set_calls_aside(pins).map_err(|cause| DatapathError::Pins { path: pins.into(), cause })?;
-    let mut ebpf = loader.load(OBJECT).map_err(|e| DatapathError::Load { cause: causes(&e) })?;
+    let mut ebpf = loader.load(OBJECT).map_err(|e| {
+        let cause = refusal::of_object(&e, &object::definitions(OBJECT));
+        DatapathError::Load { release: refusal::release(), cause }
+    })?;
     let mut kernel = Kernel::new(open_maps(pins)?, cpus);
     load_programs(&mut ebpf)?;
     let mut config = Config { max_flows: kernel.limit(Table::Tcp4) / 2, ..config };
@@ -231,7 +234,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
 
 /// Hands all programs to the kernel. The verifier takes a tenth of a second for one, and checks several at the same time.
 fn verify_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
-    let threads = std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(LOADERS));
+    let threads = loaders();
     let left = Mutex::new(ebpf.programs_mut());
     let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
     std::thread::scope(|scope| {
@@ -243,14 +246,23 @@ fn verify_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
     })
 }
 
-fn load_program((name, program): (&str, &mut Program)) -> Result<(), DatapathError> {
-    let begin = std::time::Instant::now();
-    let loaded = match program {
+/// How many programs are verified at the same time.
+pub(super) fn loaders() -> usize {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(LOADERS))
+}
+
+/// Hands one program to the kernel.
+pub(super) fn verify(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
         Program::SchedClassifier(program) => program.load(),
         Program::Xdp(program) => program.load(),
         _ => Ok(()),
-    };
-    loaded.map_err(|error| DatapathError::program(name, error))?;
+    }
+}
+
+fn load_program((name, program): (&str, &mut Program)) -> Result<(), DatapathError> {
+    let begin = std::time::Instant::now();
+    verify(program).map_err(|error| DatapathError::program(name, &error))?;
     tracing::debug!(program = name, ms = begin.elapsed().as_millis() as u64, "loaded");
     Ok(())
 }
@@ -258,23 +270,23 @@ fn load_program((name, program): (&str, &mut Program)) -> Result<(), DatapathErr
 fn program_fd(ebpf: &Ebpf, name: &'static str) -> Result<ProgramFd, DatapathError> {
     let program = ebpf.program(name).ok_or(DatapathError::NoProgram(name))?;
     let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
-    fd.map_err(|error| DatapathError::program(name, error))
+    fd.map_err(|error| DatapathError::program(name, &error))
 }
 
 pub fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, DatapathError> {
     let program = ebpf.program_mut(name).ok_or(DatapathError::NoProgram(name))?;
-    program.try_into().map_err(|error| DatapathError::program(name, error))
+    program.try_into().map_err(|error| DatapathError::program(name, &error))
 }
 
 pub fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DatapathError> {
     let program = ebpf.program_mut(name).ok_or(DatapathError::NoProgram(name))?;
-    program.try_into().map_err(|error| DatapathError::program(name, error))
+    program.try_into().map_err(|error| DatapathError::program(name, &error))
 }
 
 /// The clock of the flow tables, in ticks (jiffies).
 pub fn ticks(ebpf: &Ebpf) -> Result<u32, DatapathError> {
     let program = ebpf.program(CLOCK).ok_or(DatapathError::NoProgram(CLOCK))?;
-    let failed = |error| DatapathError::program(CLOCK, error);
+    let failed = |error| DatapathError::program(CLOCK, &error);
     let program: &SchedClassifier = program.try_into().map_err(failed)?;
     // The shortest frame that the kernel takes for a test run.
     let frame = [0u8; 64];

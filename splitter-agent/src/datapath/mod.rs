@@ -5,6 +5,9 @@
 //! | `tables` | the maps by name and type, and the seam that tests replace (`memory`) |
 //! | `bpf` | bpf(2) in batches |
 //! | `load` | sizes, adoption, programs, the clock |
+//! | `object` | the object's map definitions |
+//! | `refusal` | why the kernel does not take a program or a map |
+//! | `trial` | what this kernel takes, by trying it |
 //! | `pins` | the directory on bpffs, and removing everything |
 //! | `links` | programs on interfaces |
 //! | `clsact` | the same where the kernel has no TCX |
@@ -20,9 +23,12 @@ mod load;
 mod memory;
 mod netdev;
 mod netlink;
+mod object;
 mod pins;
 mod plain;
+mod refusal;
 mod tables;
+pub mod trial;
 
 pub use bpf::Kernel;
 pub use interfaces::{PatternError, Patterns, XdpMode, matches as glob};
@@ -32,6 +38,7 @@ pub use memory::Memory;
 pub use netlink::{Events, Link, dump as interfaces};
 pub use pins::{create as make_pins, directory, exist, remove};
 pub use plain::{Plain, bytes_of, bytes_of_mut, read};
+pub use refusal::{Refusal, missing as missing_capabilities};
 pub use tables::*;
 
 use splitter_common::abi::{ABI_VERSION, Config, Iface};
@@ -63,7 +70,7 @@ pub enum DatapathError {
     NoBpffs(io::Error),
     #[error("{0} is not on a bpffs: name a directory on one with --pins (usually below /sys/fs/bpf)")]
     NotBpffs(PathBuf),
-    #[error("cannot tell the network namespace: {0} (Linux 5.14 or newer is needed)")]
+    #[error("cannot tell the network namespace: {0}; name a directory of its own for the pins with --pins")]
     Namespace(io::Error),
     // Not `source`: it stands in the text, and would stand there again in a chain of causes.
     #[error("cannot use {}: {cause}", path.display())]
@@ -72,14 +79,12 @@ pub enum DatapathError {
     Map { path: PathBuf, cause: String },
     #[error("the maps in {} have layout {found}, this program speaks {expected}: run `splitter detach`, then start the agent again (live flows are cut, counters and histograms are lost; the policy and weights are not)", pins.display())]
     Abi { pins: PathBuf, found: u32, expected: u32 },
-    #[error(
-        "cannot load the kernel object: {cause} (CAP_BPF and CAP_NET_ADMIN are needed, and Linux 6.6 or newer; 5.17 to 6.5 are not tested)"
-    )]
-    Load { cause: String },
-    #[error(
-        "the kernel refuses the program {program}: {cause} (CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed, and Linux 6.6 or newer; 5.17 to 6.5 are not tested)"
-    )]
-    Verifier { program: String, cause: String },
+    #[error("Linux {release} does not take the kernel object: {cause}")]
+    Load { release: String, cause: String },
+    #[error("{0}")]
+    Refused(Refusal),
+    #[error("cannot use the program {program}: {cause}")]
+    Program { program: String, cause: String },
     #[error("the kernel object has no program {0}: this is a bug")]
     NoProgram(&'static str),
     #[error("cannot attach {hook} to {interface}: {cause}{hint}")]
@@ -98,8 +103,11 @@ impl DatapathError {
     }
 
     /// `program`: by name.
-    fn program(program: &str, error: impl std::error::Error) -> Self {
-        Self::Verifier { program: program.into(), cause: causes(&error) }
+    fn program(program: &str, error: &aya::programs::ProgramError) -> Self {
+        match error {
+            aya::programs::ProgramError::LoadError { .. } => Self::Refused(Refusal::of(program, error)),
+            other => Self::Program { program: program.into(), cause: causes(other) },
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The judgements of `doctor`: pure functions from text to a verdict and a remedy.
 
 use super::Check;
-use crate::{model::Policy, observed::Status, source::Outcome};
+use crate::{datapath::missing_capabilities, model::Policy, observed::Status, source::Outcome};
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 /// Address families that a policy uses; both unknown without a policy.
@@ -15,20 +15,6 @@ impl Families {
     pub fn of(policy: &Policy) -> Self {
         let uses = |v4: bool| policy.services.iter().flat_map(|s| &s.frontends).any(|f| f.address.is_ipv4() == v4);
         Self { v4: uses(true), v6: uses(false) }
-    }
-}
-
-/// Linux 6.6: TCX links; 5.17: bpf_loop. Release as in `6.6.13-amd64`.
-pub fn kernel(release: &str) -> Check {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version >= (6, 6) {
-        Check::ok("kernel", release)
-    } else if version >= (5, 17) {
-        let found = format!("{release} has no TCX links: filters of clsact are used instead");
-        Check::warn("kernel", found, "install Linux 6.6 or newer; older ones are not tested")
-    } else {
-        Check::fail("kernel", format!("{release} is too old for the programs"), "install Linux 6.6 or newer")
     }
 }
 
@@ -50,16 +36,10 @@ pub fn bpffs(mounts: &str) -> Check {
     }
 }
 
-/// Bits of `CapEff` (linux/capability.h).
 pub fn capabilities(status: &str) -> Check {
-    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
-    let Some(held) = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()) else {
+    let Some(missing) = missing_capabilities(status) else {
         return Check::warn("privileges", "/proc/self/status does not tell", "run with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON");
     };
-    let has = |bit: u32| held >> bit & 1 == 1;
-    let admin = has(21);
-    let needed = [("CAP_BPF", has(39) || admin), ("CAP_NET_ADMIN", has(12)), ("CAP_PERFMON", has(38) || admin)];
-    let missing: Vec<_> = needed.iter().filter(|(_, held)| !held).map(|(name, _)| *name).collect();
     if missing.is_empty() {
         return Check::ok("privileges", "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are held");
     }
@@ -226,21 +206,6 @@ fn shorten(names: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::Verdict, *};
-
-    #[test]
-    fn kernel_needs_6_6_or_clsact() {
-        for (release, verdict) in [
-            ("6.6.0", Verdict::Ok),
-            ("6.18.3-amd64", Verdict::Ok),
-            ("7.0-rc1", Verdict::Ok),
-            ("6.1.0-18", Verdict::Warn),
-            ("5.17", Verdict::Warn),
-            ("5.15.0-91", Verdict::Fail),
-            ("", Verdict::Fail),
-        ] {
-            assert_eq!(kernel(release).verdict, verdict, "{release}");
-        }
-    }
 
     #[test]
     fn bpffs_is_found_in_mountinfo() {

@@ -5,8 +5,6 @@ use std::{collections::BTreeMap, fs, net::IpAddr, process::Command};
 /// The machine as text.
 #[derive(Debug, Default)]
 pub struct Host {
-    /// `uname -r`.
-    pub release: String,
     pub mounts: String,
     /// /proc/self/status.
     pub status: String,
@@ -34,7 +32,6 @@ impl Host {
         let conf = "/proc/sys/net/ipv4/conf";
         let names = fs::read_dir(conf).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
         Self {
-            release: text("/proc/sys/kernel/osrelease").unwrap_or_default(),
             mounts: text("/proc/self/mountinfo").unwrap_or_default(),
             status: text("/proc/self/status").unwrap_or_default(),
             jit: text("/proc/sys/net/core/bpf_jit_enable"),

@@ -1,9 +1,10 @@
 //! `splitter doctor`: is this host fit for the agent, and what to do if not.
 //!
-//! Owns the list of checks. Each one judges text that `host` read; only `host` touches the machine.
+//! Owns the list of checks. Each one judges text that `host` read; only `host` and the trial of `load` touch the machine.
 
 mod checks;
 mod host;
+mod load;
 
 use super::{
     in_format,
@@ -11,7 +12,7 @@ use super::{
     show,
 };
 use crate::{admin::client::Client, source};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 use std::{path::Path, process::ExitCode};
 
@@ -52,22 +53,24 @@ struct Report {
     checks: Vec<Check>,
 }
 
+pub use load::print as load;
+
 pub async fn run(client: &Client, policy: Option<&Path>, output: Output) -> Result<ExitCode> {
+    // It may take seconds, in which the rest is read.
+    let trial = std::thread::spawn(load::run);
     let host = host::Host::read();
     let outcome = policy.map(|path| (path, source::load(path)));
     let families = match &outcome {
         Some((_, source::Outcome { result: Ok(policy), .. })) => checks::Families::of(policy),
         _ => checks::Families::default(),
     };
-    let mut list = vec![
-        checks::kernel(&host.release),
-        checks::bpffs(&host.mounts),
-        checks::capabilities(&host.status),
-        checks::jit(host.jit.as_deref()),
-    ];
+    let status = in_format(client, output).status().await;
+    let trial = trial.join().ok().context("the trial of the programs ended by itself")?;
+    let mut list = load::checks(&trial);
+    list.extend([checks::bpffs(&host.mounts), checks::capabilities(&host.status), checks::jit(host.jit.as_deref())]);
     list.extend(checks::forwarding(host.forward4.as_deref(), host.forward6.as_deref(), families));
     list.push(checks::reverse_path(&host.reverse_path));
-    list.push(checks::agent(in_format(client, output).status().await));
+    list.push(checks::agent(status));
     list.push(checks::kube_proxy(&host.rules));
     list.push(checks::other_programs(host.links.as_deref(), host.qdiscs.as_deref()));
     list.push(checks::open_files(&host.limits));
