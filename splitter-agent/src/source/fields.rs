@@ -77,6 +77,12 @@ impl Context<'_> {
                 self.error(node.at, format!("{what} must be a string, and YAML reads {text} as another type; quote it: \"{text}\""));
                 None
             }
+            Kind::Scalar { text, plain: true } if old_type(text).is_some() => {
+                let other = old_type(text).unwrap_or_default();
+                let message = format!("{what} must be a string, and readers of YAML 1.1 take {text} for {other}; quote it: \"{text}\"");
+                self.error(node.at, message);
+                None
+            }
             Kind::Scalar { text, .. } => Some(text),
             _ => {
                 self.error(node.at, format!("{what} must be a string, not {}", kind(node)));
@@ -98,6 +104,14 @@ impl Context<'_> {
                 self.error(node.at, format!("{what} must be {range}, not a string; remove the quotes: {value}"));
                 None
             }
+            Some(value) if text.len() > 1 && text.starts_with('0') => {
+                let octal = u64::from_str_radix(text, 8).map_or_else(|_| "a string".to_owned(), |octal| format!("{octal} (octal)"));
+                self.error(
+                    node.at,
+                    format!("{what} must be {range} without leading zeros: readers of YAML 1.1 take {text} for {octal}; write {value}"),
+                );
+                None
+            }
             Some(value) if (u64::from(min)..=u64::from(max)).contains(&value) => Some(value as u32),
             _ if text.ends_with('%') => {
                 self.error(node.at, format!("{what} must be {range}, not `{text}`; remove the %: only the proportions count"));
@@ -112,13 +126,17 @@ impl Context<'_> {
 
     /// One of some words.
     pub fn word<'n, T: Copy>(&mut self, node: &'n Node<'n>, what: &str, words: &[(&'static str, T)]) -> Option<T> {
-        let text = self.string(node, what)?;
-        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-        if found.is_none() {
-            let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-            self.error(node.at, format!("{what} cannot be `{text}`; {}", suggestion(text, &known)));
+        // Not by `string`: a word that is known is meant, whatever else YAML takes it for, and of an unknown one the known ones are of more help.
+        let text = match &node.kind {
+            Kind::Scalar { text, plain } if !plain || !resolves(text) => text.as_ref(),
+            _ => self.string(node, what)?,
+        };
+        if let Some((_, found)) = words.iter().find(|(word, _)| *word == text) {
+            return Some(*found);
         }
-        found
+        let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+        self.error(node.at, format!("{what} cannot be `{text}`; {}", suggestion(text, &known)));
+        None
     }
 }
 
@@ -153,6 +171,38 @@ pub fn kind(node: &Node<'_>) -> String {
 fn resolves(text: &str) -> bool {
     let boolean = matches!(text, "true" | "True" | "TRUE" | "false" | "False" | "FALSE");
     boolean || text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && text.parse::<f64>().is_ok()
+}
+
+/// What YAML 1.1 makes of a plain scalar that is a string in YAML 1.2 (yaml.org/type): many tools, and what reads a manifest for a cluster,
+/// still go by it.
+fn old_type(text: &str) -> Option<&'static str> {
+    const BOOLEANS: [&str; 12] = ["yes", "Yes", "YES", "no", "No", "NO", "on", "On", "ON", "off", "Off", "OFF"];
+    let digits = |text: &str, radix: u32| text.chars().any(|c| c.is_digit(radix)) && text.chars().all(|c| c == '_' || c.is_digit(radix));
+    let number = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let radix = |prefix: &str, radix| number.strip_prefix(prefix).is_some_and(|rest| digits(rest, radix));
+    // Minutes and seconds of base 60: 22:30 is 1350.
+    let sixty = |text: &str| {
+        let mut parts = text.split(':');
+        let first = parts.next().is_some_and(|first| first.starts_with(|c: char| c.is_ascii_digit()) && digits(first, 10));
+        let rest: Vec<&str> = parts.collect();
+        let below = |part: &&str| matches!(part.as_bytes(), [b'0'..=b'9'] | [b'0'..=b'5', b'0'..=b'9']);
+        first && !rest.is_empty() && rest.iter().all(below)
+    };
+    match text {
+        _ if BOOLEANS.contains(&text) => Some("a boolean"),
+        _ if radix("0x", 16) || radix("0b", 2) || radix("0o", 8) => Some("a number"),
+        _ if number.contains('_') && number.starts_with(|c: char| c.is_ascii_digit()) && digits(number, 10) => Some("a number"),
+        _ if sixty(number) => Some("a number of base 60"),
+        _ if is_date(text) => Some("a date"),
+        _ => None,
+    }
+}
+
+/// `2026-11-30`.
+fn is_date(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let shape = parts.iter().map(|part| part.len()).collect::<Vec<_>>() == [4, 2, 2];
+    shape && parts.iter().all(|part| part.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// `did you mean` for the one nearest known word, else all of them.
@@ -206,6 +256,35 @@ mod tests {
     fn plain_numbers_and_booleans_are_not_strings() {
         for text in ["1", "-1", "1.5", ".5", "1e3", "true", "False"] {
             assert!(resolves(text), "{text}");
+        }
+        for (text, other) in [
+            ("yes", "a boolean"),
+            ("NO", "a boolean"),
+            ("On", "a boolean"),
+            ("off", "a boolean"),
+            ("0x1F", "a number"),
+            ("0o17", "a number"),
+            ("1_000", "a number"),
+            ("22:30", "a number of base 60"),
+            ("2026-11-30", "a date"),
+        ] {
+            assert!(!resolves(text) && old_type(text) == Some(other), "{text}");
+        }
+        for text in [
+            "y",
+            "none",
+            "once",
+            "10.2.1.2:8080",
+            "10.9.9.9",
+            "fd01::2",
+            "1:2:3:4:5:6:7:8a",
+            "22:60",
+            "v_1",
+            "0x",
+            "2026-11",
+            "10.1.7.0/24",
+        ] {
+            assert_eq!(old_type(text), None, "{text}");
         }
         for text in ["v1", "10.1.1.1", "10.1.1.1:80", "yes", "nan", "inf", "-", "1a"] {
             assert!(!resolves(text), "{text}");

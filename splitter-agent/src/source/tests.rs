@@ -50,6 +50,21 @@ fn broken(old: &str, new: &str, place: &str, part: &str) {
 }
 
 #[test]
+fn what_yaml_1_1_reads_otherwise_is_found() {
+    broken("weight: 5,", "weight: 010,", "10:26", "take 010 for 8 (octal); write 10");
+    broken("weight: 5,", "weight: 08,", "10:26", "take 08 for a string; write 8");
+    broken("port: 80,", "port: 0080,", "6:33", "take 0080 for a string; write 80");
+    let name = "take no for a boolean; quote it: \"no\"";
+    let named = VALID.replace("name: v2", "name: no").replace("version: v2", "version: no");
+    let found = errors(&named);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].starts_with("p.yaml:10:14: ") && found[0].contains(name), "{found:#?}");
+    assert!(found[1].starts_with("p.yaml:12:51: ") && found[1].contains(name), "{found:#?}");
+    let quoted = VALID.replace("name: v2", "name: \"no\"").replace("version: v2", "version: 'no'");
+    assert_eq!(errors(&quoted), [""; 0]);
+}
+
+#[test]
 fn a_valid_policy_with_defaults() {
     let policy = policy(VALID);
     let service = &policy.services[0];
