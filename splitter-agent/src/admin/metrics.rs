@@ -49,7 +49,7 @@ async fn route(request: Request<Incoming>, api: &impl Api, scrapes: &Scrapes) ->
         return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET is answered here\n");
     }
     match request.uri().path() {
-        "/metrics" => scrapes.get(only_plain(&request), api).await,
+        "/metrics" => scrapes.get(!asks_for_openmetrics(&request), api).await,
         "/healthz" => answer(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" => match timeout(READY, api.brief()).await {
             Ok(status) => match unready(&status) {
@@ -109,10 +109,13 @@ async fn render(plain: bool, api: &impl Api) -> Result<Bytes, String> {
     rendered.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
-/// Whether the client asks for the older text format and does not know OpenMetrics.
-fn only_plain(request: &Request<Incoming>) -> bool {
-    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    accept.contains("text/plain") && !accept.contains("openmetrics")
+/// Whether the client knows OpenMetrics; who says nothing (curl, and promtool behind it) gets the older text format, which everybody reads.
+fn asks_for_openmetrics(request: &Request<Incoming>) -> bool {
+    request
+        .headers()
+        .get(ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|accept| accept.contains("application/openmetrics-text"))
 }
 
 /// Why the node should not count as ready. A rejected policy is no reason once an earlier one is applied: traffic goes on.

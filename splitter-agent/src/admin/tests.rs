@@ -243,11 +243,18 @@ fn readiness_is_what_the_kernel_runs() {
 
 #[tokio::test]
 async fn metrics_and_health() {
-    let metrics = get(node(3), "/metrics").await;
+    let accept = |what: &str| format!("/metrics HTTP/1.1\r\nAccept: {what}\r\nX-Rest:");
+    let metrics =
+        get(node(3), &accept("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3")).await;
     assert!(metrics.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"), "{metrics}");
     assert!(metrics.contains("splitter_policy_generation 3\n") && metrics.ends_with("# EOF\n"), "{metrics}");
-    let plain = get(Node::default(), "/metrics HTTP/1.1\r\nAccept: text/plain\r\nX-Rest:").await;
-    assert!(plain.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n") && !plain.contains("# EOF"), "{plain}");
+    for path in ["/metrics".to_owned(), accept("*/*"), accept("text/plain")] {
+        let plain = get(node(0), &path).await;
+        assert!(
+            plain.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n") && !plain.contains("# EOF"),
+            "{path}: {plain}"
+        );
+    }
     assert!(get(Node::default(), "/healthz").await.starts_with("HTTP/1.1 200"));
     assert!(get(node(1), "/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(get(Node::default(), "/readyz").await.starts_with("HTTP/1.1 503"));

@@ -351,6 +351,40 @@ mod tests {
         assert!(text.ends_with("# EOF\n"));
     }
 
+    /// OpenMetrics 1.0: families in one piece, with HELP, TYPE, and the unit in the name; counters end in `_total`.
+    #[test]
+    fn families_are_as_openmetrics_asks() {
+        let text = render(status()).unwrap();
+        let mut families: Vec<(&str, [Option<&str>; 3])> = Vec::new();
+        for line in text.lines().filter(|line| *line != "# EOF") {
+            match line.strip_prefix("# ").map(|head| head.splitn(3, ' ').collect::<Vec<_>>()) {
+                Some(head) => {
+                    let [word, name, value] = head[..] else { panic!("{line}") };
+                    if families.last().is_none_or(|(last, _)| *last != name) {
+                        assert!(families.iter().all(|(other, _)| *other != name), "{name} stands in two places");
+                        families.push((name, [None; 3]));
+                    }
+                    let kind = ["HELP", "TYPE", "UNIT"].iter().position(|known| *known == word).unwrap_or_else(|| panic!("{line}"));
+                    assert_eq!(families.last_mut().unwrap().1[kind].replace(value), None, "{line}");
+                }
+                None => {
+                    let (family, [help, kind, unit]) = families.last().expect("a sample has a head");
+                    let name = line.split(['{', ' ']).next().unwrap();
+                    let suffixes: &[&str] = match *kind {
+                        Some("counter") => &["_total"],
+                        Some("histogram") => &["_bucket", "_sum", "_count"],
+                        Some("gauge") => &[""],
+                        other => panic!("{family} is a {other:?}"),
+                    };
+                    assert!(help.is_some_and(|help| !help.is_empty()), "{family} has no help");
+                    assert!(suffixes.iter().any(|suffix| name == format!("{family}{suffix}")), "{line} in the family {family}");
+                    assert!(unit.is_none_or(|unit| family.ends_with(&format!("_{unit}"))), "{family} is in {unit:?}");
+                }
+            }
+        }
+        assert!(families.len() > 20, "{families:?}");
+    }
+
     #[test]
     fn the_older_format_names_counters_in_full() {
         let text = plain(&render(status()).unwrap());
