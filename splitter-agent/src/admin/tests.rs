@@ -244,8 +244,7 @@ fn readiness_is_what_the_kernel_runs() {
 #[tokio::test]
 async fn metrics_and_health() {
     let accept = |what: &str| format!("/metrics HTTP/1.1\r\nAccept: {what}\r\nX-Rest:");
-    let metrics =
-        get(node(3), &accept("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3")).await;
+    let metrics = get(node(3), &accept("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3")).await;
     assert!(metrics.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"), "{metrics}");
     assert!(metrics.contains("splitter_policy_generation 3\n") && metrics.ends_with("# EOF\n"), "{metrics}");
     for path in ["/metrics".to_owned(), accept("*/*"), accept("text/plain")] {

@@ -35,7 +35,7 @@ pub use interfaces::{PatternError, Patterns, XdpMode, matches as glob};
 pub use links::Hook;
 pub use load::{Sizes, has_maps};
 pub use memory::Memory;
-pub use netlink::{Events, Link, dump as interfaces};
+pub use netlink::{Events, Link, Route, dump as interfaces, route_to};
 pub use pins::{create as make_pins, directory, exist, remove};
 pub use plain::{Plain, bytes_of, bytes_of_mut, read};
 pub use refusal::{Refusal, missing as missing_capabilities};

@@ -12,6 +12,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     tc::{TcAttribute, TcHandle, TcMessage},
 };
 use netlink_sys::{
@@ -31,7 +32,10 @@ const RTMGRP_IPV6_IFADDR: u32 = 0x100;
 pub struct Link {
     pub ifindex: u32,
     pub name: String,
+    /// Asked to be up; see also `carrier`.
     pub up: bool,
+    /// Somebody is at the other end.
+    pub carrier: bool,
     /// Frames begin with an Ethernet header.
     pub ethernet: bool,
     /// Bytes.
@@ -151,6 +155,57 @@ pub fn dump() -> io::Result<Vec<Link>> {
     Ok(links.into_values().collect())
 }
 
+/// Where packets to an address go from this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To this host itself.
+    Local,
+    /// Out of an interface, to a gateway or to the address directly.
+    Out { ifindex: u32, gateway: bool },
+    /// Nowhere: no route, or one that refuses.
+    None,
+}
+
+/// The route to an address as the stack would choose it.
+pub fn route_to(address: IpAddr) -> io::Result<Route> {
+    let mut message = RouteMessage::default();
+    let (family, bits, address) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(address)),
+    };
+    message.header.address_family = family;
+    message.header.destination_prefix_length = bits;
+    message.attributes.push(RouteAttribute::Destination(address));
+    let mut found = Route::None;
+    let asked = request(&connect(NETLINK_ROUTE)?, RouteNetlinkMessage::GetRoute(message), NLM_F_ACK, |message| {
+        if let RouteNetlinkMessage::NewRoute(message) = message {
+            found = route_of(&message);
+        }
+    });
+    match asked.map_err(|error| (error.raw_os_error(), error)) {
+        Ok(()) => Ok(found),
+        // As a route of the kinds unreachable, prohibit and blackhole answers.
+        Err((Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL), _)) => Ok(Route::None),
+        Err((_, error)) => Err(error),
+    }
+}
+
+fn route_of(message: &RouteMessage) -> Route {
+    match message.header.kind {
+        RouteType::Local => Route::Local,
+        RouteType::Unicast => {
+            let out = message.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(ifindex) => Some(*ifindex),
+                _ => None,
+            });
+            let gateway =
+                message.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_)));
+            out.map_or(Route::None, |ifindex| Route::Out { ifindex, gateway })
+        }
+        _ => Route::None,
+    }
+}
+
 /// A direction of an interface's clsact, as the parent of filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -244,6 +299,7 @@ fn link_of(message: LinkMessage) -> Link {
     let mut link = Link {
         ifindex: header.index,
         up: header.flags.contains(LinkFlags::Up),
+        carrier: header.flags.contains(LinkFlags::LowerUp),
         ethernet: header.link_layer_type == LinkLayerType::Ether,
         ..Link::default()
     };

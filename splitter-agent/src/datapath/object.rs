@@ -37,7 +37,7 @@ impl Definition {
         const HASHES: [u32; 4] = [1, 5, 9, 11];
         let bytes = u64::from(self.value_size) * u64::from(self.entries);
         match self.kind {
-            kind if HASHES.contains(&kind) => self.entries.min(1_024),
+            kind if HASHES.contains(&kind) => self.entries.min(1_000),
             6 => self.entries.min(64),
             2 if bytes > 1 << 20 => self.entries.min(64),
             _ => self.entries,

@@ -1,6 +1,7 @@
 //! The datapath against the real kernel: maps, pins, adoption, links, interfaces. Needs root; every test has a network namespace of its own.
 
 mod agent;
+mod trial;
 
 use splitter_agent::{
     control::{self, Settings, Xdp},

@@ -2,6 +2,7 @@
 
 mod clsact;
 mod collide;
+mod doctor;
 mod interfaces;
 mod node;
 mod observe;

@@ -1,20 +1,32 @@
 //! The judgements of `doctor`: pure functions from text to a verdict and a remedy.
 
-use super::Check;
-use crate::{datapath::missing_capabilities, model::Policy, observed::Status, source::Outcome};
+use super::{
+    Check,
+    network::{Needs, count},
+};
+use crate::{
+    datapath::missing_capabilities,
+    observed::{Interface, Status},
+    source::Outcome,
+};
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
-/// Address families that a policy uses; both unknown without a policy.
-#[derive(Clone, Copy, Debug, Default)]
+/// Address families that a policy uses; without a policy both may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Families {
     pub v4: bool,
     pub v6: bool,
 }
 
 impl Families {
-    pub fn of(policy: &Policy) -> Self {
-        let uses = |v4: bool| policy.services.iter().flat_map(|s| &s.frontends).any(|f| f.address.is_ipv4() == v4);
+    pub fn of(needs: &Needs) -> Self {
+        let uses = |v4: bool| needs.vips.keys().any(|vip| vip.is_ipv4() == v4);
         Self { v4: uses(true), v6: uses(false) }
+    }
+
+    /// Neither: no policy is known.
+    fn unknown(self) -> bool {
+        !self.v4 && !self.v6
     }
 }
 
@@ -57,7 +69,8 @@ pub fn jit(setting: Option<&str>) -> Check {
 
 /// The route lookup of the datapath answers only where the stack may forward.
 pub fn forwarding(v4: Option<&str>, v6: Option<&str>, families: Families) -> Vec<Check> {
-    let one = |name, setting: Option<&str>, used, key: &str| match setting {
+    let one = |name, setting: Option<&str>, used: bool, key: &str| match setting {
+        _ if !used && !families.unknown() => Check::ok(name, "not needed: the policy does not use the family"),
         Some("0") | None if used => {
             Check::fail(name, "off, and the policy needs it: the node does not route to backends", format!("sysctl -w {key}=1"))
         }
@@ -73,8 +86,11 @@ pub fn forwarding(v4: Option<&str>, v6: Option<&str>, families: Families) -> Vec
     ]
 }
 
-/// The larger of `all` and the interface's own value counts; 1 is strict, 2 loose.
-pub fn reverse_path(settings: &BTreeMap<String, String>) -> Check {
+/// Of IPv4 alone. The larger of `all` and the interface's own value counts; 1 is strict, 2 loose.
+pub fn reverse_path(settings: &BTreeMap<String, String>, families: Families) -> Check {
+    if families.v6 && !families.v4 {
+        return Check::ok("rp_filter", "not needed: the policy does not use IPv4");
+    }
     let value = |name: &str| settings.get(name).and_then(|v| v.parse::<u32>().ok()).unwrap_or(0);
     let all = value("all");
     let names = settings.keys().filter(|name| !matches!(name.as_str(), "all" | "default" | "lo"));
@@ -86,8 +102,27 @@ pub fn reverse_path(settings: &BTreeMap<String, String>) -> Check {
     Check::warn("rp_filter", found, "sysctl -w net.ipv4.conf.all.rp_filter=2, if clients and backends are routed asymmetrically")
 }
 
-pub fn agent(status: anyhow::Result<Status>) -> Check {
+pub fn agent(status: &anyhow::Result<Status>) -> Check {
     match status {
+        Ok(status) if status.interfaces.iter().all(|interface| interface.programs.is_empty()) => Check::fail(
+            "agent",
+            format!("{} runs, but is attached to no interface: nothing is served", status.agent.version),
+            "start it with an --interface that matches one of `ip link`, which must be up and have Ethernet headers",
+        ),
+        Ok(status) if status.interfaces.iter().any(|interface| !interface.missing.is_empty()) => {
+            let incomplete = status.interfaces.iter().filter(|interface| !interface.missing.is_empty());
+            let shown: Vec<String> =
+                incomplete.map(|interface| format!("{} lacks {}", interface.name, interface.missing.join(", "))).collect();
+            let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+            let (found, remedy) = (shorten(&shown), "it puts back what somebody took; else its log says what the kernel refuses");
+            match status.interfaces.iter().any(Interface::is_blind) {
+                true => Check::fail("agent", format!("{found}: packets pass it by there"), remedy),
+                false => Check::warn("agent", found, remedy),
+            }
+        }
+        Ok(status) if !status.attachments.warnings.is_empty() => {
+            Check::warn("agent", status.attachments.warnings.join("; "), "correct its --interface, or bring the interface up")
+        }
         Ok(status) if status.desired.state == "rejected" => {
             let first = status.desired.errors.first().map_or("", String::as_str);
             Check::warn(
@@ -96,7 +131,10 @@ pub fn agent(status: anyhow::Result<Status>) -> Check {
                 "correct the policy: splitter status",
             )
         }
-        Ok(status) => Check::ok("agent", format!("{} answers, {} services applied", status.agent.version, status.applied.services)),
+        Ok(status) => Check::ok(
+            "agent",
+            format!("{} answers, {} applied", status.agent.version, count(status.applied.services, "service", "services")),
+        ),
         Err(error) => Check::warn("agent", error.to_string(), "start it: splitter agent --policy PATH"),
     }
 }
@@ -113,8 +151,8 @@ pub fn kube_proxy(rules: &[String]) -> Check {
     Check::ok("kube-proxy", "no rules of it")
 }
 
-/// `links` is JSON of iproute2, `qdiscs` its text.
-pub fn other_programs(links: Option<&str>, qdiscs: Option<&str>) -> Check {
+/// `links` is JSON of iproute2, `qdiscs` its text, `ours` are interfaces on which the agent says it uses clsact.
+pub fn other_programs(links: Option<&str>, qdiscs: Option<&str>, ours: &[&str]) -> Check {
     const NAME: &str = "other programs";
     let Some(links) = links.and_then(|text| serde_json::from_str::<Vec<serde_json::Value>>(text).ok()) else {
         return Check::warn(NAME, "not checked: `ip` is missing or may not run", "install iproute2");
@@ -128,7 +166,9 @@ pub fn other_programs(links: Option<&str>, qdiscs: Option<&str>) -> Check {
     }
     for line in qdiscs.unwrap_or_default().lines().filter(|l| l.starts_with("qdisc clsact")) {
         let device = line.split(' ').skip_while(|w| *w != "dev").nth(1).unwrap_or("?");
-        found.push(format!("clsact (TC programs, perhaps) on {device}"));
+        if !ours.contains(&device) {
+            found.push(format!("clsact (TC programs, perhaps) on {device}"));
+        }
     }
     if found.is_empty() {
         return Check::ok(NAME, "no foreign XDP program or clsact");
@@ -171,7 +211,7 @@ pub fn policy(path: &Path, outcome: &Outcome, local: &[IpAddr]) -> Vec<Check> {
         }
     };
     let mut list = vec![match outcome.warnings.first() {
-        None => Check::ok("policy", format!("{} services", policy.services.len())),
+        None => Check::ok("policy", count(policy.services.len(), "service", "services")),
         Some(first) => Check::warn("policy", first.to_string(), format!("splitter check {} shows all", path.display())),
     }];
     let vips = policy.services.iter().flat_map(|s| s.frontends.iter().map(move |f| (s, f.address.ip())));
@@ -198,7 +238,7 @@ pub fn policy(path: &Path, outcome: &Outcome, local: &[IpAddr]) -> Vec<Check> {
 }
 
 /// The first few.
-fn shorten(names: &[&str]) -> String {
+pub(super) fn shorten(names: &[&str]) -> String {
     let shown = names.iter().take(4).copied().collect::<Vec<_>>().join(", ");
     if names.len() > 4 { format!("{shown} and {} more", names.len() - 4) } else { shown }
 }
@@ -229,15 +269,33 @@ mod tests {
         let verdicts = |families| forwarding(Some("0"), None, families).iter().map(|c| c.verdict).collect::<Vec<_>>();
         assert_eq!(verdicts(Families::default()), [Verdict::Warn, Verdict::Warn]);
         assert_eq!(verdicts(Families { v4: true, v6: true }), [Verdict::Fail, Verdict::Fail]);
+        assert_eq!(verdicts(Families { v4: true, v6: false }), [Verdict::Fail, Verdict::Ok]);
+        assert_eq!(verdicts(Families { v4: false, v6: true }), [Verdict::Ok, Verdict::Fail]);
     }
 
     #[test]
     fn reverse_path_takes_the_larger_value() {
-        let check = |all: &str, eth0: &str| reverse_path(&[("all", all), ("eth0", eth0)].map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        let settings = |all: &str, eth0: &str| [("all", all), ("eth0", eth0)].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let check = |all: &str, eth0: &str| reverse_path(&settings(all, eth0), Families::default());
         assert_eq!(check("0", "1").verdict, Verdict::Warn);
         assert_eq!(check("1", "0").verdict, Verdict::Warn);
         assert_eq!(check("2", "1").verdict, Verdict::Ok);
         assert_eq!(check("0", "0").verdict, Verdict::Ok);
+        assert_eq!(reverse_path(&settings("1", "1"), Families { v4: false, v6: true }).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn an_agent_that_is_attached_to_nothing_fails() {
+        let whole = Interface { name: "c0".into(), programs: vec!["tcx-ingress".into()], ..Interface::default() };
+        let lacks = |hook: &str| Interface { missing: vec![hook.into()], ..whole.clone() };
+        let verdict = |interfaces| agent(&Ok(Status { interfaces, ..Status::default() })).verdict;
+        assert_eq!((verdict(vec![whole.clone()]), verdict(Vec::new())), (Verdict::Ok, Verdict::Fail));
+        assert_eq!((verdict(vec![lacks("tcx-egress")]), verdict(vec![lacks("xdp-native")])), (Verdict::Fail, Verdict::Warn));
+        assert_eq!(verdict(vec![Interface { programs: Vec::new(), ..whole.clone() }]), Verdict::Fail);
+        let mut warned = Status { interfaces: vec![whole], ..Status::default() };
+        warned.attachments.warnings.push("--interface eht0: no interface has this name".into());
+        assert_eq!(agent(&Ok(warned)).verdict, Verdict::Warn);
+        assert_eq!(agent(&Err(anyhow::anyhow!("nobody answers"))).verdict, Verdict::Warn);
     }
 
     #[test]
@@ -246,10 +304,12 @@ mod tests {
         assert_eq!(kube_proxy(&[":KUBE-SERVICES - [0:0]".into()]).verdict, Verdict::Warn);
         assert_eq!(kube_proxy(&["table ip nat {}".into()]).verdict, Verdict::Ok);
         let links = r#"[{"ifname":"eth0","xdp":{"mode":1,"prog":{"id":3,"name":"xdp_lb"}}},{"ifname":"eth1","xdp":{"prog":{"name":"splitter_xdp"}}}]"#;
-        assert_eq!(other_programs(Some(links), None).found, "XDP xdp_lb on eth0");
-        assert_eq!(other_programs(Some("[]"), Some("qdisc clsact ffff: dev eth1 parent ffff:fff1\n")).verdict, Verdict::Warn);
-        assert_eq!(other_programs(Some("[]"), Some("qdisc noqueue 0: dev lo root\n")).verdict, Verdict::Ok);
-        assert_eq!(other_programs(None, None).verdict, Verdict::Warn);
+        assert_eq!(other_programs(Some(links), None, &[]).found, "XDP xdp_lb on eth0");
+        assert_eq!(other_programs(Some("[]"), Some("qdisc clsact ffff: dev eth1 parent ffff:fff1\n"), &[]).verdict, Verdict::Warn);
+        let ours = other_programs(Some("[]"), Some("qdisc clsact ffff: dev eth1 parent ffff:fff1\n"), &["eth1"]);
+        assert_eq!(ours.verdict, Verdict::Ok);
+        assert_eq!(other_programs(Some("[]"), Some("qdisc noqueue 0: dev lo root\n"), &[]).verdict, Verdict::Ok);
+        assert_eq!(other_programs(None, None, &[]).verdict, Verdict::Warn);
     }
 
     #[test]

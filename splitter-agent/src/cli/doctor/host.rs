@@ -1,5 +1,10 @@
 //! Reads what the checks judge. Nothing here decides, nothing fails: what cannot be read is empty.
 
+use super::{
+    firewall::Rules,
+    network::{Needs, Way},
+};
+use crate::datapath::{self, Link, Route};
 use std::{collections::BTreeMap, fs, net::IpAddr, process::Command};
 
 /// The machine as text.
@@ -25,6 +30,9 @@ pub struct Host {
     pub memory: String,
     /// Addresses of this host.
     pub local: Vec<IpAddr>,
+    /// By rtnetlink.
+    pub interfaces: Vec<Link>,
+    pub firewall: Rules,
 }
 
 impl Host {
@@ -47,7 +55,22 @@ impl Host {
                 .into_iter()
                 .chain(local6(&text("/proc/net/if_inet6").unwrap_or_default()))
                 .collect(),
+            interfaces: datapath::interfaces().unwrap_or_default(),
+            firewall: Rules { nft: run("nft", &["-j", "list", "ruleset"]), legacy: legacy() },
         }
+    }
+
+    /// Where packets to VIPs and backends go; what the kernel does not tell is left out.
+    pub fn ways(&self, needs: &Needs) -> BTreeMap<IpAddr, Way> {
+        let name = |ifindex: u32| self.interfaces.iter().find(|link| link.ifindex == ifindex).map(|link| link.name.clone());
+        let way = |address| {
+            Some(match datapath::route_to(address).ok()? {
+                Route::Local => Way::Local,
+                Route::Out { ifindex, gateway } => Way::Out { interface: name(ifindex)?, gateway },
+                Route::None => Way::None,
+            })
+        };
+        needs.addresses().filter_map(|address| Some((address, way(address)?))).collect()
     }
 }
 
@@ -58,6 +81,16 @@ fn text(path: &str) -> Option<String> {
 fn run(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok().filter(|o| o.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Rules of the older tables, of families that have some: asking for others would make the kernel set them up.
+fn legacy() -> Vec<(&'static str, Option<String>)> {
+    let families = [
+        ("/proc/net/ip_tables_names", "iptables-legacy", "iptables-legacy-save"),
+        ("/proc/net/ip6_tables_names", "ip6tables-legacy", "ip6tables-legacy-save"),
+    ];
+    let used = families.into_iter().filter(|(names, ..)| text(names).is_some_and(|names| !names.is_empty()));
+    used.map(|(_, tool, save)| (tool, run(save, &[]))).collect()
 }
 
 /// Addresses before `/32 host LOCAL` in /proc/net/fib_trie.

@@ -3,18 +3,20 @@
 //! Owns the list of checks. Each one judges text that `host` read; only `host` and the trial of `load` touch the machine.
 
 mod checks;
+mod firewall;
 mod host;
 mod load;
+mod network;
 
 use super::{
     in_format,
     out::{self, Output, Style},
     show,
 };
-use crate::{admin::client::Client, source};
+use crate::{admin::client::Client, observed::Status, source};
 use anyhow::{Context, Result};
 use serde::Serialize;
-use std::{path::Path, process::ExitCode};
+use std::{collections::BTreeSet, path::Path, process::ExitCode};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -60,19 +62,28 @@ pub async fn run(client: &Client, policy: Option<&Path>, output: Output) -> Resu
     let trial = std::thread::spawn(load::run);
     let host = host::Host::read();
     let outcome = policy.map(|path| (path, source::load(path)));
-    let families = match &outcome {
-        Some((_, source::Outcome { result: Ok(policy), .. })) => checks::Families::of(policy),
-        _ => checks::Families::default(),
-    };
     let status = in_format(client, output).status().await;
+    let needs = match (&outcome, &status) {
+        (Some((_, source::Outcome { result: Ok(policy), .. })), _) => network::Needs::of(policy),
+        (None, Ok(status)) => network::Needs::of_status(status),
+        _ => network::Needs::default(),
+    };
+    // An agent that is attached to nothing says so itself; what it would serve by default counts then.
+    let served = status.as_ref().ok().map(|status| status.interfaces.iter().map(|interface| interface.name.clone()).collect());
+    let served = served.as_ref().filter(|names: &&BTreeSet<String>| !names.is_empty());
+    let (ways, families) = (host.ways(&needs), checks::Families::of(&needs));
     let trial = trial.join().ok().context("the trial of the programs ended by itself")?;
     let mut list = load::checks(&trial);
     list.extend([checks::bpffs(&host.mounts), checks::capabilities(&host.status), checks::jit(host.jit.as_deref())]);
     list.extend(checks::forwarding(host.forward4.as_deref(), host.forward6.as_deref(), families));
-    list.push(checks::reverse_path(&host.reverse_path));
-    list.push(checks::agent(status));
+    list.push(checks::reverse_path(&host.reverse_path, families));
+    list.push(checks::agent(&status));
+    list.extend(network::interfaces(&host.interfaces, served, &ways));
+    list.extend(network::backends(&needs, &ways, served));
+    list.extend(network::loops(&needs, &ways, served, &host.interfaces));
+    list.push(firewall::check(&host.firewall));
     list.push(checks::kube_proxy(&host.rules));
-    list.push(checks::other_programs(host.links.as_deref(), host.qdiscs.as_deref()));
+    list.push(checks::other_programs(host.links.as_deref(), host.qdiscs.as_deref(), &on_clsact(&status)));
     list.push(checks::open_files(&host.limits));
     list.push(checks::memory(&host.memory));
     if let Some((path, outcome)) = &outcome {
@@ -81,6 +92,13 @@ pub async fn run(client: &Client, policy: Option<&Path>, output: Output) -> Resu
     let verdict = list.iter().map(|c| c.verdict).max().unwrap_or(Verdict::Ok);
     show(output, &Report { verdict, checks: list }, |report| text(report, out::colour()))?;
     Ok(if verdict == Verdict::Fail { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Interfaces whose clsact the agent uses.
+fn on_clsact(status: &Result<Status>) -> Vec<&str> {
+    let interfaces = status.as_ref().map_or(&[][..], |status| &status.interfaces);
+    let used = interfaces.iter().filter(|interface| interface.programs.iter().any(|program| program.starts_with("clsact")));
+    used.map(|interface| interface.name.as_str()).collect()
 }
 
 fn text(report: &Report, colour: bool) -> String {
