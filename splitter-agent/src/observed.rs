@@ -54,6 +54,12 @@ pub struct Agent {
     pub adopted: bool,
     /// `off`, `native`, `generic`.
     pub xdp: String,
+    /// Directory of what must outlive the agent.
+    #[serde(default)]
+    pub state: String,
+    /// Why nothing can be written there now: a restart would take up an earlier state. Null when it can.
+    #[serde(default)]
+    pub state_error: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -118,8 +124,12 @@ pub struct Service {
     pub on_weight_change: String,
     /// `ADDRESS:PORT/PROTOCOL`.
     pub frontends: Vec<String>,
-    /// `policy`, `rollout`, or `cli` when `splitter weight` set the weights after the policy was read.
+    /// `policy`, `rollout`, `cli` when `splitter weight` set the weights after the policy was read, or `kernel`: the agent found them there when it
+    /// came, could not tell where they are from, and kept them.
     pub weights_from: String,
+    /// The policy's own weights, by version, where others count; null where the policy's count.
+    #[serde(default)]
+    pub policy_weights: Option<BTreeMap<String, u32>>,
     pub versions: Vec<Version>,
 }
 

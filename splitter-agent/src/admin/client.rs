@@ -101,10 +101,9 @@ impl Client {
         self.call(Method::GET, &format!("/v1/rollouts/{}/history", percent_encode(service)), None::<&()>).await
     }
 
-    /// `action`: start, pause, resume, promote or abort.
-    pub async fn rollout_word(&self, service: &str, action: &str, reason: &str) -> Result<RolloutStatus> {
-        let request = RolloutRequest { reason: reason.to_owned() };
-        self.call(Method::POST, &format!("/v1/rollouts/{}/{action}", percent_encode(service)), Some(&request)).await
+    /// `action`: start, pause, resume, promote, abort or undo.
+    pub async fn rollout_word(&self, service: &str, action: &str, request: &RolloutRequest) -> Result<RolloutStatus> {
+        self.call(Method::POST, &format!("/v1/rollouts/{}/{action}", percent_encode(service)), Some(request)).await
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T> {

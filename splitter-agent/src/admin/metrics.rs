@@ -123,6 +123,9 @@ pub fn unready(status: &Status) -> Option<String> {
     if let Some(error) = &status.applied.error {
         return Some(format!("the last change was not applied: {error}"));
     }
+    if let Some(error) = &status.agent.state_error {
+        return Some(format!("state cannot be written, a restart would take up an earlier one: {error}"));
+    }
     if status.applied.generation == 0 {
         return Some(match status.desired.errors.first() {
             Some(error) => format!("no policy is applied: {error}"),

@@ -31,10 +31,11 @@ pub async fn route(request: Request<Incoming>, parts: &[&str], writer: &Result<u
                 "resume" => WordKind::Resume,
                 "promote" => WordKind::Promote,
                 "abort" => WordKind::Abort,
+                "undo" => WordKind::Undo,
                 _ => {
                     return failure(
                         StatusCode::NOT_FOUND,
-                        format!("a rollout knows history, start, pause, resume, promote and abort, not {action}"),
+                        format!("a rollout knows history, start, pause, resume, promote, abort and undo, not {action}"),
                     );
                 }
             };
@@ -46,7 +47,10 @@ pub async fn route(request: Request<Incoming>, parts: &[&str], writer: &Result<u
                 Err(reason) => return failure(StatusCode::FORBIDDEN, reason.clone()),
             };
             match body::<RolloutRequest>(request).await {
-                Ok(RolloutRequest { reason }) => finish(api.rollout_word(&name, Word { kind, by, reason }).await),
+                Ok(RolloutRequest { reason, override_freeze, dry_run }) => {
+                    let word = Word { override_freeze, dry_run, ..Word::new(kind, by, reason) };
+                    finish(api.rollout_word(&name, word).await)
+                }
                 Err(refused) => refused,
             }
         }

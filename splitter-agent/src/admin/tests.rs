@@ -1,7 +1,7 @@
 //! Both listeners over real sockets, with a stand-in for the node.
 
 use super::*;
-use crate::observed::{ApiError, Interface};
+use crate::observed::{ApiError, Interface, RolloutRequest};
 use client::Client;
 use std::{
     collections::BTreeMap,
@@ -71,7 +71,8 @@ impl Api for Node {
         Ok(vec![RolloutEvent { service: service.into(), ..RolloutEvent::default() }])
     }
     async fn rollout_word(&self, service: &str, word: Word) -> Result<RolloutStatus, ControlError> {
-        let (service, reason) = (service.into(), format!("{:?} by {}: {}", word.kind, word.by, word.reason));
+        let (service, reason) =
+            (service.into(), format!("{:?} by {}: {} {} {}", word.kind, word.by, word.reason, word.override_freeze, word.dry_run));
         Ok(RolloutStatus { service, reason, ..RolloutStatus::default() })
     }
 }
@@ -109,12 +110,13 @@ async fn rollouts_are_told_and_spoken_to() {
     assert_eq!(client.rollout_history("shop/ü").await.unwrap()[0].service, "shop/ü");
     // SAFETY: no preconditions.
     let uid = unsafe { libc::geteuid() };
-    for action in ["start", "pause", "resume", "promote", "abort"] {
-        let told = client.rollout_word("shop/web", action, "why").await.unwrap();
+    let request = RolloutRequest { reason: "why".into(), override_freeze: true, dry_run: true };
+    for action in ["start", "pause", "resume", "promote", "abort", "undo"] {
+        let told = client.rollout_word("shop/web", action, &request).await.unwrap();
         let reason = told.reason.to_lowercase();
-        assert_eq!((told.service.as_str(), reason), ("shop/web", format!("{action} by operator (uid {uid}): why")));
+        assert_eq!((told.service.as_str(), reason), ("shop/web", format!("{action} by operator (uid {uid}): why true true")));
     }
-    assert!(client.rollout_word("web", "jump", "").await.unwrap_err().to_string().contains("not jump"));
+    assert!(client.rollout_word("web", "jump", &request).await.unwrap_err().to_string().contains("not jump"));
 }
 
 #[tokio::test]

@@ -135,8 +135,15 @@ pub enum Command {
 #[derive(Subcommand)]
 pub enum RolloutCommand {
     /// Begin at the first step, by the policy as it is now
-    #[command(after_help = "Examples:\n  splitter rollout start checkout")]
-    Start(RolloutWord),
+    #[command(
+        after_help = "Examples:\n  splitter rollout start checkout --dry-run     say what happens to the shares\n  splitter rollout start checkout\n  splitter rollout start checkout --override-freeze --reason 'hotfix 4711'\n\nAfter a promotion it begins anew: the canary goes from 100% back to the first step."
+    )]
+    Start {
+        #[command(flatten)]
+        word: RolloutWord,
+        #[command(flatten)]
+        freeze: OverrideFreeze,
+    },
     /// Show gates, canary beside baseline, and what is missing to decide
     #[command(
         after_help = "Examples:\n  splitter rollout status\n  splitter rollout status checkout -o json\n  splitter rollout status checkout --watch\n  splitter rollout status checkout --wait=30m    for CI\n\nExit codes with --wait: 0 promoted, 1 the agent cannot be asked, 3 rolled back, 4 aborted, 5 not ended within TIME, 6 no rollout, or not started."
@@ -147,13 +154,28 @@ pub enum RolloutCommand {
     Pause(RolloutWord),
     /// Go on after a pause, or after weights were set by hand
     #[command(after_help = "Examples:\n  splitter rollout resume checkout")]
-    Resume(RolloutWord),
+    Resume {
+        #[command(flatten)]
+        word: RolloutWord,
+        #[command(flatten)]
+        freeze: OverrideFreeze,
+    },
     /// Give the canary everything now; gates still watch
     #[command(after_help = "Examples:\n  splitter rollout promote checkout")]
-    Promote(RolloutWord),
+    Promote {
+        #[command(flatten)]
+        word: RolloutWord,
+        #[command(flatten)]
+        freeze: OverrideFreeze,
+    },
     /// Take the canary back now
     #[command(after_help = "Examples:\n  splitter rollout abort checkout --reason 'wrong image'")]
     Abort(RolloutWord),
+    /// After a promotion: back to the weights from before
+    #[command(
+        after_help = "Examples:\n  splitter rollout undo checkout --reason 'slow at night'\n\nThe canary gets 0, the others exactly what they had before the rollout; also after a restart of the agent."
+    )]
+    Undo(RolloutWord),
     /// Show who or what changed which weight, when, and on which evidence
     #[command(
         after_help = "Examples:\n  splitter rollout history checkout\n  splitter rollout history checkout -o json | jq '.[-1].evidence'"
@@ -195,6 +217,9 @@ pub struct RolloutWord {
     /// Why, for the audit log
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+    /// Only say what would happen
+    #[arg(long)]
+    pub dry_run: bool,
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Output,
 }
@@ -286,6 +311,13 @@ pub struct Top {
     /// End after this many looks; that many snapshots when standard output is no terminal
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub iterations: Option<u64>,
+}
+
+#[derive(Args)]
+pub struct OverrideFreeze {
+    /// Also in a freeze window, for this rollout; told in the audit log
+    #[arg(long)]
+    pub override_freeze: bool,
 }
 
 /// `-o` of commands that print text lines instead of tables.

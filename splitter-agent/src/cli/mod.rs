@@ -6,6 +6,7 @@ mod args;
 mod check;
 mod complete;
 mod doctor;
+mod drill;
 mod explain;
 mod flows;
 mod follow;

@@ -1,21 +1,18 @@
 //! `splitter rollout`: words to a rollout, and what it shows of itself: canary beside baseline, and what is missing to decide.
 
 use super::{
-    args::RolloutCommand,
-    in_format,
-    out::{self, Output, Style},
+    args::{RolloutCommand, RolloutWord},
+    drill, in_format,
+    out::{self, Style},
     show,
-    table::{Table, count, plain, seconds, share, since},
+    table::{Table, age, count, plain, seconds, share, since},
 };
 use crate::{
     admin::client::Client,
-    observed::{Answer, Finding, RolloutEvent, RolloutPoint, RolloutStatus},
+    observed::{Answer, Finding, RolloutEvent, RolloutPoint, RolloutRequest, RolloutStatus},
 };
-use anyhow::{Context, Result, bail};
-use std::{
-    process::Command,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use anyhow::Result;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
@@ -26,24 +23,32 @@ pub async fn run(client: &Client, command: RolloutCommand) -> Result<()> {
         RolloutCommand::History { service, output } => {
             show(output, &in_format(client, output).rollout_history(&service).await?, |events| history(events, out::colour()))
         }
-        RolloutCommand::Start(word) => say(client, "start", word.service, word.reason, word.output).await,
-        RolloutCommand::Pause(word) => say(client, "pause", word.service, word.reason, word.output).await,
-        RolloutCommand::Resume(word) => say(client, "resume", word.service, word.reason, word.output).await,
-        RolloutCommand::Promote(word) => say(client, "promote", word.service, word.reason, word.output).await,
-        RolloutCommand::Abort(word) => say(client, "abort", word.service, word.reason, word.output).await,
+        RolloutCommand::Start { word, freeze } => say(client, "start", word, freeze.override_freeze).await,
+        RolloutCommand::Pause(word) => say(client, "pause", word, false).await,
+        RolloutCommand::Resume { word, freeze } => say(client, "resume", word, freeze.override_freeze).await,
+        RolloutCommand::Promote { word, freeze } => say(client, "promote", word, freeze.override_freeze).await,
+        RolloutCommand::Abort(word) => say(client, "abort", word, false).await,
+        RolloutCommand::Undo(word) => say(client, "undo", word, false).await,
         RolloutCommand::Drill { service, inject, restore, patience, output } => {
-            let drill = drill(&in_format(client, output), &service, &inject, restore.as_deref(), patience.into()).await?;
-            show(output, &drill, |drill| drill.text())
+            let plan = drill::Plan { service: &service, inject: &inject, restore: restore.as_deref(), patience: patience.into() };
+            show(output, &drill::run(&in_format(client, output), plan).await?, |drill| drill.text())
         }
     }
 }
 
-async fn say(client: &Client, action: &str, service: String, reason: Option<String>, output: Output) -> Result<()> {
-    let rollout = in_format(client, output).rollout_word(&service, action, &reason.unwrap_or_default()).await?;
-    show(output, &rollout, |rollout| {
-        let RolloutStatus { service, canary, phase, .. } = rollout;
-        format!("{service}: {phase}, {canary} at {}{}\n", share(Some(rollout.share)), because(&rollout.reason))
-    })
+async fn say(client: &Client, action: &str, word: RolloutWord, override_freeze: bool) -> Result<()> {
+    let RolloutWord { service, reason, dry_run, output } = word;
+    let request = RolloutRequest { reason: reason.unwrap_or_default(), override_freeze, dry_run };
+    let rollout = in_format(client, output).rollout_word(&service, action, &request).await?;
+    show(output, &rollout, |rollout| said(rollout, dry_run))
+}
+
+/// What a word did, or would do, to the phase and to everybody's share.
+fn said(rollout: &RolloutStatus, dry_run: bool) -> String {
+    let RolloutStatus { service, canary, phase, note, .. } = rollout;
+    let would = if dry_run { "would be " } else { "" };
+    let shares = if note.is_empty() { String::new() } else { format!("  {note}\n") };
+    format!("{service}: {would}{phase}, {canary} at {}{}\n{shares}", share(Some(rollout.share)), because(&rollout.reason))
 }
 
 pub fn because(reason: &str) -> String {
@@ -97,8 +102,16 @@ pub fn one(rollout: &RolloutStatus, now: f64, colour: bool) -> String {
         .collect();
     text += &format!("steps  {} ({pace})\n", steps.join(" "));
     if rollout.since > 0.0 {
-        text +=
-            &format!("share  {} for {}, begun {} ago\n", share(Some(rollout.share)), since(now, rollout.since), since(now, rollout.began));
+        // The judge's own clock: that of the wall may have been set.
+        let step = rollout.step_seconds.map_or_else(|| since(now, rollout.since), age);
+        let begun = if rollout.began > 0.0 { format!(", begun {} ago", since(now, rollout.began)) } else { String::new() };
+        text += &format!("share  {} for {}{begun}\n", share(Some(rollout.share)), step);
+    }
+    if let Some(left) = rollout.watched_for {
+        text += &format!("watch  gates count for {} more; `splitter rollout undo {service}` goes back\n", age(left));
+    }
+    if let Some(left) = rollout.deadline {
+        text += &format!("limit  taken back in {} if this step does not end (progressDeadline)\n", age(left));
     }
     if !rollout.findings.is_empty() {
         text += &format!("\n{}", findings(&rollout.findings, colour));
@@ -200,7 +213,7 @@ fn history(events: &[RolloutEvent], colour: bool) -> String {
     table.render(colour)
 }
 
-/// `2026-11-21 11:07:38.4` in UTC (Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days).
+/// `2026-11-21 11:07:38.4Z` in UTC (Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days).
 pub fn clock(at: f64) -> String {
     let (whole, tenth) = (at.max(0.0) as u64, (at.max(0.0).fract() * 10.0) as u64);
     let (days, rest) = (whole / 86_400 + 719_468, whole % 86_400);
@@ -210,62 +223,7 @@ pub fn clock(at: f64) -> String {
     let shifted = (5 * day_of_year + 2) / 153;
     let (day, month) = (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
     let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{tenth}", rest / 3_600, rest / 60 % 60, rest % 60)
-}
-
-/// What a drill found.
-#[derive(Debug, serde::Serialize)]
-struct Drill {
-    service: String,
-    /// Whether the canary was taken back in time.
-    taken_back: bool,
-    /// From the injection's end to the rollback, seconds.
-    seconds: Option<f64>,
-    reason: String,
-}
-
-impl Drill {
-    fn text(&self) -> String {
-        match self.seconds {
-            Some(seconds) => format!("{}: taken back {seconds:.2} s after the fault was there: {}\n", self.service, self.reason),
-            None => format!("{}: NOT taken back: {}\n", self.service, self.reason),
-        }
-    }
-}
-
-/// Breaks the canary by the operator's own command, and waits for the judge.
-async fn drill(client: &Client, service: &str, inject: &str, restore: Option<&str>, patience: Duration) -> Result<Drill> {
-    let before = client.rollout(service).await?;
-    if before.phase != "running" {
-        bail!("the rollout of {service} is {}: a drill needs one that runs (`splitter rollout start {service}`)", before.phase);
-    }
-    let shell = |script: &str| -> Result<()> {
-        let status = Command::new("/bin/sh").args(["-c", script]).status().with_context(|| format!("cannot run `{script}`"))?;
-        if status.success() { Ok(()) } else { bail!("`{script}` ended with {status}") }
-    };
-    shell(inject)?;
-    let (injected, began) = (now(), Instant::now());
-    let result = loop {
-        match client.rollout(service).await {
-            Ok(status) if status.phase == "rolled-back" => {
-                break Ok(Drill {
-                    service: service.into(),
-                    taken_back: true,
-                    seconds: Some((status.since - injected).max(0.0)),
-                    reason: status.reason,
-                });
-            }
-            Ok(_) if began.elapsed() > patience => {
-                break Ok(Drill { service: service.into(), taken_back: false, seconds: None, reason: format!("within {patience:?}") });
-            }
-            Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            Err(error) => break Err(error),
-        }
-    };
-    // The fault is taken away whatever came of it.
-    restore.map_or(Ok(()), shell)?;
-    let drill = result?;
-    if drill.taken_back { Ok(drill) } else { bail!("{}", drill.text().trim_end()) }
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{tenth}Z", rest / 3_600, rest / 60 % 60, rest % 60)
 }
 
 #[cfg(test)]
@@ -337,7 +295,30 @@ mod tests {
             ..RolloutEvent::default()
         };
         let text = history(&[event], false);
-        assert!(text.contains("2026-11-21 11:07:38.4  advanced  gates    1%  ->  5%"), "{text}");
+        assert!(text.contains("2026-11-21 11:07:38.4Z  advanced  gates    1%  ->  5%"), "{text}");
         assert!(history(&[], false).contains("rollout start"));
+    }
+
+    #[test]
+    fn a_word_says_what_became_of_the_shares() {
+        let note = "v1 0% -> 95%, v2 100% -> 5%".to_owned();
+        let status = RolloutStatus { share: 0.05, note, ..rollout() };
+        assert_eq!(said(&status, false), "web: running, v2 at 5%\n  v1 0% -> 95%, v2 100% -> 5%\n");
+        assert_eq!(said(&status, true), "web: would be running, v2 at 5%\n  v1 0% -> 95%, v2 100% -> 5%\n");
+    }
+
+    #[test]
+    fn a_promoted_canary_shows_the_watch_and_the_way_back() {
+        let status = RolloutStatus { phase: "promoted".into(), share: 1.0, watched_for: Some(480.0), missing: Vec::new(), ..rollout() };
+        let text = one(&status, 190.0, false);
+        assert!(text.contains("watch  gates count for 8m00s more; `splitter rollout undo web` goes back\n"), "{text}");
+    }
+
+    /// Somebody set the wall clock by six minutes: the step is as old as it is.
+    #[test]
+    fn the_age_of_a_step_is_the_judges() {
+        let status = RolloutStatus { step_seconds: Some(4.0), ..rollout() };
+        let text = one(&status, 190.0 + 360.0, false);
+        assert!(text.contains("share  50% for 4s"), "{text}");
     }
 }

@@ -68,6 +68,14 @@ pub fn head(status: &Status, now: f64, colour: bool) -> String {
     if let Some(error) = &applied.error {
         text += &line("", Style::Red.paint(&format!("the last change was not applied, it is tried again: {error}"), colour));
     }
+    if let Some(error) = &agent.state_error {
+        let what = format!("cannot be written, a restart would take up an earlier state: {error}");
+        text += &line("state", Style::Red.paint(&what, colour));
+    }
+    for service in status.services.iter().filter(|service| service.weights_from == "kernel") {
+        let what = format!("{}: {}", service.name, drift(service));
+        text += &line("drift", Style::Yellow.paint(&what, colour));
+    }
     let names: Vec<_> = interfaces.iter().map(|interface| self::interface(interface, colour)).collect();
     let names = if names.is_empty() { Style::Yellow.paint("none: no traffic is split; see --interface", colour) } else { names.join(", ") };
     text += &line("interfaces", names);
@@ -82,6 +90,13 @@ fn interface(interface: &Interface, colour: bool) -> String {
     let missing = interface.missing.iter().map(|program| Style::Red.paint(&format!("{program} missing"), colour));
     let programs: Vec<_> = interface.programs.iter().cloned().chain(missing).collect();
     format!("{} ({})", interface.name, programs.join(", "))
+}
+
+/// Where the running weights are from, and what the policy says.
+fn drift(service: &Service) -> String {
+    let running: Vec<String> = service.versions.iter().map(|version| format!("{}={}", version.name, version.weight)).collect();
+    let policy = service.policy_weights.iter().flatten().map(|(name, weight)| format!("{name}={weight}")).collect::<Vec<_>>().join(" ");
+    format!("the kernel ran {} when this agent came and still does; the policy says {policy}", running.join(" "))
 }
 
 fn services(services: &[Service], colour: bool) -> String {
@@ -153,11 +168,16 @@ fn details(service: &Service, colour: bool) -> String {
         match service.weights_from.as_str() {
             "cli" => "`splitter weight`",
             "rollout" => "its rollout",
+            "kernel" => "the kernel",
             _ => "the policy",
         },
         Style::Dim.paint("frontends", colour),
         service.frontends.join(", ")
     );
+    if let Some(policy) = &service.policy_weights {
+        let policy: Vec<String> = policy.iter().map(|(name, weight)| format!("{name}={weight}")).collect();
+        text += &format!("{} {}\n\n", Style::Dim.paint("the policy says", colour), policy.join(" "));
+    }
     let mut table = Table::new(&["<VERSION", "<BACKEND", "<STATE"]);
     let mut traffic =
         Table::new(&["<VERSION", ">IN", ">OUT", ">PACKETS IN", ">OUT", ">REFUSED", ">TIMEOUTS", ">RESETS CLIENT", ">BACKEND"]);
@@ -265,6 +285,23 @@ mod tests {
         status.attachments.warnings = vec!["--interface eht0: no interface has this name".into()];
         let text = head(&status, 10.0, false);
         assert!(text.contains("b1 (tcx-ingress, tcx-egress missing)") && text.contains("warning: --interface eht0: no"), "{text}");
+    }
+
+    #[test]
+    fn a_drift_and_a_full_disk_are_shown() {
+        let mut status = status();
+        status.agent.state_error = Some("No space left on device".into());
+        status.services[0].weights_from = "kernel".into();
+        status.services[0].policy_weights = Some([("v1".to_owned(), 100), ("v2".to_owned(), 0)].into());
+        let text = text(&status, true, 10.0, false);
+        for part in [
+            "state      cannot be written, a restart would take up an earlier state: No space left on device\n",
+            "drift      checkout: the kernel ran v1=95 v2=5 when this agent came and still does; the policy says v1=100 v2=0\n",
+            "weights from the kernel",
+            "the policy says v1=100 v2=0\n",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
     rollouts::Rollouts,
     snapshot::Snapshot,
     stamps::Stamps,
-    store::{Runtime, Store},
+    store::{Runtime, Store, StoreError},
     sweep::{Clock, Janitor},
 };
 use crate::{
@@ -144,6 +144,7 @@ impl Actor {
             })
         };
         let first = said.clone().or_else(|| restored(&store));
+        let had_state = store.has_runtime();
         let runtime = store.runtime().unwrap_or_else(|error| {
             tracing::error!(%error, "weights set by the command line cannot be restored");
             Runtime::default()
@@ -182,6 +183,9 @@ impl Actor {
         actor.reconciler.set_ticks_per_second(actor.clock()?.ticks_per_second);
         if let Some(services) = first {
             actor.desired.services = services;
+            if !actor.empty {
+                actor.meet_kernel(had_state);
+            }
             actor.apply(false);
         }
         if said.is_some()
@@ -313,18 +317,21 @@ impl Actor {
 
     pub(super) fn save_runtime(&mut self) {
         self.runtime.generation = self.applied.generation;
-        if let Err(error) = self.store.save_runtime(&self.runtime) {
-            tracing::error!(%error, "a restart would forget weights set by the command line");
-        }
+        let result = self.store.save_runtime(&self.runtime);
+        let lost = result.as_ref().is_err_and(StoreError::is_missing) && self.make_state_anew();
+        let result = if lost { self.store.save_runtime(&self.runtime) } else { result };
+        self.rollouts.saving.note("weights", result);
     }
 
     // ---- timers
 
     fn tick(&mut self, sweep: bool) {
         self.end_drains();
+        self.save_again();
         if !sweep {
             return;
         }
+        self.look_at_state();
         if self.applied.error.is_some() && self.applying.is_none() {
             self.apply_soon(true);
         }

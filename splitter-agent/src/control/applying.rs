@@ -44,13 +44,15 @@ impl Actor {
             Ok(policy) => {
                 self.desired.state = "ok";
                 self.desired.errors = Vec::new();
+                let mut reweighted = self.reweighted_rollouts(&policy.services);
                 self.desired.services = Services::new(policy.services);
                 let expired = weights::expire(&mut self.runtime.overrides, &self.desired.services);
                 for name in &expired {
                     tracing::info!(service = name, "the policy's weights have changed: those set since are dropped");
                 }
                 self.begin_applying(true, Some(reply));
-                self.rollouts_stand_back(&expired);
+                reweighted.extend(expired.into_iter().filter(|name| !reweighted.contains(name)).collect::<Vec<_>>());
+                self.rollouts_stand_back(&reweighted);
                 self.apply_for_a_turn();
             }
         }

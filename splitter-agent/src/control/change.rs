@@ -65,7 +65,7 @@ impl Actor {
         if base == weights {
             self.runtime.overrides.remove(name);
         } else {
-            self.runtime.overrides.insert(name.into(), Override { base, weights });
+            self.runtime.overrides.insert(name.into(), Override { base, weights, kept: false });
         }
     }
 

@@ -9,6 +9,7 @@ mod change;
 mod counters;
 mod decision;
 mod explain;
+mod files;
 mod hold;
 mod live;
 mod look;

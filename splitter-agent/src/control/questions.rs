@@ -53,6 +53,8 @@ impl Actor {
                 pins: self.datapath.as_ref().map(|datapath| datapath.pins().display().to_string()).unwrap_or_default(),
                 adopted: self.datapath.as_ref().is_some_and(Datapath::adopted),
                 xdp: self.settings.xdp.name().into(),
+                state: self.settings.state.display().to_string(),
+                state_error: self.rollouts.saving.error(),
             },
             desired: observed::Desired {
                 source: self.settings.source.clone(),

@@ -218,7 +218,13 @@ fn service(planned: &Planned, runtime: &Runtime, facts: &Facts<'_>) -> observed:
         split_by: split_by(&model.split_by),
         on_weight_change: on_weight_change(model.on_weight_change),
         frontends: model.frontends.iter().map(|f| format!("{}/{}", f.address, protocol_label(f.protocol))).collect(),
-        weights_from: if runtime.overrides.contains_key(&model.name) { "cli" } else { "policy" }.into(),
+        weights_from: match runtime.overrides.get(&model.name) {
+            Some(kept) if kept.kept => "kernel",
+            Some(_) => "cli",
+            None => "policy",
+        }
+        .into(),
+        policy_weights: runtime.overrides.get(&model.name).map(|kept| kept.base.clone()),
         versions: (0..model.versions.len()).map(one).collect(),
     }
 }

@@ -1,12 +1,12 @@
 //! The last good state on disk: the policy that the kernel runs, and what the command line and the clock added to it. Two files, because
 //! the policy may be large and the other changes often. Written beside and renamed, so that a crash leaves the old or the new one.
 
+use super::files;
 use crate::{model::Service, reconcile::Services};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, BufReader, BufWriter, Write},
+    io::{self, BufReader},
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread::JoinHandle,
@@ -25,6 +25,9 @@ pub struct Override {
     /// The policy's weights when it was made: when they change, the policy counts again.
     pub base: Weights,
     pub weights: Weights,
+    /// Nobody set them now: the kernel ran them when an agent came that did not know why.
+    #[serde(default)]
+    pub kept: bool,
 }
 
 /// What is not in the policy. By service name.
@@ -51,6 +54,11 @@ impl StoreError {
     pub fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self { action, path: path.into(), source }
     }
+
+    /// The file, or a directory on the way to it, is not there.
+    pub fn is_missing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
 }
 
 #[derive(Serialize)]
@@ -69,7 +77,7 @@ impl Store {
     /// Makes the directory if need be.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let failed = |source| StoreError { action: "use the state directory", path: directory.into(), source };
-        fs::create_dir_all(directory).map_err(failed)?;
+        files::make_directory(directory).map_err(failed)?;
         let (sender, receiver) = mpsc::channel::<Services>();
         let place = directory.to_path_buf();
         let write = move || {
@@ -93,12 +101,17 @@ impl Store {
         struct PolicyIn {
             services: Vec<Arc<Service>>,
         }
-        let policy: Option<PolicyIn> = read(&self.directory.join(POLICY))?;
+        let policy: Option<PolicyIn> = read(&self.directory, POLICY)?;
         Ok(policy.map(|policy| Arc::new(policy.services)))
     }
 
+    /// Whether an agent kept anything here before.
+    pub fn has_runtime(&self) -> bool {
+        self.directory.join(RUNTIME).symlink_metadata().is_ok()
+    }
+
     pub fn runtime(&self) -> Result<Runtime, StoreError> {
-        Ok(read(&self.directory.join(RUNTIME))?.unwrap_or_default())
+        Ok(read(&self.directory, RUNTIME)?.unwrap_or_default())
     }
 
     /// Writes it some time soon; [`Store::close`] waits.
@@ -130,9 +143,9 @@ impl Drop for Store {
 }
 
 /// `None` when there is no such file.
-pub fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, StoreError> {
-    let failed = |source| StoreError { action: "read", path: path.into(), source };
-    match File::open(path) {
+pub fn read<T: for<'a> Deserialize<'a>>(directory: &Path, name: &str) -> Result<Option<T>, StoreError> {
+    let failed = |source| StoreError { action: "read", path: directory.join(name), source };
+    match files::open(directory, name) {
         Ok(file) => serde_json::from_reader(BufReader::new(file)).map(Some).map_err(|e| failed(e.into())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(failed(e)),
@@ -141,16 +154,11 @@ pub fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>, StoreE
 
 /// Whole or not at all.
 pub fn write(directory: &Path, name: &str, value: &impl Serialize) -> Result<(), StoreError> {
-    let (path, beside) = (directory.join(name), directory.join(format!(".{name}.new")));
-    let all = || -> io::Result<()> {
-        let mut out = BufWriter::new(File::create(&beside)?);
-        serde_json::to_writer(&mut out, value)?;
-        out.flush()?;
-        out.get_ref().sync_data()?;
-        fs::rename(&beside, &path)?;
-        File::open(directory)?.sync_data()
-    };
-    all().map_err(|source| StoreError { action: "write", path: path.clone(), source })
+    files::write(directory, name, |out| Ok(serde_json::to_writer(out, value)?)).map_err(|source| StoreError {
+        action: "write",
+        path: directory.join(name),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -172,7 +180,7 @@ mod tests {
         let store = Store::open(&place).unwrap();
         assert_eq!(store.runtime().unwrap(), runtime);
         assert_eq!(store.policy().unwrap(), Some(Services::default()));
-        fs::write(place.join(RUNTIME), "{").unwrap();
+        std::fs::write(place.join(RUNTIME), "{").unwrap();
         let error = store.runtime().unwrap_err().to_string();
         assert!(error.contains("runtime.json"), "{error}");
     }

@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn an_override_lasts_until_the_policy_changes_its_weights() {
         let before = service(&[("v1", 95), ("v2", 5)]);
-        let kept = Override { base: of(&before), weights: of(&service(&[("v1", 0), ("v2", 1)])) };
+        let kept = Override { base: of(&before), weights: of(&service(&[("v1", 0), ("v2", 1)])), kept: false };
         let mut overrides = BTreeMap::from([("checkout".to_string(), kept)]);
         let mut policy = Services::new(vec![Arc::new(before)]);
         assert!(expire(&mut overrides, &policy).is_empty());

@@ -1,7 +1,7 @@
 //! `rollout`: how a canary is promoted or taken back. Plain data with its defaults; imports nothing of the agent.
 
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Parts in a million: 1% is 10,000.
 pub type Ppm = u32;
@@ -17,11 +17,20 @@ pub struct Rollout {
     pub baseline: usize,
     /// Shares of the canary: at least one, rising, from 1 to [`ALL`].
     pub steps: Vec<Ppm>,
+    /// Where somebody, or some time, is waited for, by the index of the step that ends with it.
+    #[serde(default)]
+    pub pauses: BTreeMap<usize, Pause>,
     pub pace: Pace,
     /// A step lasts at least this long.
     pub dwell: Duration,
     /// The last step lasts at least this long before the canary counts as promoted.
     pub watch: Duration,
+    /// After the promotion the canary is judged for this long; zero: not at all.
+    #[serde(default)]
+    pub watch_after: Duration,
+    /// A step that lasts this long, pauses and freezes left out, takes the canary back.
+    #[serde(default)]
+    pub progress_deadline: Option<Duration>,
     /// Requests (connections without HTTP) that the canary must have had in a step before it advances.
     pub min_samples: u64,
     /// Time after a step's begin that counts neither for latency nor for promotion: caches and compilers warm up.
@@ -174,14 +183,27 @@ pub enum Number {
     CgroupMemory { path: String },
 }
 
-/// A span of the week in UTC.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The end of a step that waits for an operator's `resume`, or for a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Goes on by itself after this long.
+    pub duration: Option<Duration>,
+}
+
+/// Times in which nothing starts or advances: a span of each day of the week, of some dates, or both.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freeze {
     /// 0 Monday to 6 Sunday, on which it begins; empty: every day.
     pub days: Vec<u8>,
-    /// Minutes after midnight; when `to` is not after `from`, it ends on the next day.
+    /// Minutes after midnight; when `to` is not after `from`, it ends on the next day. Both 0: whole days.
     pub from: u16,
     pub to: u16,
+    /// First and last day on which it begins: year, month, day.
+    #[serde(default)]
+    pub dates: Option<[(i16, i8, i8); 2]>,
+    /// IANA name of the time zone; `None`: UTC.
+    #[serde(default)]
+    pub zone: Option<String>,
 }
 
 /// Told of every transition; the event goes as JSON, in the body or on standard input.

@@ -35,15 +35,19 @@ pub struct Finding {
     pub text: String,
 }
 
+/// What can happen to a rollout: a closed set.
+pub const EVENTS: [&str; 11] =
+    ["started", "waiting", "advanced", "promoted", "watched", "rolled-back", "undone", "aborted", "paused", "resumed", "freeze-overridden"];
+
 /// One line of the audit log; also what hooks are given.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RolloutEvent {
     pub at: f64,
     pub service: String,
     pub canary: String,
-    /// `started`, `waiting`, `advanced`, `promoted`, `rolled-back`, `aborted`, `paused`, `resumed`.
+    /// One of [`EVENTS`], or `weights`: set by hand or by the policy.
     pub event: String,
-    /// `operator (uid 0)`, `gate errorRate`, `schedule`, `retry`, `policy`.
+    /// `operator (uid 0)`, `gate errorRate`, `gates`, `steps`, `schedule`, `deadline`, `retry`, `policy`, `restart`.
     pub by: String,
     /// Share of the canary before and after.
     pub from: f64,
@@ -82,6 +86,21 @@ pub struct RolloutStatus {
     pub began: f64,
     /// Begin of the step, or of the phase when it is over.
     pub since: f64,
+    /// Seconds of the step on the judge's own clock, which stands still while no agent runs and which nobody sets; null when nothing runs.
+    #[serde(default)]
+    pub step_seconds: Option<f64>,
+    /// Seconds for which a promoted canary is still judged; null when it is not.
+    #[serde(default)]
+    pub watched_for: Option<f64>,
+    /// Seconds until the step takes the canary back (`progressDeadline`); null without one.
+    #[serde(default)]
+    pub deadline: Option<f64>,
+    /// Seconds until everything that is missing is there, at the present rate of requests; null when that cannot be told.
+    #[serde(default)]
+    pub estimate: Option<f64>,
+    /// What the word that this answers did, or would do, to the versions' shares; empty when nothing.
+    #[serde(default)]
+    pub note: String,
     pub attempt: u32,
     pub retries: u32,
     pub pace: String,
@@ -98,4 +117,10 @@ pub struct RolloutRequest {
     /// Why, for the audit log.
     #[serde(default)]
     pub reason: String,
+    /// Also in a freeze window; told in the audit log.
+    #[serde(default)]
+    pub override_freeze: bool,
+    /// Only say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
 }

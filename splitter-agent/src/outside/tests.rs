@@ -109,6 +109,19 @@ async fn commands_answer_by_exit_code_and_are_killed_in_time() {
     panic!("the command's child lives on");
 }
 
+/// Which of several series is meant nobody can tell.
+#[tokio::test]
+async fn several_series_are_an_error_that_names_them() {
+    let body = "{\"status\":\"success\",\"data\":{\"resultType\":\"vector\",\"result\":[\
+                {\"metric\":{\"__name__\":\"up\",\"job\":\"a\"},\"value\":[1,\"0\"]},{\"metric\":{\"job\":\"b\",\"pod\":\"x\"},\"value\":[1,\"9\"]}]}}";
+    let text: &'static str = Box::leak(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_boxed_str());
+    let (address, _asked) = server(text).await;
+    let from = Number::Prometheus { url: format!("http://{address}"), query: "up".into() };
+    let answer = ask(&gate(Check::Value { from, min: None, max: Some(1_000) }), &subject(Vec::new())).await;
+    assert_eq!((answer.passed, answer.value), (None, None));
+    assert!(answer.text.contains("2 series where one is wanted: up{job=\"a\"}, {job=\"b\",pod=\"x\"}; aggregate them"), "{}", answer.text);
+}
+
 #[tokio::test]
 async fn values_are_compared_with_their_limits() {
     let value = |from, max| Check::Value { from, min: None, max: Some(max) };

@@ -22,8 +22,31 @@ pub async fn prometheus(url: &str, query: &str) -> Result<f64, OutsideError> {
     // A vector holds samples, a scalar is one.
     let data = &answer["data"];
     let sample = if data["resultType"] == "scalar" { &data["result"][1] } else { &data["result"][0]["value"][1] };
+    // Which of several would be meant cannot be told, and their order is nobody's promise.
+    if let (Some(all), false) = (data["result"].as_array(), data["resultType"] == "scalar")
+        && all.len() > 1
+    {
+        return Err(OutsideError::Value(format!(
+            "the query `{query}` gives {} series where one is wanted: {}; aggregate them, for example by sum(...), or select one by its labels",
+            all.len(),
+            series(all)
+        )));
+    }
     let value = sample.as_str().and_then(|text| text.parse::<f64>().ok()).filter(|value| value.is_finite());
     value.ok_or_else(|| OutsideError::Value(format!("the query `{query}` gives no number")))
+}
+
+/// The labels of some series, as Prometheus writes them.
+fn series(all: &[Value]) -> String {
+    const NAMED: usize = 5;
+    let one = |sample: &Value| {
+        let labels = sample["metric"].as_object().into_iter().flatten();
+        let labels: Vec<String> =
+            labels.clone().filter(|(name, _)| *name != "__name__").map(|(name, value)| format!("{name}={value}")).collect();
+        format!("{}{{{}}}", sample["metric"]["__name__"].as_str().unwrap_or_default(), labels.join(","))
+    };
+    let named = all.iter().take(NAMED).map(one).collect::<Vec<_>>().join(", ");
+    if all.len() > NAMED { format!("{named} and {} more", all.len() - NAMED) } else { named }
 }
 
 /// RFC 3986, 2.3: everything but unreserved characters.

@@ -10,9 +10,11 @@ mod applied;
 mod bits;
 mod contents;
 pub mod flows;
+mod running;
 mod work;
 
 pub use applied::{Applied, Bits, Planned};
+pub use running::running;
 pub use work::{Portion, Services, Work};
 
 use crate::{

@@ -2,16 +2,17 @@
 
 use super::{
     evidence::{Evidence, LatencyEvidence, margin, ratio, threshold},
+    guard,
     state::State,
     stats::{self, Detector},
 };
 use crate::{
-    model::{ALL, ErrorRate, Latency, Measure, Rollout, ShareMismatch},
+    model::{ALL, ErrorRate, Latency, Measure, ShareMismatch},
     observed::{Answer, Finding},
 };
 
 /// Promotion asks for bounds that hold with this probability of being wrong. A bad canary has to slip through at every step.
-const DOUBT: f64 = 0.01;
+pub const DOUBT: f64 = 0.01;
 
 /// Whether any gate of the node's own signals, or an external one, says *fail*: cheap enough for every look.
 pub fn any_fails(state: &State) -> bool {
@@ -20,6 +21,7 @@ pub fn any_fails(state: &State) -> bool {
     policy.gates.error_rate.as_ref().is_some_and(|gate| errors_fail(gate, evidence, limit))
         || policy.gates.share.is_some() && (fails(&evidence.share_high) || fails(&evidence.share_low))
         || evidence.latency.iter().any(|latency| fails(&latency.limit) || fails(&latency.increase))
+        || guard::fails(state)
         || policy.gates.external.iter().any(|gate| state.external.get(&gate.name).is_some_and(|known| known.failures >= gate.failures))
 }
 
@@ -39,6 +41,7 @@ pub fn findings(state: &State) -> Vec<Finding> {
     if let Some(gate) = &policy.gates.share {
         found.push(share(state, gate));
     }
+    found.extend(guard::findings(state));
     for gate in &policy.gates.external {
         let known = state.external.get(&gate.name).cloned().unwrap_or_default();
         let answer = match known {
@@ -61,7 +64,7 @@ fn p_value(tests: &[&Detector]) -> Option<f64> {
     tests.iter().map(|test| test.p_value()).reduce(f64::min)
 }
 
-fn percent(value: f64) -> String {
+pub fn percent(value: f64) -> String {
     let text = format!("{:.3}", value * 100.0);
     format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
 }
@@ -112,18 +115,18 @@ fn errors(state: &State, gate: &ErrorRate) -> Finding {
 }
 
 /// `p99`, `p99.9`.
-fn quantile_name(gate: &Latency) -> String {
+pub fn quantile_name(gate: &Latency) -> String {
     let measure = if gate.measure == Measure::Connect { "connect" } else { "latency" };
     format!("{measure} p{}", f64::from(gate.quantile) / 1e4)
 }
 
-fn seconds(value: f64) -> String {
+pub fn seconds_text(value: f64) -> String {
     if value < 0.001 { format!("{:.0} us", value * 1e6) } else { format!("{:.1} ms", value * 1e3) }
 }
 
 fn latency(state: &State, gate: &Latency, evidence: &LatencyEvidence) -> Finding {
     let limit = threshold(&state.policy);
-    let (tail, shown) = (1.0 - ratio(gate.quantile), |value: Option<f64>| value.map_or("nothing".into(), seconds));
+    let (tail, shown) = (1.0 - ratio(gate.quantile), |value: Option<f64>| value.map_or("nothing".into(), seconds_text));
     let mut finding = Finding {
         gate: quantile_name(gate),
         canary: evidence.shown[0],
@@ -133,7 +136,8 @@ fn latency(state: &State, gate: &Latency, evidence: &LatencyEvidence) -> Finding
     };
     let name = &finding.gate;
     if let (Some(max), true) = (gate.max, evidence.limit.evidence() >= limit) {
-        finding.text = format!("{name} of the canary is {}, above the limit of {}", shown(evidence.shown[0]), seconds(max.as_secs_f64()));
+        finding.text =
+            format!("{name} of the canary is {}, above the limit of {}", shown(evidence.shown[0]), seconds_text(max.as_secs_f64()));
         finding.answer = Answer::Fail;
         return finding;
     }
@@ -198,18 +202,4 @@ fn share(state: &State, gate: &ShareMismatch) -> Finding {
         finding.text = format!("{got} of {all:.0}, {} asked: more requests are needed to tell", percent(asked));
     }
     finding
-}
-
-/// The rollout's state as lines of what is missing before it goes on, apart from the schedule.
-pub fn missing(policy: &Rollout, state: &State, findings: &[Finding]) -> Vec<String> {
-    let mut missing: Vec<String> = findings
-        .iter()
-        .filter(|finding| finding.answer == Answer::Unknown)
-        .map(|finding| format!("{}: {}", finding.gate, finding.text))
-        .collect();
-    let (had, wanted) = (state.evidence.step[0].trials, policy.min_samples as f64);
-    if had < wanted {
-        missing.push(format!("{:.0} more requests to the canary (minSamples)", wanted - had));
-    }
-    missing
 }

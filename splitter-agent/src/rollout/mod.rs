@@ -10,24 +10,30 @@
 //! | `state` | what is kept, and the weights it asks for |
 //! | `evidence` | counts and detectors |
 //! | `gates` | evidence to answers |
+//! | `guard` | tests against what the baseline was like, where none is beside |
 //! | `step` | answers, time and words to transitions |
-//! | `schedule` | freeze windows |
+//! | `words` | which word can be followed when, and which one helps instead |
+//! | `waiting` | what is missing, and for how long |
 //! | `stats` | the tests |
 
 mod evidence;
 mod gates;
+mod guard;
 mod observation;
-mod schedule;
 mod state;
 pub mod stats;
 mod step;
 #[cfg(test)]
 mod tests;
+mod waiting;
+mod words;
 
 pub use evidence::{Evidence, Tally};
 pub use observation::*;
 pub use state::{Phase, State};
-pub use step::{Action, allowed, step, step_in_place};
+pub use step::{Action, step, step_in_place};
+pub use waiting::span;
+pub use words::{allowed, difference};
 
 use crate::{
     model::Pace,
@@ -36,12 +42,15 @@ use crate::{
 
 /// What every gate says now.
 pub fn findings(state: &State) -> Vec<Finding> {
-    if state.phase.is_live() { gates::findings(state) } else { Vec::new() }
+    if state.is_judged() { gates::findings(state) } else { Vec::new() }
 }
 
-/// For people and scripts.
-pub fn status(state: &State, now: f64) -> RolloutStatus {
+/// For people and scripts. `moment.passed`: since the state's last look.
+pub fn status(state: &State, moment: Moment) -> RolloutStatus {
     let findings = findings(state);
+    let clock = state.clock + moment.passed.max(0.0);
+    let left = |until: f64| (until - clock).max(0.0);
+    let deadline = state.policy.progress_deadline.filter(|_| state.phase == Phase::Running);
     RolloutStatus {
         service: state.service.clone(),
         canary: state.canary.clone(),
@@ -53,6 +62,9 @@ pub fn status(state: &State, now: f64) -> RolloutStatus {
         share: evidence::ratio(state.share),
         began: state.began,
         since: state.since,
+        step_seconds: state.phase.is_live().then(|| (clock - state.entered).max(0.0)),
+        watched_for: state.watched_until.filter(|_| state.phase == Phase::Promoted).map(left),
+        deadline: deadline.map(|deadline| (deadline.as_secs_f64() - state.tried).max(0.0)),
         attempt: state.attempt,
         retries: state.policy.retries,
         pace: match state.policy.pace {
@@ -60,8 +72,20 @@ pub fn status(state: &State, now: f64) -> RolloutStatus {
             Pace::Adaptive => "adaptive",
         }
         .into(),
-        missing: step::missing(state, &findings, now),
+        missing: waiting::missing(state, &findings, moment),
         findings,
         points: state.evidence.points.iter().copied().collect(),
+        ..RolloutStatus::default()
     }
+}
+
+/// The same with an estimate of how long it still takes, which costs more.
+pub fn full_status(state: &State, moment: Moment) -> RolloutStatus {
+    let mut status = status(state, moment);
+    if state.phase == Phase::Running && !status.missing.is_empty() {
+        let (seconds, text) = waiting::estimate(state, &status.findings, moment);
+        status.estimate = seconds;
+        status.missing.push(text);
+    }
+    status
 }

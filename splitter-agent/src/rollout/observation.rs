@@ -58,6 +58,23 @@ pub struct Reading {
     pub text: String,
 }
 
+/// When a look is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Moment {
+    /// Unix seconds: for people and records. The clock may be set; nothing is measured with it.
+    pub unix: f64,
+    /// Seconds since the state's last look, of a clock that nobody sets. Time in which no agent ran is not in it.
+    pub passed: f64,
+    /// The end of the freeze window that holds now, Unix seconds.
+    pub frozen: Option<f64>,
+}
+
+impl Moment {
+    pub fn new(unix: f64, passed: f64) -> Self {
+        Self { unix, passed, frozen: None }
+    }
+}
+
 /// What an operator, or the policy, says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word {
@@ -65,6 +82,16 @@ pub struct Word {
     /// Who, for the audit log.
     pub by: String,
     pub reason: String,
+    /// Also in a freeze window: for the whole rollout.
+    pub override_freeze: bool,
+    /// Only to be rehearsed: whoever keeps the state does not act on it.
+    pub dry_run: bool,
+}
+
+impl Word {
+    pub fn new(kind: WordKind, by: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { kind, by: by.into(), reason: reason.into(), override_freeze: false, dry_run: false }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +102,8 @@ pub enum WordKind {
     /// To 100% now; the gates go on watching.
     Promote,
     Abort,
+    /// After the promotion: back to the weights from before.
+    Undo,
     /// Somebody set weights by hand: they stay until the rollout is resumed or ends.
     Overridden,
 }

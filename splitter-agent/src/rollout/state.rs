@@ -1,6 +1,13 @@
 //! A rollout as it is kept on disk: everything that the next step needs, and nothing else.
+//!
+//! Time is measured on the state's own clock: seconds in which an agent looked after it. A wall clock that somebody sets moves nothing, and
+//! while no agent runs nothing is judged, so no dwell, cool-down or deadline runs either.
 
-use super::{evidence::Evidence, observation::Weights};
+use super::{
+    evidence::Evidence,
+    guard::{Guard, Record},
+    observation::Weights,
+};
 use crate::model::{ALL, Ppm, Rollout};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -34,7 +41,7 @@ impl Phase {
         }
     }
 
-    /// The canary gets traffic and is judged.
+    /// The canary gets traffic and may get more.
     pub fn is_live(self) -> bool {
         matches!(self, Phase::Running | Phase::Paused)
     }
@@ -52,13 +59,44 @@ pub struct State {
     pub step: usize,
     /// Asked share of the canary.
     pub share: Ppm,
-    /// Unix seconds, as all times.
+    /// Unix seconds, for people: nothing is measured from these.
     pub began: f64,
     pub since: f64,
+    /// The rollout's own clock, seconds; the times below are on it.
+    #[serde(default)]
+    pub clock: f64,
+    /// When the present step, or the phase when it is over, began.
+    #[serde(default)]
+    pub entered: f64,
     /// Latency and promotion do not count before this.
-    pub warm_until: f64,
-    /// When a canary was last taken back by a gate.
-    pub failed_at: Option<f64>,
+    #[serde(default)]
+    pub warm: f64,
+    /// When a canary was last taken back by a gate or the deadline.
+    #[serde(default)]
+    pub failed: Option<f64>,
+    /// It was a gate: `retries` count.
+    #[serde(default)]
+    pub retry: bool,
+    /// Seconds of this step in which it could have gone on: running, not frozen.
+    #[serde(default)]
+    pub tried: f64,
+    /// In a pause of `steps`; with its end, when it has one.
+    #[serde(default)]
+    pub pausing: Option<Option<f64>>,
+    /// The pause that ends this step is over.
+    #[serde(default)]
+    pub confirmed: bool,
+    /// Freeze windows do not count for this rollout.
+    #[serde(default)]
+    pub override_freeze: bool,
+    /// Promoted, and still judged until then.
+    #[serde(default)]
+    pub watched_until: Option<f64>,
+    /// What the baseline was like, and the tests against that where none is beside the canary.
+    #[serde(default)]
+    pub record: Record,
+    #[serde(default)]
+    pub guard: Guard,
     /// Weights of the other versions before the rollout.
     pub base: Weights,
     pub attempt: u32,
@@ -96,8 +134,18 @@ impl State {
             share: 0,
             began: 0.0,
             since: 0.0,
-            warm_until: 0.0,
-            failed_at: None,
+            clock: 0.0,
+            entered: 0.0,
+            warm: 0.0,
+            failed: None,
+            retry: false,
+            tried: 0.0,
+            pausing: None,
+            confirmed: false,
+            override_freeze: false,
+            watched_until: None,
+            record: Record::default(),
+            guard: Guard::default(),
             base,
             attempt: 0,
             reason: String::new(),
@@ -152,6 +200,16 @@ impl State {
     /// Whether the weights that the node runs come from this rollout.
     pub fn is_owner(&self) -> bool {
         self.phase.is_live() || matches!(self.phase, Phase::Promoted | Phase::RolledBack | Phase::Aborted)
+    }
+
+    /// Gates count: the canary is taken back when one fails.
+    pub fn is_judged(&self) -> bool {
+        self.phase.is_live() || self.phase == Phase::Promoted && self.watched_until.is_some()
+    }
+
+    /// It would be tried again by itself.
+    pub fn retries(&self) -> bool {
+        self.phase == Phase::RolledBack && self.retry && self.attempt < self.policy.retries
     }
 
     pub fn is_last(&self) -> bool {

@@ -2,14 +2,16 @@
 //!
 //! What holds at every step, and is property-tested: the weights asked for always sum to the whole; the canary's share never grows unless every
 //! gate passed (or an operator said so), and then only to the next step; a gate that fails always ends at zero; a state that was kept and read
-//! back goes on as if nothing had happened.
+//! back goes on as if nothing had happened; no clock that somebody sets moves anything but records.
 
 use super::{
     evidence::Evidence,
     gates,
-    observation::{Observation, Reading, Weights, Word, WordKind},
-    schedule::frozen_until,
+    guard::{self, Guard, Record},
+    observation::{Moment, Observation, Reading, Weights, Word, WordKind},
     state::{Phase, State},
+    waiting::{self, span},
+    words::allowed,
 };
 use crate::{
     model::{ALL, Ppm},
@@ -25,71 +27,58 @@ pub enum Action {
     Tell(Box<RolloutEvent>),
 }
 
-/// Whether a word can be followed now. The text is for the operator.
-///
-/// # Errors
-/// What is the matter and what to do.
-pub fn allowed(state: &State, word: WordKind) -> Result<(), String> {
-    let phase = state.phase;
-    let service = &state.service;
-    let fine = match word {
-        WordKind::Start => !phase.is_live() && phase != Phase::Waiting,
-        WordKind::Pause => phase == Phase::Running,
-        WordKind::Resume => phase == Phase::Paused,
-        WordKind::Promote => phase.is_live(),
-        WordKind::Abort => phase.is_live() || phase == Phase::Waiting,
-        WordKind::Overridden => true,
-    };
-    if fine {
-        return Ok(());
-    }
-    let (now, todo) = (
-        phase.name(),
-        match word {
-            WordKind::Start => "abort it first",
-            WordKind::Pause | WordKind::Promote | WordKind::Abort => "start it first",
-            WordKind::Resume => "only a paused rollout can be resumed",
-            WordKind::Overridden => "",
-        },
-    );
-    Err(format!("the rollout of {service} is {now}: {todo}"))
-}
-
 /// One look. Words that are not [`allowed`] are ignored.
-pub fn step(mut state: State, observation: &Observation, now: f64) -> (State, Vec<Action>) {
-    let actions = step_in_place(&mut state, observation, now);
+pub fn step(mut state: State, observation: &Observation, moment: Moment) -> (State, Vec<Action>) {
+    let actions = step_in_place(&mut state, observation, moment);
     (state, actions)
 }
 
 /// The same where the state stands.
-pub fn step_in_place(state: &mut State, observation: &Observation, now: f64) -> Vec<Action> {
+pub fn step_in_place(state: &mut State, observation: &Observation, moment: Moment) -> Vec<Action> {
     let mut actions = Vec::new();
+    let passed = moment.passed.max(0.0);
+    state.clock += passed;
     let before = state.backends.replace(observation.backends);
     if before.is_some_and(|before| before != observation.backends) {
         // Autoscaling, or a deployment: new processes warm up again, and nothing advances meanwhile.
-        state.warm_until = state.warm_until.max(now + state.policy.warm_up.as_secs_f64());
+        state.warm = state.warm.max(state.clock + state.policy.warm_up.as_secs_f64());
     }
-    let warm = now >= state.warm_until;
-    if state.phase.is_live() {
-        if let Some(traffic) = &observation.traffic {
-            state.evidence.traffic(&state.policy, state.share, traffic, warm);
-        }
-        if let Some(samples) = &observation.latency {
-            state.evidence.samples(&state.policy, samples, warm);
-        }
-        observation.readings.iter().for_each(|reading| note(state, reading));
+    let warm = state.clock >= state.warm;
+    if state.is_judged() {
+        see(state, observation, warm);
+    }
+    if state.phase == Phase::Running && frozen(state, moment).is_none() {
+        state.tried += passed;
     }
     if let Some(word) = &observation.word
-        && allowed(state, word.kind).is_ok()
+        && allowed(state, word, moment).is_ok()
     {
-        follow(state, word, observation.weights.as_ref(), now, &mut actions);
-    } else if state.phase.is_live() && gates::any_fails(state) {
-        take_back(state, now, &mut actions);
+        follow(state, word, observation.weights.as_ref(), moment, &mut actions);
+    } else if state.is_judged() && gates::any_fails(state) {
+        take_back(state, moment, &mut actions);
     } else {
-        by_time(state, warm, now, &mut actions);
+        by_time(state, warm, moment, &mut actions);
     }
     converge(state, observation.weights.as_ref(), &mut actions);
     actions
+}
+
+/// Takes what a look brought as evidence.
+fn see(state: &mut State, observation: &Observation, warm: bool) {
+    let alone = guard::is_active(state);
+    if let Some(traffic) = &observation.traffic {
+        state.evidence.traffic(&state.policy, state.share, traffic, warm);
+        if alone {
+            state.guard.traffic(&state.policy, &state.record, traffic);
+        }
+    }
+    if let Some(samples) = &observation.latency {
+        state.evidence.samples(&state.policy, samples, warm);
+        if alone && warm {
+            state.guard.samples(&state.policy, &state.record, samples);
+        }
+    }
+    observation.readings.iter().for_each(|reading| note(state, reading));
 }
 
 fn note(state: &mut State, reading: &Reading) {
@@ -104,8 +93,18 @@ fn note(state: &mut State, reading: &Reading) {
     }
 }
 
-fn follow(state: &mut State, word: &Word, weights: Option<&Weights>, now: f64, actions: &mut Vec<Action>) {
+fn follow(state: &mut State, word: &Word, weights: Option<&Weights>, moment: Moment, actions: &mut Vec<Action>) {
     let by = word.by.as_str();
+    if word.override_freeze && !state.override_freeze {
+        state.override_freeze = true;
+        let mut told = told(state, "freeze-overridden", by, &word.reason, moment);
+        told.reason = [word.reason.as_str(), "freeze windows do not hold this rollout"]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ");
+        actions.push(Action::Tell(Box::new(told)));
+    }
     match word.kind {
         WordKind::Start => {
             state.attempt = 0;
@@ -113,48 +112,63 @@ fn follow(state: &mut State, word: &Word, weights: Option<&Weights>, now: f64, a
                 let others = weights.iter().filter(|(name, _)| **name != state.canary);
                 state.base = others.map(|(name, weight)| (name.clone(), *weight)).collect();
             }
-            begin(state, by, &word.reason, now, actions);
+            begin(state, by, &word.reason, moment, actions);
         }
-        WordKind::Pause => enter(state, Phase::Paused, "paused", by, &word.reason, actions, now),
+        WordKind::Pause => enter(state, Phase::Paused, "paused", by, &word.reason, actions, moment),
         WordKind::Resume if state.yielded => {
             // Back to the step's own share.
             state.yielded = false;
             state.phase = Phase::Running;
             let share = state.policy.steps.get(state.step).copied().unwrap_or(ALL);
-            change_share(state, share, "resumed", by, &word.reason, now, actions);
+            change_share(state, share, "resumed", by, &word.reason, moment, actions);
         }
-        WordKind::Resume => enter(state, Phase::Running, "resumed", by, &word.reason, actions, now),
+        WordKind::Resume if state.phase == Phase::Running => {}
+        WordKind::Resume => go_on(state, by, &word.reason, moment, actions),
         WordKind::Promote => {
             state.yielded = false;
             state.step = state.policy.steps.len() - 1;
             state.phase = Phase::Running;
-            change_share(state, ALL, "advanced", by, &word.reason, now, actions);
+            // Whoever says so does not want to be asked again.
+            state.policy.pauses.clear();
+            change_share(state, ALL, "advanced", by, &word.reason, moment, actions);
         }
-        WordKind::Abort => {
-            state.yielded = false;
-            let waiting = state.phase == Phase::Waiting;
-            state.phase = Phase::Aborted;
-            if waiting {
-                enter(state, Phase::Aborted, "aborted", by, &word.reason, actions, now);
+        WordKind::Abort | WordKind::Undo => {
+            let (was, undo) = (state.phase, word.kind == WordKind::Undo);
+            (state.yielded, state.watched_until, state.phase) = (false, None, Phase::Aborted);
+            if matches!(was, Phase::Waiting | Phase::RolledBack) {
+                enter(state, Phase::Aborted, "aborted", by, &word.reason, actions, moment);
             } else {
-                change_share(state, 0, "aborted", by, &word.reason, now, actions);
+                change_share(state, 0, if undo { "undone" } else { "aborted" }, by, &word.reason, moment, actions);
             }
         }
-        WordKind::Overridden => {
-            if !state.phase.is_live() {
-                // An ended rollout does not mind.
-                state.settled = true;
-                return;
-            }
-            state.yielded = true;
-            if let Some(share) = weights.and_then(|weights| share_of(weights, &state.canary)) {
-                state.share = share;
-            }
-            state.evidence.step_begins();
-            if state.phase == Phase::Running {
-                enter(state, Phase::Paused, "paused", by, &word.reason, actions, now);
-            }
+        WordKind::Overridden => overridden(state, word, weights, moment, actions),
+    }
+}
+
+/// A pause is over.
+fn go_on(state: &mut State, by: &str, reason: &str, moment: Moment, actions: &mut Vec<Action>) {
+    if state.pausing.take().is_some() {
+        state.confirmed = true;
+    }
+    enter(state, Phase::Running, "resumed", by, reason, actions, moment);
+}
+
+/// Others have set the weights: a rollout that runs stands back, one that has ended no longer cares.
+fn overridden(state: &mut State, word: &Word, weights: Option<&Weights>, moment: Moment, actions: &mut Vec<Action>) {
+    let share = weights.and_then(|weights| share_of(weights, &state.canary));
+    if !state.phase.is_live() {
+        // The same shares by another hand (a policy that takes over what was promoted) are watched on.
+        if state.phase != Phase::Promoted || share != Some(state.share) {
+            state.watched_until = None;
         }
+        (state.settled, state.yielded) = (true, true);
+        return;
+    }
+    (state.yielded, state.pausing) = (true, None);
+    state.share = share.unwrap_or(state.share);
+    state.evidence.step_begins();
+    if state.phase == Phase::Running {
+        enter(state, Phase::Paused, "paused", &word.by, &word.reason, actions, moment);
     }
 }
 
@@ -165,10 +179,15 @@ fn share_of(weights: &Weights, version: &str) -> Option<Ppm> {
     (own * u64::from(ALL)).checked_div(total).map(|share| share as Ppm)
 }
 
-/// When the schedule lets something begin: cool-down and freeze windows over.
-fn held_until(state: &State, now: f64) -> Option<f64> {
-    let cool = state.failed_at.map(|at| at + state.policy.cool_down.as_secs_f64()).filter(|until| *until > now);
-    let frozen = frozen_until(&state.policy.freeze, now);
+/// The end of the freeze window that holds this rollout, Unix seconds.
+fn frozen(state: &State, moment: Moment) -> Option<f64> {
+    moment.frozen.filter(|_| !state.override_freeze)
+}
+
+/// Seconds until cool-down and freeze window let something begin; `None`: now.
+pub(super) fn held(state: &State, moment: Moment) -> Option<f64> {
+    let cool = state.failed.map(|at| at + state.policy.cool_down.as_secs_f64() - state.clock).filter(|left| *left > 0.0);
+    let frozen = frozen(state, moment).map(|until| (until - moment.unix).max(0.0));
     match (cool, frozen) {
         (Some(a), Some(b)) => Some(a.max(b)),
         (a, b) => a.or(b),
@@ -176,35 +195,44 @@ fn held_until(state: &State, now: f64) -> Option<f64> {
 }
 
 /// First step, or waiting for it.
-fn begin(state: &mut State, by: &str, reason: &str, now: f64, actions: &mut Vec<Action>) {
-    if let Some(until) = held_until(state, now) {
-        let reason = format!("{reason}{}begins in {:.0} s", if reason.is_empty() { "" } else { "; " }, until - now);
-        enter(state, Phase::Waiting, "waiting", by, &reason, actions, now);
+fn begin(state: &mut State, by: &str, reason: &str, moment: Moment, actions: &mut Vec<Action>) {
+    if let Some(left) = held(state, moment) {
+        let reason = format!("{reason}{}begins in {}", if reason.is_empty() { "" } else { "; " }, span(left));
+        enter(state, Phase::Waiting, "waiting", by, &reason, actions, moment);
         return;
     }
     state.phase = Phase::Running;
-    (state.step, state.began, state.yielded) = (0, now, false);
-    state.evidence = Evidence::new(&state.policy);
+    (state.step, state.began, state.yielded, state.watched_until) = (0, moment.unix, false, None);
+    (state.evidence, state.record, state.guard) = (Evidence::new(&state.policy), Record::default(), Guard::default());
     let first = state.policy.steps.first().copied().unwrap_or(ALL);
-    change_share(state, first, "started", by, reason, now, actions);
+    change_share(state, first, "started", by, reason, moment, actions);
 }
 
 /// What happens by itself.
-fn by_time(state: &mut State, warm: bool, now: f64, actions: &mut Vec<Action>) {
+fn by_time(state: &mut State, warm: bool, moment: Moment, actions: &mut Vec<Action>) {
     match state.phase {
-        Phase::Waiting if held_until(state, now).is_none() => {
+        Phase::Waiting if held(state, moment).is_none() => {
             let reason = std::mem::take(&mut state.reason);
-            begin(state, "schedule", &reason, now, actions);
+            begin(state, "schedule", &reason, moment, actions);
         }
-        Phase::RolledBack if state.settled && state.attempt < state.policy.retries && held_until(state, now).is_none() => {
+        Phase::RolledBack if state.settled && state.retries() && held(state, moment).is_none() => {
             state.attempt += 1;
             let reason = format!("attempt {} of {}", state.attempt + 1, state.policy.retries + 1);
-            begin(state, "retry", &reason, now, actions);
+            begin(state, "retry", &reason, moment, actions);
         }
-        Phase::Running if ready(state, warm, now) => {
-            let findings = gates::findings(state);
-            if findings.iter().all(|finding| finding.answer == Answer::Pass) {
-                advance(state, now, actions);
+        Phase::Paused if state.pausing.flatten().is_some_and(|until| state.clock >= until) => {
+            go_on(state, "steps", "the pause is over", moment, actions);
+        }
+        Phase::Promoted if state.watched_until.is_some_and(|until| state.clock >= until) => {
+            let reason = format!("no gate failed for {} after the promotion", span(state.policy.watch_after.as_secs_f64()));
+            enter(state, Phase::Promoted, "watched", "gates", &reason, actions, moment);
+            state.watched_until = None;
+        }
+        Phase::Running => {
+            if ready(state, warm, moment) && gates::findings(state).iter().all(|finding| finding.answer == Answer::Pass) {
+                advance(state, moment, actions);
+            } else if state.policy.progress_deadline.is_some_and(|deadline| state.tried >= deadline.as_secs_f64()) {
+                miss_deadline(state, moment, actions);
             }
         }
         _ => {}
@@ -212,43 +240,74 @@ fn by_time(state: &mut State, warm: bool, now: f64, actions: &mut Vec<Action>) {
 }
 
 /// The least time of the step.
-fn least(state: &State) -> f64 {
+pub(super) fn least(state: &State) -> f64 {
     if state.is_last() { state.policy.watch } else { state.policy.dwell }.as_secs_f64()
 }
 
 /// Everything but the gates allows the next step; cheap, since it is asked at every look.
-fn ready(state: &State, warm: bool, now: f64) -> bool {
+fn ready(state: &State, warm: bool, moment: Moment) -> bool {
     warm && !state.yielded
-        && now - state.since >= least(state)
+        && state.clock - state.entered >= least(state)
         && state.evidence.step[0].trials >= state.policy.min_samples as f64
-        && frozen_until(&state.policy.freeze, now).is_none()
+        && frozen(state, moment).is_none()
 }
 
-fn advance(state: &mut State, now: f64, actions: &mut Vec<Action>) {
+fn advance(state: &mut State, moment: Moment, actions: &mut Vec<Action>) {
+    if let Some(pause) = state.policy.pauses.get(&state.step).copied()
+        && !state.confirmed
+    {
+        let until = pause.duration.map(|duration| state.clock + duration.as_secs_f64());
+        let goes_on = format!("`splitter rollout resume {}` goes on", state.service);
+        let reason = match pause.duration {
+            Some(duration) => format!("every gate passed; the steps pause here for {}, {goes_on} at once", span(duration.as_secs_f64())),
+            None => format!("every gate passed; the steps pause here: {goes_on}"),
+        };
+        enter(state, Phase::Paused, "paused", "steps", &reason, actions, moment);
+        state.pausing = Some(until);
+        return;
+    }
     let Some(next) = state.next_share() else {
-        enter(state, Phase::Promoted, "promoted", "gates", "every gate passed at the last step", actions, now);
+        let after = state.policy.watch_after.as_secs_f64();
+        let more = if after > 0.0 { format!("; watched for {} more", span(after)) } else { String::new() };
+        enter(state, Phase::Promoted, "promoted", "gates", &format!("every gate passed at the last step{more}"), actions, moment);
+        state.watched_until = (after > 0.0).then_some(state.clock + after);
         // A last step below 100% ends there: the policy says so.
         state.settled = false;
         return;
     };
     state.step += 1;
-    change_share(state, next, "advanced", "gates", "every gate passed", now, actions);
+    change_share(state, next, "advanced", "gates", "every gate passed", moment, actions);
 }
 
-fn take_back(state: &mut State, now: f64, actions: &mut Vec<Action>) {
-    let failed: Vec<Finding> = gates::findings(state).into_iter().filter(|finding| finding.answer == Answer::Fail).collect();
-    let names: Vec<&str> = failed.iter().map(|finding| finding.gate.as_str()).collect();
-    let texts: Vec<&str> = failed.iter().map(|finding| finding.text.as_str()).collect();
+fn take_back(state: &mut State, moment: Moment, actions: &mut Vec<Action>) {
+    let evidence = gates::findings(state);
+    let failed = || evidence.iter().filter(|finding| finding.answer == Answer::Fail);
+    let names: Vec<&str> = failed().map(|finding| finding.gate.as_str()).collect();
+    let texts: Vec<&str> = failed().map(|finding| finding.text.as_str()).collect();
     let (by, reason) = (format!("gate {}", names.join(", ")), texts.join("; "));
-    (state.failed_at, state.yielded) = (Some(now), false);
-    let evidence = gates::findings(state);
-    state.phase = Phase::RolledBack;
-    change_share_on(state, 0, "rolled-back", &by, &reason, now, actions, evidence);
+    state.retry = true;
+    roll_back(state, &by, &reason, moment, actions, evidence);
 }
 
-fn change_share(state: &mut State, share: Ppm, event: &str, by: &str, reason: &str, now: f64, actions: &mut Vec<Action>) {
+/// It never moved on: nobody shall have to remember it.
+fn miss_deadline(state: &mut State, moment: Moment, actions: &mut Vec<Action>) {
     let evidence = gates::findings(state);
-    change_share_on(state, share, event, by, reason, now, actions, evidence);
+    let missing = waiting::missing(state, &evidence, moment);
+    let deadline = state.policy.progress_deadline.unwrap_or_default().as_secs_f64();
+    let reason = format!("this step did not end within {} (progressDeadline); missing: {}", span(deadline), missing.join("; "));
+    state.retry = false;
+    roll_back(state, "deadline", &reason, moment, actions, evidence);
+}
+
+fn roll_back(state: &mut State, by: &str, reason: &str, moment: Moment, actions: &mut Vec<Action>, evidence: Vec<Finding>) {
+    (state.failed, state.yielded, state.watched_until) = (Some(state.clock), false, None);
+    state.phase = Phase::RolledBack;
+    change_share_on(state, 0, "rolled-back", by, reason, moment, actions, evidence);
+}
+
+fn change_share(state: &mut State, share: Ppm, event: &str, by: &str, reason: &str, moment: Moment, actions: &mut Vec<Action>) {
+    let evidence = gates::findings(state);
+    change_share_on(state, share, event, by, reason, moment, actions, evidence);
 }
 
 #[expect(clippy::too_many_arguments, reason = "one place that writes a transition, and all that its record holds")]
@@ -258,21 +317,28 @@ fn change_share_on(
     event: &str,
     by: &str,
     reason: &str,
-    now: f64,
+    moment: Moment,
     actions: &mut Vec<Action>,
     evidence: Vec<Finding>,
 ) {
     let (from, weights_from) = (state.share, state.weights());
+    if state.share < ALL {
+        state.record.note(&state.evidence);
+    }
     state.share = share;
-    state.since = now;
+    (state.since, state.entered, state.tried) = (moment.unix, state.clock, 0.0);
+    (state.pausing, state.confirmed) = (None, false);
     state.reason = reason.into();
     state.settled = false;
     if state.phase.is_live() {
-        state.warm_until = now + state.policy.warm_up.as_secs_f64();
+        state.warm = state.clock + state.policy.warm_up.as_secs_f64();
         state.evidence.step_begins();
         state.external.clear();
+        if share >= ALL && from < ALL {
+            state.guard = Guard::begin(&state.policy);
+        }
     }
-    let mut told = told(state, event, by, reason, now);
+    let mut told = told(state, event, by, reason, moment);
     (told.from, told.weights_from, told.evidence) = (f64::from(from) / f64::from(ALL), weights_from, evidence);
     // The weights first: hooks and records come after the deed.
     actions.push(Action::SetWeights(state.weights()));
@@ -280,22 +346,22 @@ fn change_share_on(
 }
 
 /// A transition that leaves the weights alone.
-fn enter(state: &mut State, phase: Phase, event: &str, by: &str, reason: &str, actions: &mut Vec<Action>, now: f64) {
-    let evidence = if state.phase.is_live() { gates::findings(state) } else { Vec::new() };
+fn enter(state: &mut State, phase: Phase, event: &str, by: &str, reason: &str, actions: &mut Vec<Action>, moment: Moment) {
+    let evidence = if state.is_judged() { gates::findings(state) } else { Vec::new() };
+    if !phase.is_live() && state.phase != phase {
+        (state.since, state.entered) = (moment.unix, state.clock);
+    }
     state.phase = phase;
     state.reason = reason.into();
-    if !phase.is_live() {
-        state.since = now;
-    }
-    let mut told = told(state, event, by, reason, now);
+    let mut told = told(state, event, by, reason, moment);
     told.evidence = evidence;
     actions.push(Action::Tell(Box::new(told)));
 }
 
-fn told(state: &State, event: &str, by: &str, reason: &str, now: f64) -> RolloutEvent {
+fn told(state: &State, event: &str, by: &str, reason: &str, moment: Moment) -> RolloutEvent {
     let share = f64::from(state.share) / f64::from(ALL);
     RolloutEvent {
-        at: now,
+        at: moment.unix,
         service: state.service.clone(),
         canary: state.canary.clone(),
         event: event.into(),
@@ -313,7 +379,7 @@ fn told(state: &State, event: &str, by: &str, reason: &str, now: f64) -> Rollout
 
 /// Asks again for weights that the node does not run: after a crash between keeping and acting, or a write that failed.
 fn converge(state: &mut State, weights: Option<&Weights>, actions: &mut Vec<Action>) {
-    let asked = matches!(actions.first(), Some(Action::SetWeights(_)));
+    let asked = actions.iter().any(|action| matches!(action, Action::SetWeights(_)));
     let owns = state.phase.is_live() || !state.settled;
     let (Some(weights), true, false, false) = (weights, owns, asked, state.yielded) else { return };
     let wanted = state.weights();
@@ -322,23 +388,4 @@ fn converge(state: &mut State, weights: Option<&Weights>, actions: &mut Vec<Acti
     } else {
         actions.insert(0, Action::SetWeights(wanted));
     }
-}
-
-/// What is missing before the next step, one line each.
-pub fn missing(state: &State, findings: &[Finding], now: f64) -> Vec<String> {
-    let mut missing = Vec::new();
-    match state.phase {
-        Phase::Waiting => missing.extend(held_until(state, now).map(|until| format!("{:.0} s of cool-down or freeze", until - now))),
-        Phase::Paused => missing.push("`splitter rollout resume`".into()),
-        Phase::Running => {
-            let left = (state.since + least(state)).max(state.warm_until) - now;
-            if left > 0.0 {
-                missing.push(format!("{:.0} s of this step", left.ceil()));
-            }
-            missing.extend(frozen_until(&state.policy.freeze, now).map(|until| format!("{:.0} s of freeze", until - now)));
-        }
-        _ => return missing,
-    }
-    missing.extend(gates::missing(&state.policy, state, findings));
-    missing
 }

@@ -200,7 +200,7 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
             (Vec::new(), Some(http::http(&fields, &split_by, &versions, &mut draft.places, context)).filter(|_| mode.is_some()))
         }
     };
-    let rollout = fields.optional("rollout").and_then(|node| rollout::decode(node, &versions, context));
+    let rollout = fields.optional("rollout").and_then(|node| rollout::decode(node, &versions, &split_by, context));
     if let (Some(rollout), Some(node), Some(mode)) = (&rollout, fields.optional("rollout"), mode) {
         let by_http = http.iter().flat_map(|http| &http.rules).any(|rule| rule.version == rollout.canary);
         let ruled = by_http || rules.iter().any(|rule| rule.version == rollout.canary);

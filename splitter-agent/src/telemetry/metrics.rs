@@ -79,6 +79,13 @@ impl Exposition {
             desired.errors.len() as u64,
         )?;
         gauge(encoder, "splitter_policy_generation", "Grows with every change that the kernel took", applied.generation)?;
+        let writable = u64::from(agent.state_error.is_none());
+        gauge(
+            encoder,
+            "splitter_state_writable",
+            "1 while the state directory can be written, 0 when a restart would take up an earlier state",
+            writable,
+        )?;
         self.attachments(encoder)
     }
 
@@ -309,6 +316,7 @@ mod tests {
             "splitter_interfaces_attached 1",
             "splitter_attachments_missing 1",
             "splitter_attachments_lost_total 3",
+            "splitter_state_writable 1",
             "splitter_drops_total{reason=\"no_version\"} 5",
             "splitter_drops_total{reason=\"service_unknown\"} 5",
             "splitter_events_total{reason=\"no_next_hop\"} 5",

@@ -1,7 +1,7 @@
 //! `splitter_rollout_*`: where each rollout stands, what its gates say, what happened.
 
 use super::metrics::{counters, gauges};
-use crate::observed::{Answer, Finding, Status};
+use crate::observed::{Answer, EVENTS, Finding, Status};
 use prometheus_client::encoding::DescriptorEncoder;
 use std::fmt;
 
@@ -34,9 +34,17 @@ pub fn encode(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
     gauges(encoder, "splitter_rollout_gate", "What a gate says: 1 pass, 0 not enough data, -1 fail", answers)?;
     let p_values = findings(status).filter_map(|(labels, finding)| Some((labels, finding.p_value?)));
     gauges(encoder, "splitter_rollout_gate_p_value", "Smallest p-value so far that the canary is no worse, valid at every look", p_values)?;
-    let events =
-        status.rollout_events.iter().map(|(service, event, count)| ([("service", service.as_str()), ("event", event.as_str())], *count));
-    counters(encoder, "splitter_rollout_transitions", "Transitions of rollouts since the agent's start, by event", None, events)
+    // All from the start, at 0: the first one of each is a step that `increase()` sees. Those of services that are gone stay.
+    let count = |service: &str, event: &str| {
+        let found = status.rollout_events.iter().find(|(other, name, _)| other == service && name == event);
+        found.map_or(0, |(_, _, count)| *count)
+    };
+    let known = all().flat_map(|([(label, service)], _)| EVENTS.map(|event| ([(label, service), ("event", event)], count(service, event))));
+    let gone = status.rollout_events.iter().filter(|(service, event, _)| {
+        !EVENTS.contains(&event.as_str()) || status.rollouts.binary_search_by(|rollout| rollout.service.as_str().cmp(service)).is_err()
+    });
+    let gone = gone.map(|(service, event, count)| ([("service", service.as_str()), ("event", event.as_str())], *count));
+    counters(encoder, "splitter_rollout_transitions", "Transitions of rollouts since the agent's start, by event", None, known.chain(gone))
 }
 
 fn findings(status: &Status) -> impl Iterator<Item = ([(&'static str, &str); 2], &Finding)> {
@@ -61,7 +69,7 @@ mod tests {
             findings: vec![finding],
             ..RolloutStatus::default()
         };
-        let events = vec![("shop/web".to_owned(), "rolled-back".to_owned(), 3)];
+        let events = vec![("gone".to_owned(), "aborted".to_owned(), 1), ("shop/web".to_owned(), "rolled-back".to_owned(), 3)];
         let text = render(Status { rollouts: vec![rollout], rollout_events: events, ..Status::default() }).unwrap();
         for line in [
             "splitter_rollout_phase{service=\"shop/web\",phase=\"running\"} 1.0",
@@ -72,6 +80,9 @@ mod tests {
             "splitter_rollout_gate{service=\"shop/web\",gate=\"errorRate\"} -1.0",
             "splitter_rollout_gate_p_value{service=\"shop/web\",gate=\"errorRate\"} 0.25",
             "splitter_rollout_transitions_total{service=\"shop/web\",event=\"rolled-back\"} 3",
+            "splitter_rollout_transitions_total{service=\"shop/web\",event=\"started\"} 0",
+            "splitter_rollout_transitions_total{service=\"shop/web\",event=\"undone\"} 0",
+            "splitter_rollout_transitions_total{service=\"gone\",event=\"aborted\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n in\n{text}");
         }

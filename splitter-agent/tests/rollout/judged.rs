@@ -13,35 +13,35 @@ use std::{
 };
 
 /// Steps of one second, so that a test sees all of them.
-const FAST: &str = "rollout: {canary: v2, steps: [10%, 50%, 100%], pace: adaptive, dwell: 1s, watch: 1s, warmUp: 0s, minSamples: 50, \
+pub const FAST: &str = "rollout: {canary: v2, steps: [10%, 50%, 100%], pace: adaptive, dwell: 1s, watch: 1s, warmUp: 0s, minSamples: 50, \
                     coolDown: 0s, gates: {errorRate: {max: 10%, margin: 10%}}}";
 
-fn bed(name: &str, rollout: &str) -> Bed {
+pub fn bed(name: &str, rollout: &str) -> Bed {
     Bed::new(name, &[Split::tcp(100, 0).with(rollout)])
 }
 
-fn load(bed: &Bed) -> Load {
+pub fn load(bed: &Bed) -> Load {
     bed.start_load(Plan { rate: Some(400.0), ..Plan::http(vip(false)) })
 }
 
-fn status(bed: &Bed) -> Value {
+pub fn status(bed: &Bed) -> Value {
     serde_json::from_str(&bed.cli(&["rollout", "status", "web", "-o", "json"])).expect("JSON")
 }
 
-fn history(bed: &Bed) -> Vec<Value> {
+pub fn history(bed: &Bed) -> Vec<Value> {
     serde_json::from_str(&bed.cli(&["rollout", "history", "web", "-o", "json"])).expect("JSON")
 }
 
-fn events(bed: &Bed) -> Vec<String> {
+pub fn events(bed: &Bed) -> Vec<String> {
     history(bed).iter().map(|event| event["event"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-fn weights(bed: &Bed) -> Vec<f64> {
+pub fn weights(bed: &Bed) -> Vec<f64> {
     bed.service("web").versions.iter().map(|version| (version.weight_ratio * 1e6).round() / 1e6).collect()
 }
 
 /// A whole rollout may take longer than what happens at once.
-fn phase(bed: &Bed, wanted: &str) {
+pub fn phase(bed: &Bed, wanted: &str) {
     let end = Instant::now() + patience(Duration::from_secs(60));
     loop {
         let status = status(bed);
@@ -155,7 +155,7 @@ fn words_and_hand_set_weights() {
     bed.cli(&["rollout", "abort", "web", "--reason", "wrong image"]);
     assert_eq!((weights(&bed), status(&bed)["phase"].as_str()), (vec![1.0, 0.0], Some("aborted")));
     let refused = bed.site.cli(&["rollout", "pause", "web"]).unwrap_err().to_string();
-    assert!(refused.contains("is aborted: start it first"), "{refused}");
+    assert!(refused.contains("is aborted: it has ended, v2 has 0%; `splitter rollout start web` begins anew with 10%"), "{refused}");
     assert_eq!(events(&bed), ["started", "paused", "resumed", "weights", "paused", "resumed", "aborted"]);
     // A policy without the rollout ends it.
     bed.cli(&["rollout", "start", "web"]);

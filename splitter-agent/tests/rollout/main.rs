@@ -2,6 +2,7 @@
 
 mod http;
 mod judged;
+mod kept;
 mod suffers;
 #[path = "../support/mod.rs"]
 mod support;

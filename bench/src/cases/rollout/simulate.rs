@@ -8,7 +8,7 @@ use crate::cases::{Rows, Samples};
 use anyhow::{Context, Result, ensure};
 use splitter_agent::{
     model::{ALL, ErrorRate, Gates, Latency, Measure, Pace, Rollout},
-    rollout::{self, Observation, Phase, State, Weights, Word, WordKind},
+    rollout::{self, Moment, Observation, Phase, State, Weights, Word, WordKind},
 };
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -27,9 +27,12 @@ fn strict() -> Rollout {
         canary: 1,
         baseline: 0,
         steps: vec![50_000, ALL],
+        pauses: Default::default(),
         pace: Pace::Fixed,
         dwell: Duration::from_secs(1_000_000),
         watch: Duration::from_secs(300),
+        watch_after: Duration::ZERO,
+        progress_deadline: None,
         min_samples: 100,
         warm_up: Duration::ZERO,
         false_alarm: 10_000,
@@ -60,8 +63,8 @@ impl Judge {
     fn start(policy: Rollout) -> Judge {
         let weights = Weights::from([("v1".into(), 1), ("v2".into(), 0)]);
         let mut judge = Judge { state: State::new("web", "v2", "v1", policy, &weights), now: 1e9, looks: 0 };
-        let word = Word { kind: WordKind::Start, by: "bench".into(), reason: String::new() };
-        rollout::step_in_place(&mut judge.state, &Observation { word: Some(word), ..Observation::default() }, judge.now);
+        let word = Word::new(WordKind::Start, "bench", "");
+        rollout::step_in_place(&mut judge.state, &Observation { word: Some(word), ..Observation::default() }, Moment::new(judge.now, 0.0));
         judge
     }
 
@@ -71,7 +74,7 @@ impl Judge {
         self.looks += 1;
         let latency = self.looks.is_multiple_of(10).then(|| atoms.look(random, canary, baseline));
         let observation = Observation { traffic: Some(look(random, canary, baseline)), latency, ..Observation::default() };
-        rollout::step_in_place(&mut self.state, &observation, self.now);
+        rollout::step_in_place(&mut self.state, &observation, Moment::new(self.now, LOOK));
         observation
     }
 
@@ -336,7 +339,7 @@ fn cost(rows: &mut Rows) {
     let began = Instant::now();
     for observation in &looks {
         judge.now += LOOK;
-        rollout::step_in_place(&mut judge.state, observation, judge.now);
+        rollout::step_in_place(&mut judge.state, observation, Moment::new(judge.now, LOOK));
     }
     let ns = began.elapsed().as_secs_f64() * 1e9 / looks.len() as f64;
     rows.add("judge", "step_ns", ns, None);

@@ -5,46 +5,61 @@
 
 mod errands;
 mod files;
+mod freeze;
+mod restart;
 mod round;
 mod sample;
+mod saving;
 mod words;
 
-use super::{ControlError, actor::Actor, store::StoreError, weights};
+use super::{
+    ControlError,
+    actor::{Actor, unix_now},
+    store::StoreError,
+    weights,
+};
 use crate::{
     model::{BackendState, Service},
     observed::{RolloutEvent, WeightRequest},
     outside::Subject,
-    rollout::{self, Action, Observation, Phase, State},
+    rollout::{self, Action, Moment, Observation, Phase, State},
 };
 use errands::Errands;
 use files::Files;
+use freeze::Frozen;
 use round::Rounds;
+pub(super) use saving::Saving;
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
     path::Path,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-/// Time after which weights that could not be set are tried again, seconds.
-const RETRY: f64 = 1.0;
+/// Time after which what could not be done is tried again: weights to be set, a state to be saved.
+const RETRY: Duration = Duration::from_secs(1);
 /// Evidence of a running rollout is kept at least this often.
-const KEEP: f64 = 60.0;
+const KEEP: Duration = Duration::from_secs(60);
 
 /// One service's rollout on this node.
 pub(super) struct Entry {
     pub(super) state: State,
     /// The actor's layout when weights and backends were last compared; `None`: compare at the next look.
     compared: Option<u64>,
-    /// When weights that could not be set are tried again, Unix seconds.
-    retry: Option<f64>,
+    /// When weights that could not be set are tried again.
+    retry: Option<Instant>,
     backends: u64,
     /// When each external gate is asked next, and how long its last question may be on its way.
     due: HashMap<String, (Instant, Option<Instant>)>,
-    /// When it was last written to disk, Unix seconds, and whether traffic was seen since.
-    kept: f64,
+    /// When it was last written to disk, or tried to, and whether traffic was seen since.
+    kept: Instant,
     news: bool,
+    /// The last try to write it failed.
+    unsaved: bool,
+    /// When its state last took a step: its clock stands there.
+    stepped: Instant,
+    frozen: Frozen,
 }
 
 /// What every service has, since it is in the policy; [`Entry`]s exist only once somebody said a word.
@@ -55,6 +70,7 @@ pub(super) struct Rollouts {
     rounds: Rounds,
     /// Transitions since the agent's start, by service and event.
     pub(super) told: BTreeMap<(String, String), u64>,
+    pub(super) saving: Saving,
 }
 
 impl Rollouts {
@@ -62,7 +78,7 @@ impl Rollouts {
     pub(super) fn open(state: &Path, runtime: tokio::runtime::Handle) -> Result<Self, StoreError> {
         let files = Files::open(state)?;
         let entries = files.load().into_iter().map(|state| (state.service.clone(), Entry::new(state))).collect();
-        Ok(Self { entries, files, errands: Errands::new(runtime), rounds: Rounds::new(), told: BTreeMap::new() })
+        Ok(Self { entries, files, errands: Errands::new(runtime), rounds: Rounds::new(), told: BTreeMap::new(), saving: Saving::default() })
     }
 
     /// Seconds that a look costs, and seconds between two.
@@ -78,14 +94,22 @@ impl Rollouts {
 
 impl Entry {
     fn new(state: State) -> Self {
-        Self { state, compared: None, retry: None, backends: 0, due: HashMap::new(), kept: 0.0, news: false }
+        let now = Instant::now();
+        let (due, frozen) = (HashMap::new(), Frozen::default());
+        Self { state, compared: None, retry: None, backends: 0, due, kept: now, news: false, unsaved: false, stepped: now, frozen }
+    }
+
+    /// Now, as the state sees it: since its last step.
+    fn moment(&mut self, now: Instant) -> Moment {
+        let unix = unix_now();
+        let frozen = self.frozen.until(&self.state.policy.freeze, unix);
+        Moment { unix, passed: now.saturating_duration_since(self.stepped).as_secs_f64(), frozen }
     }
 
     /// Something may happen by itself.
     fn needs_looks(&self) -> bool {
         let state = &self.state;
-        let retries = state.phase == Phase::RolledBack && state.attempt < state.policy.retries;
-        state.phase.is_live() || state.phase == Phase::Waiting || !state.settled || retries
+        state.is_judged() || state.phase == Phase::Waiting || !state.settled || state.retries() || self.unsaved
     }
 
     /// An external gate's answer is there: it may be asked again.
@@ -102,25 +126,28 @@ impl Entry {
 }
 
 impl Actor {
-    /// One step of one rollout: keeps the state, then acts.
-    pub(super) fn step(&mut self, name: &str, entry: &mut Entry, mut observation: Observation, now: f64) {
+    /// One step of one rollout: keeps the state, then acts. `false`: what was done is not on disk; it was done all the same.
+    pub(super) fn step(&mut self, name: &str, entry: &mut Entry, mut observation: Observation, now: Instant) -> bool {
         let layout = self.layout;
-        let due = entry.retry.is_none_or(|at| now >= at || at - now > RETRY);
+        let due = entry.retry.is_none_or(|at| now >= at);
         if due && (entry.compared != Some(layout) || entry.retry.is_some()) || observation.word.is_some() {
             (entry.compared, entry.retry) = (Some(layout), None);
             observation.weights = self.planned(name).ok().map(|planned| weights::of(&planned.model));
             entry.backends = self.planned(name).map_or(0, |planned| fingerprint(&planned.model, &entry.state));
         }
         observation.backends = entry.backends;
-        let (before, weights) = (entry.state.phase, observation.weights.clone());
-        let actions = rollout::step_in_place(&mut entry.state, &observation, now);
-        if actions.is_empty() && before == entry.state.phase {
-            if entry.news && now - entry.kept > KEEP && entry.state.phase.is_live() {
-                self.keep(entry, now);
+        let (before, weights, spoken) = (entry.state.phase, observation.weights.clone(), observation.word.is_some());
+        let moment = entry.moment(now);
+        let actions = rollout::step_in_place(&mut entry.state, &observation, moment);
+        entry.stepped = now;
+        if actions.is_empty() && before == entry.state.phase && !spoken {
+            let since = now.saturating_duration_since(entry.kept);
+            if entry.unsaved && since >= RETRY || entry.news && since > KEEP && entry.state.is_judged() {
+                self.keep(entry);
             }
-            return;
+            return !entry.unsaved;
         }
-        self.keep(entry, now);
+        let mut saved = self.keep(entry);
         for action in actions {
             match action {
                 Action::SetWeights(wanted) => {
@@ -128,6 +155,7 @@ impl Actor {
                         tracing::error!(%error, service = name, "a rollout's weights are not set; they are tried again in a second");
                         entry.retry = Some(now + RETRY);
                     }
+                    saved &= self.rollouts.saving.fine("weights");
                     // Compared again in any case: only the node's own word counts.
                     entry.compared = None;
                 }
@@ -135,32 +163,37 @@ impl Actor {
                     if let (Some(weights), "started") = (&weights, event.event.as_str()) {
                         event.weights_from.clone_from(weights);
                     }
-                    self.tell(entry, *event);
+                    saved &= self.tell(entry, *event);
                 }
             }
         }
+        saved
     }
 
-    fn keep(&self, entry: &mut Entry, now: f64) {
-        (entry.kept, entry.news) = (now, false);
-        if let Err(error) = self.rollouts.files.save(&entry.state) {
-            tracing::error!(%error, "a restart would take this rollout up at an earlier state");
-        }
+    /// Whether it is on disk now.
+    fn keep(&mut self, entry: &mut Entry) -> bool {
+        (entry.kept, entry.news) = (Instant::now(), false);
+        let result = self.rollouts.files.save(&entry.state);
+        let lost = result.as_ref().is_err_and(StoreError::is_missing) && self.make_state_anew();
+        let result = if lost { self.rollouts.files.save(&entry.state) } else { result };
+        entry.unsaved = !self.rollouts.saving.note("rollouts", result);
+        !entry.unsaved
     }
 
-    fn tell(&mut self, entry: &Entry, event: RolloutEvent) {
+    fn tell(&mut self, entry: &Entry, event: RolloutEvent) -> bool {
         let RolloutEvent { service, event: what, by, from, to, reason, .. } = &event;
         tracing::info!(service, event = what, by, from, to, reason, "rollout");
         *self.rollouts.told.entry((service.clone(), what.clone())).or_default() += 1;
-        self.audit(&event);
+        let saved = self.audit(&event);
         let subject = self.subject(&entry.state);
         self.rollouts.errands.tell(&entry.state.policy.hooks, subject, event);
+        saved
     }
 
-    pub(super) fn audit(&self, event: &RolloutEvent) {
-        if let Err(error) = self.rollouts.files.audit(event) {
-            tracing::error!(%error, "a transition is missing in the audit log");
-        }
+    /// Whether it is on disk.
+    pub(super) fn audit(&mut self, event: &RolloutEvent) -> bool {
+        let result = self.rollouts.files.audit(event);
+        self.rollouts.saving.note("the audit log", result)
     }
 
     fn subject(&self, state: &State) -> Subject {

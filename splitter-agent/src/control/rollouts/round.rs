@@ -9,10 +9,7 @@ use super::{
     sample::{FEW, Sampler, Watch},
 };
 use crate::{
-    control::{
-        actor::{Actor, unix_now},
-        status,
-    },
+    control::{actor::Actor, status},
     datapath::Tables,
     model::Measure,
     rollout::{LatencySamples, Observation, Reading, State, Traffic, stats::Counts},
@@ -201,7 +198,6 @@ impl Actor {
             (Some(datapath), Ok(ticks)) => rounds.read(&datapath.tables, ticks, now),
             _ => (false, None),
         };
-        let unix = unix_now();
         let Rounds { sampler, spots, stale, .. } = &mut rounds;
         for (spot, (name, entry)) in spots.iter_mut().zip(&mut entries).filter(|(spot, _)| spot.active) {
             let answers = if readings.is_empty() { None } else { readings.remove(name) };
@@ -216,18 +212,18 @@ impl Actor {
             });
             answers.iter().flatten().for_each(|answer| entry.answered(&answer.gate));
             entry.news |= moved;
-            let live = entry.state.phase.is_live();
+            let judged = entry.state.is_judged();
             let observation = Observation {
                 traffic: traffic.flatten(),
                 latency: latency.map(|((seconds, samples), watched)| watched.latency(samples, *seconds)),
                 readings: answers.unwrap_or_default(),
                 ..Observation::default()
             };
-            self.step(name, entry, observation, unix);
+            self.step(name, entry, observation, now);
             spot.ask = self.ask_external(name, entry, now);
             spot.stepped = now;
             (spot.active, spot.soon) = (entry.needs_looks(), entry.is_unsure(self.layout));
-            *stale |= live != entry.state.phase.is_live();
+            *stale |= judged != entry.state.is_judged();
         }
         self.rollouts.entries = entries;
         rounds.end(cpu_time() - used);
@@ -239,7 +235,7 @@ impl Actor {
         (rounds.stale, rounds.layout) = (false, self.layout);
         let mut known: HashMap<String, Spot> = rounds.spots.drain(..).map(|spot| (spot.service.clone(), spot)).collect();
         let numbers: Vec<Option<Vec<Watch>>> =
-            entries.values().map(|entry| self.numbers(&entry.state).filter(|_| entry.state.phase.is_live())).collect();
+            entries.values().map(|entry| self.numbers(&entry.state).filter(|_| entry.state.is_judged())).collect();
         rounds.sampler.watch(numbers.iter().flatten().flatten().copied().collect());
         let spot = |((name, entry), numbers): ((&String, &Entry), Option<Vec<Watch>>)| {
             let old = known.remove(name);
@@ -291,7 +287,7 @@ impl Actor {
 
     /// Asks the external gates whose time has come; when it is time for the next one.
     fn ask_external(&mut self, name: &str, entry: &mut Entry, now: Instant) -> Option<Instant> {
-        if !entry.state.phase.is_live() || entry.state.policy.gates.external.is_empty() {
+        if !entry.state.is_judged() || entry.state.policy.gates.external.is_empty() {
             return None;
         }
         for gate in &entry.state.policy.gates.external {

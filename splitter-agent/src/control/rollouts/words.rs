@@ -9,36 +9,81 @@ use crate::{
     },
     model::Service,
     observed::{RolloutEvent, RolloutStatus, WeightChange, WeightRequest},
-    rollout::{self, Observation, Phase, State, Word, WordKind},
+    rollout::{self, Action, Observation, Phase, State, Weights, Word, WordKind},
 };
+use std::time::Instant;
 
 impl Actor {
     /// Follows an operator's word, or says why not.
+    ///
+    /// # Errors
+    /// When it cannot be followed in this state; and when it was followed but could not be saved, so that a restart might not know of it.
     pub(in crate::control) fn rollout_word(&mut self, name: &str, word: Word) -> Result<RolloutStatus, ControlError> {
         let mut entry = match self.rollouts.entries.remove(name) {
             Some(entry) => entry,
             None => self.fresh(name)?,
         };
-        let result = self.say(name, &mut entry, word);
-        let status = rollout::status(&entry.state, unix_now());
+        let (now, dry_run) = (Instant::now(), word.dry_run);
+        let result = if dry_run { self.rehearse(name, &mut entry, word, now) } else { self.say(name, &mut entry, word, now) };
+        let moment = entry.moment(now);
         // Nothing is kept of a rollout that nobody started.
         if entry.state.phase != Phase::Idle {
             self.rollouts.entries.insert(name.into(), entry);
         }
         self.rollouts.rounds.changed();
-        result.map(|()| status)
+        let (state, note) = result?;
+        let moment = if dry_run { rollout::Moment { passed: 0.0, ..moment } } else { moment };
+        Ok(RolloutStatus { note, ..rollout::status(&state, moment) })
     }
 
-    fn say(&mut self, name: &str, entry: &mut Entry, word: Word) -> Result<(), ControlError> {
-        rollout::allowed(&entry.state, word.kind).map_err(ControlError::Invalid)?;
+    /// The state afterwards, and what became of the shares.
+    fn say(&mut self, name: &str, entry: &mut Entry, word: Word, now: Instant) -> Result<(State, String), ControlError> {
+        let before = self.running_weights(name);
+        let moment = entry.moment(now);
+        rollout::allowed(&entry.state, &word, moment).map_err(ControlError::Invalid)?;
         if word.kind == WordKind::Start {
-            // A start takes the policy as it is now, and remembers the last failure for its cool-down.
-            let failed_at = entry.state.failed_at;
-            *entry = self.fresh(name)?;
-            entry.state.failed_at = failed_at;
+            *entry = self.begun_anew(name, entry)?;
         }
-        self.step(name, entry, Observation { word: Some(word), ..Observation::default() }, unix_now());
-        Ok(())
+        let saved = self.step(name, entry, Observation { word: Some(word), ..Observation::default() }, now);
+        let note = rollout::difference(&before, &self.running_weights(name));
+        if !saved {
+            let RolloutStatus { phase, canary, share, .. } = rollout::status(&entry.state, moment);
+            let why = self.rollouts.saving.error().unwrap_or_default();
+            return Err(ControlError::Kernel(format!(
+                "it is done ({name} is {phase}, {canary} at {}%), but not on disk, so a restart of the agent might not know of it: {why}. Make                  room or mend the disk: it is tried again every second",
+                (share * 1e6).round() / 1e4
+            )));
+        }
+        Ok((entry.state.clone(), note))
+    }
+
+    /// As [`Actor::say`] would, on a copy.
+    fn rehearse(&self, name: &str, entry: &mut Entry, word: Word, now: Instant) -> Result<(State, String), ControlError> {
+        let before = self.running_weights(name);
+        let mut moment = entry.moment(now);
+        rollout::allowed(&entry.state, &word, moment).map_err(ControlError::Invalid)?;
+        let mut state = entry.state.clone();
+        if word.kind == WordKind::Start {
+            let mut fresh = self.begun_anew(name, entry)?;
+            moment = fresh.moment(now);
+            state = fresh.state;
+        }
+        let backends = state.backends.unwrap_or_default();
+        let observation = Observation { word: Some(word), weights: Some(before.clone()), backends, ..Observation::default() };
+        let actions = rollout::step_in_place(&mut state, &observation, moment);
+        let wanted = actions.into_iter().find_map(|action| if let Action::SetWeights(wanted) = action { Some(wanted) } else { None });
+        Ok((state, wanted.map_or(String::new(), |wanted| rollout::difference(&before, &wanted))))
+    }
+
+    /// A start takes the policy as it is now; of the earlier rollout stays when it failed, for the cool-down.
+    fn begun_anew(&self, name: &str, old: &Entry) -> Result<Entry, ControlError> {
+        let mut entry = self.fresh(name)?;
+        (entry.state.clock, entry.state.failed, entry.stepped) = (old.state.clock, old.state.failed, old.stepped);
+        Ok(entry)
+    }
+
+    fn running_weights(&self, name: &str) -> Weights {
+        self.planned(name).map(|planned| weights::of(&planned.model)).unwrap_or_default()
     }
 
     /// A rollout that nobody has started.
@@ -62,15 +107,19 @@ impl Actor {
     }
 
     /// One rollout, also one that was never started.
-    pub(in crate::control) fn rollout(&self, name: &str) -> Result<RolloutStatus, ControlError> {
-        match self.rollouts.entries.get(name) {
-            Some(entry) => Ok(rollout::status(&entry.state, unix_now())),
-            None => self.fresh(name).map(|entry| rollout::status(&entry.state, unix_now())),
+    pub(in crate::control) fn rollout(&mut self, name: &str) -> Result<RolloutStatus, ControlError> {
+        let full = |entry: &mut Entry| {
+            let moment = entry.moment(Instant::now());
+            rollout::full_status(&entry.state, moment)
+        };
+        match self.rollouts.entries.get_mut(name) {
+            Some(entry) => Ok(full(entry)),
+            None => self.fresh(name).map(|mut entry| full(&mut entry)),
         }
     }
 
     /// All that the policy has, as far as one was ever read.
-    pub(in crate::control) fn list_rollouts(&self) -> Result<Vec<RolloutStatus>, ControlError> {
+    pub(in crate::control) fn list_rollouts(&mut self) -> Result<Vec<RolloutStatus>, ControlError> {
         let all = self.all_rollouts();
         if all.is_empty() { self.has_policy().map(|()| all) } else { Ok(all) }
     }
@@ -90,12 +139,16 @@ impl Actor {
     }
 
     /// All that the policy has, and those that run without it.
-    pub(in crate::control) fn all_rollouts(&self) -> Vec<RolloutStatus> {
-        let now = unix_now();
-        let mut all: Vec<RolloutStatus> = self.rollouts.entries.values().map(|entry| rollout::status(&entry.state, now)).collect();
+    pub(in crate::control) fn all_rollouts(&mut self) -> Vec<RolloutStatus> {
+        let now = Instant::now();
+        let status = |entry: &mut Entry| {
+            let moment = entry.moment(now);
+            rollout::status(&entry.state, moment)
+        };
+        let mut all: Vec<RolloutStatus> = self.rollouts.entries.values_mut().map(status).collect();
         let unstarted =
             self.desired.services.iter().filter(|service| service.rollout.is_some() && !self.rollouts.entries.contains_key(&service.name));
-        all.extend(unstarted.filter_map(|service| self.fresh_of(service).ok()).map(|entry| rollout::status(&entry.state, now)));
+        all.extend(unstarted.filter_map(|service| self.fresh_of(service).ok()).map(|mut entry| status(&mut entry)));
         all.sort_by(|a, b| a.service.cmp(&b.service));
         all
     }
@@ -118,36 +171,62 @@ impl Actor {
     ) -> Result<WeightChange, ControlError> {
         let change = self.change_weights(name, request)?;
         if change.applied {
-            self.audit(&RolloutEvent {
-                at: unix_now(),
-                service: name.into(),
-                event: "weights".into(),
-                by: by.into(),
-                weights_from: change.before.clone(),
-                weights_to: change.after.clone(),
-                reason: "splitter weight".into(),
-                ..RolloutEvent::default()
-            });
+            let noted = self.audit_weights(name, by, "splitter weight", change.before.clone(), change.after.clone());
+            let saved = self.rollouts.saving.fine("weights") && noted;
             self.overridden(name, by, "weights were set by hand; `splitter rollout resume` goes on, `abort` gives up");
+            if !saved {
+                let why = self.rollouts.saving.error().unwrap_or_default();
+                return Err(ControlError::Kernel(format!(
+                    "the weights of {name} are set, but not on disk, so a restart of the agent might not know of them: {why}. Make room or mend \
+                     the disk: it is tried again every second"
+                )));
+            }
         }
         Ok(change)
     }
 
-    fn overridden(&mut self, name: &str, by: &str, reason: &str) {
-        if self.rollouts.entries.get(name).is_some_and(|entry| entry.state.phase.is_live() || !entry.state.settled) {
-            let word = Word { kind: WordKind::Overridden, by: by.into(), reason: reason.into() };
-            if let Err(error) = self.rollout_word(name, word) {
-                tracing::error!(%error, service = name, "rollout");
-            }
+    fn audit_weights(&mut self, name: &str, by: &str, reason: &str, from: Weights, to: Weights) -> bool {
+        self.audit(&RolloutEvent {
+            at: unix_now(),
+            service: name.into(),
+            event: "weights".into(),
+            by: by.into(),
+            weights_from: from,
+            weights_to: to,
+            reason: reason.into(),
+            ..RolloutEvent::default()
+        })
+    }
+
+    /// Tells a rollout that others have set its service's weights.
+    pub(super) fn overridden(&mut self, name: &str, by: &str, reason: &str) {
+        if self.rollouts.entries.contains_key(name)
+            && let Err(error) = self.rollout_word(name, Word::new(WordKind::Overridden, by, reason))
+        {
+            tracing::error!(%error, service = name, "rollout");
         }
+    }
+
+    /// Names of rollouts whose service has other weights in a policy than in the one before. Also one whose weights are not the policy's, and
+    /// one that stands back already: what it shows and judges is the share that the policy gives now.
+    pub(in crate::control) fn reweighted_rollouts(&self, policy: &[std::sync::Arc<Service>]) -> Vec<String> {
+        let of = |services: &[std::sync::Arc<Service>], name: &str| weights::find(services, name).map(|service| weights::of(service));
+        let changed = |name: &&String| {
+            let (old, new) = (of(&self.desired.services, name), of(policy, name));
+            old.is_some() && new.is_some() && old != new
+        };
+        self.rollouts.entries.keys().filter(changed).cloned().collect()
     }
 
     /// Before the judge looks again: rollouts whose weights a policy changed stand back, with its weights in the kernel.
     pub(in crate::control) fn rollouts_stand_back(&mut self, reweighted: &[String]) {
         for name in reweighted.iter().filter(|name| self.rollouts.entries.contains_key(*name)).cloned().collect::<Vec<_>>() {
+            let before = self.running_weights(&name);
             if let Err(error) = self.bring_forward(&name) {
                 tracing::error!(%error, service = name, "rollout");
             }
+            let after = self.running_weights(&name);
+            self.audit_weights(&name, "policy", "the policy's weights have changed", before, after);
             self.overridden(&name, "policy", "the policy's weights have changed; `splitter rollout resume` goes on, `abort` gives up");
         }
     }
@@ -162,8 +241,8 @@ impl Actor {
             match service {
                 Some(service) if complete && service.rollout.is_some() => {}
                 Some(_) if complete => {
-                    let word = Word { kind: WordKind::Abort, by: "policy".into(), reason: "the policy has no rollout any more".into() };
-                    if rollout::allowed(&entry.state, WordKind::Abort).is_ok()
+                    let word = Word::new(WordKind::Abort, "policy", "the policy has no rollout any more");
+                    if rollout::allowed(&entry.state, &word, rollout::Moment::default()).is_ok()
                         && let Err(error) = self.rollout_word(&name, word)
                     {
                         tracing::error!(%error, service = name, "rollout");
@@ -178,7 +257,8 @@ impl Actor {
     fn forget(&mut self, name: &str) {
         let Some(entry) = self.rollouts.entries.remove(name) else { return };
         self.rollouts.rounds.changed();
-        self.rollouts.files.remove(name);
+        let removed = self.rollouts.files.remove(name);
+        self.rollouts.saving.note("rollouts", removed);
         if entry.state.phase.is_live() || entry.state.phase == Phase::Waiting {
             let (canary, reason) = (entry.state.canary.clone(), "the policy has this service or these versions no more");
             let event = RolloutEvent {
@@ -193,13 +273,21 @@ impl Actor {
         }
     }
 
-    /// At the agent's end: what was seen so far is not lost.
+    /// At the agent's end: what was seen so far is not lost, nor how long cool-downs have lasted.
     pub(in crate::control) fn keep_rollouts(&mut self) {
-        for entry in self.rollouts.entries.values().filter(|entry| entry.state.phase.is_live()) {
-            if let Err(error) = self.rollouts.files.save(&entry.state) {
-                tracing::error!(%error, "the next agent takes this rollout up at an earlier state");
+        let now = Instant::now();
+        let mut entries = std::mem::take(&mut self.rollouts.entries);
+        for (name, entry) in &mut entries {
+            if !entry.unsaved && !entry.needs_looks() && entry.state.failed.is_none() {
+                continue;
+            }
+            let passed = now.saturating_duration_since(entry.stepped).as_secs_f64();
+            (entry.state.clock, entry.stepped) = (entry.state.clock + passed, now);
+            if !self.keep(entry) {
+                tracing::error!(service = name, "the next agent takes this rollout up at an earlier state");
             }
         }
+        self.rollouts.entries = entries;
     }
 }
 

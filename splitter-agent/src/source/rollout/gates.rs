@@ -1,6 +1,6 @@
 //! `rollout.gates` -> model.
 
-use super::{decimal, list, number, percent, share, time};
+use super::{decimal, list, number, percent, share, time, timeout};
 use crate::{
     model::{ALL, Check, ErrorRate, External, Gates, Latency, Measure, Number, ShareMismatch},
     source::{
@@ -15,8 +15,21 @@ const FIELDS: &[&str] = &["errorRate", "latency", "share", "saturation", "probes
 /// Ten times as much.
 const TENFOLD: u32 = 10 * ALL;
 
-pub fn decode(node: &Node<'_>, context: &mut Context<'_>) -> Gates {
+pub const SHARE: ShareMismatch = ShareMismatch { tolerance: 200_000 };
+
+/// `errorRate` and `share` are there unless they are switched off by name. `sticky`: clients are drawn by a key, so the share is only judged when
+/// it is asked for.
+pub fn decode(node: Option<&Node<'_>>, sticky: bool, context: &mut Context<'_>) -> Gates {
+    let share_default = (!sticky).then_some(SHARE);
+    let Some(node) = node else { return Gates { error_rate: Some(ErrorRate::default()), share: share_default, ..Gates::default() } };
     let Some(fields) = context.fields(node, "spec.rollout.gates", FIELDS) else { return Gates::default() };
+    if matches!(&node.kind, Kind::Map(entries) if entries.is_empty()) {
+        context.warn(
+            node.at,
+            "spec.rollout.gates is empty and changes nothing: errorRate and share stay as they are without it; remove it, or write for example \
+             `gates: {errorRate: {max: 1%}}`",
+        );
+    }
     let latency = match fields.optional("latency") {
         Some(node) if matches!(node.kind, Kind::List(_)) => list(&fields, "latency", "spec.rollout.gates.latency", context, latency),
         Some(node) => latency(node, "spec.rollout.gates.latency", context).into_iter().collect(),
@@ -32,16 +45,34 @@ pub fn decode(node: &Node<'_>, context: &mut Context<'_>) -> Gates {
             context.error(node.at, format!("two gates have the name `{}`; give each its own", gate.name));
         }
     }
-    Gates {
-        error_rate: fields.optional("errorRate").and_then(|node| error_rate(node, context)),
-        latency,
-        share: fields.optional("share").and_then(|node| {
-            let fields = context.fields(node, "spec.rollout.gates.share", &["tolerance"])?;
-            let tolerance = share(&fields, "tolerance", "spec.rollout.gates.share.tolerance", 10_000, ALL, context);
-            Some(ShareMismatch { tolerance: tolerance.unwrap_or(200_000) })
-        }),
-        external,
+    let error_rate = match fields.optional("errorRate") {
+        Some(node) if is_off(node) => None,
+        Some(node) => error_rate(node, context),
+        None => Some(ErrorRate::default()),
+    };
+    let share = match fields.optional("share") {
+        Some(node) if is_off(node) => None,
+        Some(node) => share_mismatch(node, context),
+        None => share_default,
+    };
+    if error_rate.is_none() && share.is_none() && latency.is_empty() && external.is_empty() {
+        context.warn(
+            node.at,
+            "spec.rollout.gates has no gate left: the canary is promoted whatever it does; keep errorRate, or name another gate",
+        );
     }
+    Gates { error_rate, latency, share, external }
+}
+
+/// `off`: YAML 1.1 reads it as false, and so it may be written.
+fn is_off(node: &Node<'_>) -> bool {
+    matches!(&node.kind, Kind::Scalar { text, .. } if matches!(text.as_ref(), "off" | "false"))
+}
+
+fn share_mismatch(node: &Node<'_>, context: &mut Context<'_>) -> Option<ShareMismatch> {
+    let fields = context.fields(node, "spec.rollout.gates.share", &["tolerance"])?;
+    let tolerance = share(&fields, "tolerance", "spec.rollout.gates.share.tolerance", 10_000, ALL, context);
+    Some(tolerance.map_or(SHARE, |tolerance| ShareMismatch { tolerance }))
 }
 
 fn error_rate(node: &Node<'_>, context: &mut Context<'_>) -> Option<ErrorRate> {
@@ -119,6 +150,9 @@ fn latency(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Lat
     Some(Latency { measure: measure.unwrap_or_default(), quantile: quantile?, max, max_increase })
 }
 
+/// Others are not asked more often.
+const EVERY: Duration = Duration::from_secs(1);
+
 /// What all gates have that ask others.
 const COMMON: [&str; 4] = ["name", "every", "timeout", "failures"];
 
@@ -128,9 +162,15 @@ fn external(fields: &Fields<'_>, what: &str, check: Option<Check>, failures: u32
         .and_then(|node| context.string(node, &format!("{what}.name")))
         .map(str::to_owned);
     let every = time(fields, "every", &format!("{what}.every"), context).unwrap_or(Duration::from_secs(10));
-    let timeout = time(fields, "timeout", &format!("{what}.timeout"), context).unwrap_or(Duration::from_secs(5));
+    if let Some(node) = fields.optional("every")
+        && every < EVERY
+    {
+        context
+            .error(node.at, format!("{what}.every must be at least 1s; counters are judged more often, others are not asked more often"));
+    }
+    let timeout = timeout(fields, "timeout", &format!("{what}.timeout"), context).unwrap_or(Duration::from_secs(5));
     let failures = number(fields, "failures", &format!("{what}.failures"), 1000, context).unwrap_or(failures).max(1);
-    Some(External { name: name?, check: check?, every: every.max(Duration::from_secs(1)), timeout, failures })
+    Some(External { name: name?, check: check?, every, timeout, failures })
 }
 
 fn saturation(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<External> {
@@ -164,6 +204,11 @@ fn probe(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Exter
     let fields = context.fields(node, what, KNOWN)?;
     let mut text = |name: &str| fields.optional(name).and_then(|node| context.string(node, &format!("{what}.{name}"))).map(str::to_owned);
     let (path, method, body, contains) = (text("path"), text("method"), text("body"), text("contains"));
+    if let (Some(path), Some(node)) = (&path, fields.optional("path"))
+        && !path.starts_with('/')
+    {
+        context.error(node.at, format!("{what}.path must begin with `/`: /{path}"));
+    }
     let status = fields.optional("status").and_then(|node| context.number(node, &format!("{what}.status"), 100, 599));
     let mut headers = Vec::new();
     if let Some(node) = fields.optional("headers") {

@@ -12,8 +12,9 @@ use super::{
     network,
     yaml::{Kind, Node},
 };
-use crate::model::{ALL, ErrorRate, FAILING, Freeze, Gates, Hook, Judge, Mode, Pace, Ppm, Rollout, Version};
-use std::time::Duration;
+use crate::model::{ALL, FAILING, Freeze, Hook, Judge, Mode, Pace, Pause, Ppm, Rollout, SplitBy, Version};
+use jiff::{civil::Date, tz::TimeZone};
+use std::{collections::BTreeMap, time::Duration};
 
 const FIELDS: &[&str] = &[
     "canary",
@@ -23,6 +24,8 @@ const FIELDS: &[&str] = &[
     "pace",
     "dwell",
     "watch",
+    "watchAfter",
+    "progressDeadline",
     "minSamples",
     "warmUp",
     "falseAlarm",
@@ -37,8 +40,8 @@ const FIELDS: &[&str] = &[
 const STEPS: [Ppm; 5] = [10_000, 50_000, 100_000, 500_000, ALL];
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
-/// `None` when something is wrong; it is reported.
-pub fn decode(node: &Node<'_>, versions: &[Version], context: &mut Context<'_>) -> Option<Rollout> {
+/// `None` when something is wrong; it is reported. `split_by`: of the service.
+pub fn decode(node: &Node<'_>, versions: &[Version], split_by: &SplitBy, context: &mut Context<'_>) -> Option<Rollout> {
     let before = context.report.errors.len();
     let fields = context.fields(node, "spec.rollout", FIELDS)?;
     let canary = context
@@ -60,27 +63,36 @@ pub fn decode(node: &Node<'_>, versions: &[Version], context: &mut Context<'_>) 
         .optional("strategy")
         .and_then(|node| context.word(node, "spec.rollout.strategy", &[("steps", false), ("blueGreen", true)]))
         .unwrap_or(false);
-    let steps = steps(&fields, blue_green, context);
+    let (steps, pauses) = steps(&fields, blue_green, context);
     let pace = fields
         .optional("pace")
         .and_then(|node| context.word(node, "spec.rollout.pace", &[("fixed", Pace::Fixed), ("adaptive", Pace::Adaptive)]))
         .unwrap_or_default();
     let dwell = if pace == Pace::Adaptive { Duration::from_secs(10) } else { Duration::from_secs(300) };
     let dwell = time(&fields, "dwell", "spec.rollout.dwell", context).unwrap_or(dwell);
-    let gates = match fields.optional("gates") {
-        Some(node) => gates::decode(node, context),
-        None => Gates { error_rate: Some(ErrorRate::default()), ..Gates::default() },
-    };
     let judge = fields.optional("judge").and_then(|node| {
         context.word(node, "spec.rollout.judge", &[("drawn", Judge::Drawn), ("ruled", Judge::Ruled), ("all", Judge::All)])
     });
+    let watch = time(&fields, "watch", "spec.rollout.watch", context).unwrap_or(dwell);
+    let deadline = time(&fields, "progressDeadline", "spec.rollout.progressDeadline", context).filter(|deadline| !deadline.is_zero());
+    if let (Some(deadline), Some(node)) = (deadline, fields.optional("progressDeadline"))
+        && deadline <= dwell.max(watch)
+    {
+        context.error(node.at, "spec.rollout.progressDeadline must be longer than `dwell` and `watch`, or no step could ever end in time");
+    }
+    // Whoever draws by a key may have a few heavy clients on one side: there the share is judged only when asked for.
+    let sticky = !matches!(split_by, SplitBy::Connection | SplitBy::Request);
+    let gates = gates::decode(fields.optional("gates"), sticky, context);
     let rollout = Rollout {
         canary: canary.unwrap_or(0),
         baseline: baseline.unwrap_or(0),
         steps,
+        pauses,
         pace,
         dwell,
-        watch: time(&fields, "watch", "spec.rollout.watch", context).unwrap_or(dwell),
+        watch,
+        watch_after: time(&fields, "watchAfter", "spec.rollout.watchAfter", context).unwrap_or(Duration::from_secs(600)),
+        progress_deadline: deadline,
         min_samples: number(&fields, "minSamples", "spec.rollout.minSamples", u32::MAX, context).map_or(100, u64::from),
         warm_up: time(&fields, "warmUp", "spec.rollout.warmUp", context).unwrap_or(Duration::from_secs(10)),
         false_alarm: share(&fields, "falseAlarm", "spec.rollout.falseAlarm", 1, ALL / 2, context).unwrap_or(10_000),
@@ -128,15 +140,25 @@ fn heaviest_other(versions: &[Version], canary: usize) -> Option<usize> {
     others.rev().max_by_key(|(_, version)| version.weight).map(|(index, _)| index)
 }
 
-fn steps(fields: &Fields<'_>, blue_green: bool, context: &mut Context<'_>) -> Vec<Ppm> {
-    let Some(node) = fields.optional("steps") else { return if blue_green { vec![ALL] } else { STEPS.to_vec() } };
+fn steps(fields: &Fields<'_>, blue_green: bool, context: &mut Context<'_>) -> (Vec<Ppm>, BTreeMap<usize, Pause>) {
+    let (mut found, mut pauses) = (Vec::new(), BTreeMap::new());
+    let Some(node) = fields.optional("steps") else { return (if blue_green { vec![ALL] } else { STEPS.to_vec() }, pauses) };
     if blue_green {
         context.error(node.at, "spec.rollout.steps has no meaning with `strategy: blueGreen`, which goes from 0 to 100%; remove one");
     }
-    let mut found: Vec<Ppm> = Vec::new();
     let items = context.list(node, "spec.rollout.steps").unwrap_or_default();
     for (index, item) in items.iter().enumerate() {
-        let Some(step) = percent(item, &format!("spec.rollout.steps[{index}]"), 1, ALL, context) else { continue };
+        let what = format!("spec.rollout.steps[{index}]");
+        if matches!(item.kind, Kind::Map(_)) {
+            let pause = pause(item, &what, context);
+            match found.len().checked_sub(1) {
+                None => context.error(item.at, "a pause stands after the step that it ends; the first step is a share such as 1%"),
+                Some(step) if pauses.contains_key(&step) => context.error(item.at, "one pause follows another; remove one"),
+                Some(step) => drop(pauses.insert(step, pause)),
+            }
+            continue;
+        }
+        let Some(step) = percent(item, &what, 1, ALL, context) else { continue };
         if found.last().is_some_and(|last| *last >= step) {
             context.error(item.at, "steps must rise; sort them, for example [1%, 5%, 10%, 50%, 100%]");
         }
@@ -145,7 +167,29 @@ fn steps(fields: &Fields<'_>, blue_green: bool, context: &mut Context<'_>) -> Ve
     if items.is_empty() || items.len() > 100 {
         context.error(node.at, "spec.rollout.steps must have 1 to 100 steps, for example [1%, 5%, 10%, 50%, 100%]");
     }
-    found
+    (found, pauses)
+}
+
+/// `pause: {}` or `pause: {duration: 10m}`.
+fn pause(item: &Node<'_>, what: &str, context: &mut Context<'_>) -> Pause {
+    let before = context.report.errors.len();
+    let fields = context.fields(item, what, &["pause"]).filter(|_| context.report.errors.len() == before);
+    let Some(fields) = fields else { return Pause::default() };
+    let node = context.required(&fields, "pause", &format!("{what}.pause"), "pause: {}");
+    let fields = node.and_then(|node| context.fields(node, &format!("{what}.pause"), &["duration"]));
+    let duration = fields.and_then(|fields| timeout(&fields, "duration", &format!("{what}.pause.duration"), context));
+    Pause { duration }
+}
+
+/// A duration above zero.
+fn timeout(fields: &Fields<'_>, name: &str, what: &str, context: &mut Context<'_>) -> Option<Duration> {
+    let found = time(fields, name, what, context)?;
+    if found.is_zero() {
+        let node = fields.optional(name)?;
+        context.error(node.at, format!("{what} must be more than 0s; write for example 5s"));
+        return None;
+    }
+    Some(found)
 }
 
 /// A duration; `0s` means none.
@@ -210,7 +254,7 @@ fn list<T>(
 }
 
 fn freeze(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Freeze> {
-    let fields = context.fields(node, what, &["days", "from", "to"])?;
+    let fields = context.fields(node, what, &["days", "from", "to", "dates", "zone"])?;
     let mut days = Vec::new();
     if let Some(node) = fields.optional("days") {
         let words: Vec<(&'static str, u8)> = DAYS.into_iter().zip(0..).collect();
@@ -218,11 +262,20 @@ fn freeze(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Free
             days.extend(context.word(item, &format!("{what}.days[{index}]"), &words));
         }
     }
+    let zone = fields.optional("zone").and_then(|node| zone(node, &format!("{what}.zone"), context));
+    let dates = fields.optional("dates");
+    let has_dates = dates.is_some();
+    let dates = dates.and_then(|node| self::dates(node, &format!("{what}.dates"), context));
+    // Dates alone are whole days.
+    let whole = has_dates && fields.optional("from").is_none() && fields.optional("to").is_none();
     let mut minutes = |name: &str, example: &str| {
         let field = format!("{what}.{name}");
+        if whole {
+            return Some(0);
+        }
         let node = context.required(&fields, name, &field, example)?;
         let Kind::Scalar { text, .. } = &node.kind else {
-            context.error(node.at, format!("{field} must be a time of day in UTC such as \"22:00\", not {}", kind(node)));
+            context.error(node.at, format!("{field} must be a time of day such as \"22:00\", not {}", kind(node)));
             return None;
         };
         let found = text.split_once(':').and_then(|(hours, minutes)| {
@@ -230,17 +283,56 @@ fn freeze(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Free
             Some(two(hours, 24)? * 60 + two(minutes, 60)?)
         });
         if found.is_none() {
-            context.error(node.at, format!("{field} must be a time of day in UTC such as \"22:00\", not `{text}`"));
+            context.error(node.at, format!("{field} must be a time of day such as \"22:00\", not `{text}`"));
         }
         found
     };
     let (from, to) = (minutes("from", "from: \"22:00\""), minutes("to", "to: \"06:00\""));
-    Some(Freeze { days, from: from?, to: to? })
+    Some(Freeze { days, from: from?, to: to?, dates, zone })
+}
+
+/// `2026-12-24..2027-01-02`, both days in it; or one day.
+fn dates(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<[(i16, i8, i8); 2]> {
+    let text = if let Kind::Scalar { text, .. } = &node.kind { text.as_ref() } else { "" };
+    let (first, last) = text.split_once("..").unwrap_or((text, text));
+    // Only this form: the library's parser also takes times and weeks.
+    let date = |text: &str| text.trim().parse::<Date>().ok().filter(|date| date.to_string() == text.trim());
+    match (date(first), date(last)) {
+        (Some(first), Some(last)) if first <= last => Some([first, last].map(|date| (date.year(), date.month(), date.day()))),
+        (Some(_), Some(_)) => {
+            context.error(node.at, format!("{what} `{text}` ends before it begins; write the earlier day first"));
+            None
+        }
+        _ => {
+            context.error(node.at, format!("{what} must be days such as 2026-12-24..2027-01-02, not {}", kind(node)));
+            None
+        }
+    }
+}
+
+/// A name of the IANA time zone database that this machine has.
+fn zone(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<String> {
+    let name = context.string(node, what)?;
+    match TimeZone::get(name) {
+        Ok(_) => Some(name.to_owned()),
+        Err(_) if jiff::tz::db().is_definitively_empty() => {
+            let why = "this machine has no time zone database";
+            context.error(node.at, format!("{what} `{name}`: {why}; install the package tzdata (/usr/share/zoneinfo), or write UTC"));
+            None
+        }
+        Err(_) => {
+            context.error(
+                node.at,
+                format!("{what} `{name}` is not a time zone that this machine knows; write an IANA name such as Europe/Berlin"),
+            );
+            None
+        }
+    }
 }
 
 fn hook(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Hook> {
     let fields = context.fields(node, what, &["webhook", "command", "timeout"])?;
-    let timeout = time(&fields, "timeout", &format!("{what}.timeout"), context).unwrap_or(Duration::from_secs(5));
+    let timeout = timeout(&fields, "timeout", &format!("{what}.timeout"), context).unwrap_or(Duration::from_secs(5));
     match (fields.optional("webhook"), fields.optional("command")) {
         (Some(url), None) => Some(Hook::Webhook { url: gates::url(url, &format!("{what}.webhook"), context)?, timeout }),
         (None, Some(run)) => Some(Hook::Command { run: gates::words(run, &format!("{what}.command"), context)?, timeout }),

@@ -30,7 +30,8 @@ fn a_canary_alone_gets_the_defaults() {
     assert_eq!(rollout.steps, [10_000, 50_000, 100_000, 500_000, 1_000_000]);
     assert_eq!((rollout.pace, rollout.dwell, rollout.watch), (Pace::Fixed, Duration::from_secs(300), Duration::from_secs(300)));
     assert_eq!((rollout.false_alarm, rollout.retries, rollout.min_samples), (10_000, 0, 100));
-    assert_eq!(rollout.gates.error_rate.unwrap().max, None);
+    assert_eq!((rollout.watch_after, rollout.progress_deadline), (Duration::from_secs(600), None));
+    assert_eq!((rollout.gates.error_rate.unwrap().max, rollout.gates.share.unwrap().tolerance), (None, 200_000));
     assert!(rollout.gates.latency.is_empty() && rollout.gates.external.is_empty());
 }
 
@@ -39,7 +40,9 @@ fn every_field_is_read() {
     let rollout = rollout(
         "    canary: v2
     baseline: v0
-    steps: [0.5%, 100%]
+    steps: [0.5%, {pause: {}}, 100%, pause: {duration: 10m}]
+    watchAfter: 1m
+    progressDeadline: 30m
     pace: adaptive
     dwell: 2s
     watch: 0s
@@ -51,6 +54,8 @@ fn every_field_is_read() {
     judge: all
     freeze:
       - {days: [fri, sat], from: \"22:00\", to: \"06:30\"}
+      - {dates: 2026-12-24..2027-01-02, zone: Europe/Berlin}
+      - {dates: 2026-05-01, from: \"08:00\", to: \"18:00\"}
     hooks:
       - {webhook: \"http://chat:8080/x\"}
       - {command: [/bin/true, -x], timeout: 1s}
@@ -74,7 +79,12 @@ fn every_field_is_read() {
 ",
     );
     assert_eq!((rollout.baseline, &rollout.steps[..], rollout.watch), (0, &[5_000, 1_000_000][..], Duration::ZERO));
-    assert_eq!(rollout.freeze, [Freeze { days: vec![4, 5], from: 1320, to: 390 }]);
+    assert_eq!(rollout.freeze[0], Freeze { days: vec![4, 5], from: 1320, to: 390, ..Freeze::default() });
+    let dates = Some([(2026, 12, 24), (2027, 1, 2)]);
+    assert_eq!(rollout.freeze[1], Freeze { dates, zone: Some("Europe/Berlin".into()), ..Freeze::default() });
+    assert_eq!(rollout.freeze[2].dates, Some([(2026, 5, 1), (2026, 5, 1)]));
+    assert_eq!(rollout.pauses, [(0, Pause::default()), (1, Pause { duration: Some(Duration::from_secs(600)) })].into());
+    assert_eq!((rollout.watch_after, rollout.progress_deadline), (Duration::from_secs(60), Some(Duration::from_secs(1800))));
     assert_eq!(rollout.hooks.len(), 2);
     let errors = ErrorRate { max: Some(10_000), max_increase: 0, margin: 20_000, ignore_below: 0, ..ErrorRate::default() };
     let errors = ErrorRate { unanswered: Duration::from_millis(800), codes: vec![[404, 404], [500, 599]], ..errors };
@@ -115,6 +125,19 @@ fn errors_stand_at_their_place() {
         ("    canary: v2\n    gates: {errorRate: {codes: [5xx, 99]}}\n", "13:38", "classes 1xx to 5xx or statuses 100 to 599"),
         ("    canary: v2\n    gates: {errorRate: {codes: []}}\n", "13:32", "names nothing"),
         ("    canary: v2\n    gates: {errorRate: {unanswered: 10ms}}\n", "13:37", "must be 100ms to 1h"),
+        ("    canary: v2\n    steps: [{pause: {}}, 5%]\n", "13:13", "a pause stands after the step"),
+        ("    canary: v2\n    steps: [5%, {pause: {}}, {pause: {}}]\n", "13:30", "one pause follows another"),
+        ("    canary: v2\n    steps: [5%, {pause: {duration: 0s}}]\n", "13:36", "must be more than 0s"),
+        ("    canary: v2\n    steps: [5%, {wait: 5m}]\n", "13:18", "unknown field `wait`"),
+        ("    canary: v2\n    progressDeadline: 5m\n", "13:23", "must be longer than `dwell` and `watch`"),
+        ("    canary: v2\n    freeze: [{dates: 2026-12-24..2026-12-01}]\n", "13:22", "ends before it begins"),
+        ("    canary: v2\n    freeze: [{dates: 24.12.2026}]\n", "13:22", "must be days such as"),
+        ("    canary: v2\n    freeze: [{dates: 2026-12-24T10:00}]\n", "13:22", "must be days such as"),
+        ("    canary: v2\n    freeze: [{dates: 2026-12-24, zone: Europe/Berln}]\n", "13:40", "IANA name such as Europe/Berlin"),
+        ("    canary: v2\n    gates: {commands: [{name: a, run: [x], timeout: 0s}]}\n", "13:53", "timeout must be more than 0s"),
+        ("    canary: v2\n    gates: {commands: [{name: a, run: [x], every: 500ms}]}\n", "13:51", "every must be at least 1s"),
+        ("    canary: v2\n    gates: {probes: [{name: a, path: health}]}\n", "13:38", "must begin with `/`: /health"),
+        ("    canary: v2\n    hooks: [{webhook: \"http://x\", timeout: 0s}]\n", "13:44", "timeout must be more than 0s"),
         ("    canary: v2\n    gates: {latency: {quantile: 1.5, max: 1s}}\n", "13:33", "between 0 and 1"),
         ("    canary: v2\n    gates: {latency: {quantile: 0.9}}\n", "13:22", "`max`, `maxIncrease` or both"),
         ("    canary: v2\n    gates: {commands: [{name: a, run: [x]}, {name: a, run: [y]}]}\n", "13:12", "two gates have the name `a`"),
@@ -126,4 +149,37 @@ fn errors_stand_at_their_place() {
         let at = format!("{}:{}", errors[0].at.line, errors[0].at.column);
         assert!(at == place && errors[0].message.contains(part), "{text}{at}: {}\nshould be at {place} and say {part}", errors[0].message);
     }
+}
+
+/// Naming a gate takes no other away; those that are always there are switched off by name.
+#[test]
+fn gates_that_are_always_there() {
+    for (gates, errors, share) in [
+        ("gates: {commands: [{name: a, run: [x]}]}", true, true),
+        ("gates: {}", true, true),
+        ("gates: {errorRate: off, latency: {quantile: 0.9, max: 1s}}", false, true),
+        ("gates: {share: off}", true, false),
+        ("gates: {share: {tolerance: 10%}}", true, true),
+    ] {
+        let gates = rollout(&format!("    canary: v2\n    {gates}\n")).gates;
+        assert_eq!((gates.error_rate.is_some(), gates.share.is_some()), (errors, share), "{gates:?}");
+    }
+    // Clients that stick to a version decide its share: it is judged when somebody asks for that.
+    for (gates, share) in [("", false), ("    gates: {share: {}}\n", true)] {
+        let text = format!("    canary: v2\n{gates}  splitBy: client-ip\n");
+        assert_eq!(rollout(&text).gates.share.is_some(), share);
+    }
+}
+
+#[test]
+fn gates_that_mean_nothing_are_told() {
+    let warnings = |gates: &str| {
+        let warnings = read(&format!("    canary: v2\n    gates: {gates}\n")).warnings;
+        warnings.iter().map(|warning| format!("{}:{}: {}", warning.at.line, warning.at.column, warning.message)).collect::<Vec<_>>()
+    };
+    let empty = warnings("{}");
+    assert!(empty.len() == 1 && empty[0].starts_with("13:12: ") && empty[0].contains("is empty and changes nothing"), "{empty:?}");
+    let none = warnings("{errorRate: off, share: off}");
+    assert!(none.len() == 1 && none[0].starts_with("13:12: ") && none[0].contains("no gate left"), "{none:?}");
+    assert_eq!(warnings("{errorRate: {max: 1%}}"), [""; 0]);
 }
