@@ -72,9 +72,15 @@ pub fn head(status: &Status, now: f64, colour: bool) -> String {
         let what = format!("cannot be written, a restart would take up an earlier state: {error}");
         text += &line("state", Style::Red.paint(&what, colour));
     }
-    for service in status.services.iter().filter(|service| service.weights_from == "kernel") {
-        let what = format!("{}: {}", service.name, drift(service));
-        text += &line("drift", Style::Yellow.paint(&what, colour));
+    for (from, title) in [("kernel", "drift"), ("cli", "by hand")] {
+        let mut drifting = status.services.iter().filter(|service| service.weights_from == from);
+        for service in drifting.by_ref().take(NAMED) {
+            text += &line(title, Style::Yellow.paint(&format!("{}: {}", service.name, drift(service)), colour));
+        }
+        let more = drifting.count();
+        if more > 0 {
+            text += &line("", Style::Yellow.paint(&format!("and {more} more"), colour));
+        }
     }
     let names: Vec<_> = interfaces.iter().map(|interface| self::interface(interface, colour)).collect();
     let names = if names.is_empty() { Style::Yellow.paint("none: no traffic is split; see --interface", colour) } else { names.join(", ") };
@@ -92,11 +98,18 @@ fn interface(interface: &Interface, colour: bool) -> String {
     format!("{} ({})", interface.name, programs.join(", "))
 }
 
+/// Services whose weights are not the policy's, that are named one by one.
+const NAMED: usize = 5;
+
 /// Where the running weights are from, and what the policy says.
 fn drift(service: &Service) -> String {
     let running: Vec<String> = service.versions.iter().map(|version| format!("{}={}", version.name, version.weight)).collect();
-    let policy = service.policy_weights.iter().flatten().map(|(name, weight)| format!("{name}={weight}")).collect::<Vec<_>>().join(" ");
-    format!("the kernel ran {} when this agent came and still does; the policy says {policy}", running.join(" "))
+    let (running, policy) = (running.join(" "), service.policy_weights.iter().flatten());
+    let policy = policy.map(|(name, weight)| format!("{name}={weight}")).collect::<Vec<_>>().join(" ");
+    match service.weights_from.as_str() {
+        "kernel" => format!("the kernel ran {running} when this agent came and still does; the policy says {policy}"),
+        _ => format!("{running}; the policy says {policy}"),
+    }
 }
 
 fn services(services: &[Service], colour: bool) -> String {
@@ -302,6 +315,9 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+        status.services[0].weights_from = "cli".into();
+        let text = self::text(&status, false, 10.0, false);
+        assert!(text.contains("by hand    checkout: v1=95 v2=5; the policy says v1=100 v2=0\n"), "{text}");
     }
 
     #[test]

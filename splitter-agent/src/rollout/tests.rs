@@ -353,6 +353,27 @@ fn a_restart_goes_on_with_the_time_that_was_kept() {
     assert_eq!(world.state.step, 1, "eight seconds before, three after: the dwell of ten is over");
 }
 
+/// A file of a version that did not know these fields is taken up; its clock begins at 0.
+#[test]
+fn a_state_of_an_earlier_version_is_read() {
+    let mut world = World::new(policy());
+    world.say(WordKind::Start);
+    (0..3).for_each(|_| world.good(1.0));
+    let mut kept = serde_json::to_value(&world.state).unwrap();
+    let fields = kept.as_object_mut().unwrap();
+    for new in "clock entered warm failed retry tried pausing confirmed override_freeze watched_until record guard".split(' ') {
+        assert!(fields.remove(new).is_some(), "{new}");
+    }
+    fields.insert("failed_at".into(), 1e9.into());
+    fields.insert("warm_until".into(), 1e9.into());
+    for new in ["pauses", "watch_after", "progress_deadline"] {
+        assert!(fields["policy"].as_object_mut().unwrap().remove(new).is_some(), "{new}");
+    }
+    world.state = serde_json::from_value(kept).unwrap();
+    assert_eq!((world.state.clock, world.state.phase), (0.0, Phase::Running));
+    world.until(Phase::Promoted);
+}
+
 #[test]
 fn undo_goes_back_to_the_weights_from_before() {
     let mut world = World::new(policy());

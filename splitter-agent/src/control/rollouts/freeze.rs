@@ -139,16 +139,16 @@ mod tests {
             ("2027-01-02T22:59:59Z", end),
             ("2027-01-02T23:00:00Z", None),
         ] {
-            assert_eq!(frozen(&[holidays.clone()], unix(at)), until, "{at}");
+            assert_eq!(frozen(std::slice::from_ref(&holidays), unix(at)), until, "{at}");
         }
         // Without a zone: UTC. With times: every night of these dates.
         let utc = Freeze { zone: None, ..holidays.clone() };
         assert_eq!(frozen(&[utc], unix("2026-12-23T23:30:00Z")), None);
         let nights = Freeze { from: 20 * 60, to: 8 * 60, ..holidays };
-        assert_eq!(frozen(&[nights.clone()], unix("2026-12-24T18:00:00Z")), None);
-        assert_eq!(frozen(&[nights.clone()], unix("2026-12-24T19:00:00Z")), Some(unix("2026-12-25T07:00:00Z")));
-        assert_eq!(frozen(&[nights.clone()], unix("2027-01-03T06:59:00Z")), Some(unix("2027-01-03T07:00:00Z")));
-        assert_eq!(frozen(&[nights], unix("2027-01-03T19:30:00Z")), None);
+        assert_eq!(frozen(std::slice::from_ref(&nights), unix("2026-12-24T18:00:00Z")), None);
+        assert_eq!(frozen(std::slice::from_ref(&nights), unix("2026-12-24T19:00:00Z")), Some(unix("2026-12-25T07:00:00Z")));
+        assert_eq!(frozen(std::slice::from_ref(&nights), unix("2027-01-03T06:59:00Z")), Some(unix("2027-01-03T07:00:00Z")));
+        assert_eq!(frozen(std::slice::from_ref(&nights), unix("2027-01-03T19:30:00Z")), None);
     }
 
     /// Clocks go forward on 2026-03-29 in Berlin: 18:00 is 17:00 UTC before and 16:00 after.

@@ -49,7 +49,9 @@ impl Actor {
         if self.rollouts.saving.rewrite {
             self.rollouts.saving.rewrite = false;
             let mut entries = std::mem::take(&mut self.rollouts.entries);
-            entries.values_mut().for_each(|entry| drop(self.keep(entry)));
+            for entry in entries.values_mut() {
+                self.keep(entry);
+            }
             self.rollouts.entries = entries;
             self.rollouts.rounds.changed();
             self.save_runtime();

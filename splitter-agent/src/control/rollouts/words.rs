@@ -226,7 +226,9 @@ impl Actor {
                 tracing::error!(%error, service = name, "rollout");
             }
             let after = self.running_weights(&name);
-            self.audit_weights(&name, "policy", "the policy's weights have changed", before, after);
+            if before != after {
+                self.audit_weights(&name, "policy", "the policy's weights have changed", before, after);
+            }
             self.overridden(&name, "policy", "the policy's weights have changed; `splitter rollout resume` goes on, `abort` gives up");
         }
     }
