@@ -16,6 +16,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls", &["proxy"]),
     ("hyper", &["proxy", "admin", "telemetry", "cli", "outside"]),
     ("hyper_util", &["proxy", "admin", "telemetry", "cli", "outside"]),
+    ("jiff", &["source", "control/rollouts"]),
 ];
 
 /// Modules that may import only these of the agent's others.

@@ -2,7 +2,7 @@
 
 use crate::{
     judged::{FAST, bed, events, history, load, phase, status, weights},
-    support::{Bed, SPLITTER, Split, eventually, run_on},
+    support::{Bed, SPLITTER, Split, document, eventually, run_on},
 };
 use splitter_bench::lab::Options;
 use std::{
@@ -193,6 +193,19 @@ fn a_second_edit_of_the_policy_is_the_share_that_is_judged() {
         assert_eq!((weights(&bed)[1], status(&bed)["phase"].as_str()), (share, Some("paused")));
     }
     assert_eq!(events(&bed), ["started", "weights", "paused", "weights"]);
+}
+
+/// What somebody wrote into the policy while no agent ran counts, also where a rollout has ended with other weights.
+#[test]
+fn a_policy_that_was_changed_meanwhile_counts() {
+    let mut bed = bed("meanwhile", SLOW);
+    bed.cli(&["rollout", "start", "web"]);
+    bed.cli(&["rollout", "abort", "web"]);
+    assert_eq!(weights(&bed), [1.0, 0.0]);
+    bed.kill_agent();
+    bed.write_policy(&document(&bed.lab, &[Split::tcp(60, 40).with(SLOW)]));
+    bed.start();
+    assert_eq!((weights(&bed), bed.service("web").weights_from.as_str()), (vec![0.6, 0.4], "policy"));
 }
 
 /// `splitter rollout drill` beside the test; its error text when it ended.

@@ -28,9 +28,20 @@ impl Actor {
         if !had_state {
             return self.keep_what_runs(&services);
         }
+        if self.rollouts.entries.is_empty() {
+            return;
+        }
+        // Whoever changed a policy's weights while no agent ran meant them.
+        let last = self.store.policy().ok().flatten();
+        let changed = |service: &Service| {
+            let before = last.as_deref().and_then(|last| weights::find(last, &service.name));
+            before.is_some_and(|before| weights::of(before) != weights::of(service))
+        };
         let mut entries = std::mem::take(&mut self.rollouts.entries);
         for (name, entry) in &mut entries {
-            if let Some(service) = weights::find(&services, name) {
+            if let Some(service) = weights::find(&services, name)
+                && !changed(service)
+            {
                 self.never_raise(service, entry);
             }
         }
