@@ -39,10 +39,11 @@ impl Actor {
         };
         let mut entries = std::mem::take(&mut self.rollouts.entries);
         for (name, entry) in &mut entries {
-            if let Some(service) = weights::find(&services, name)
-                && !changed(service)
-            {
-                self.never_raise(service, entry);
+            match weights::find(&services, name) {
+                Some(service) if !changed(service) => self.never_raise(service, entry),
+                // One that runs stands back when the policy is taken.
+                Some(_) if !entry.state.phase.is_live() => leave_alone(&mut entry.state),
+                _ => {}
             }
         }
         self.rollouts.entries = entries;
@@ -125,6 +126,11 @@ impl Actor {
     }
 }
 
+/// A rollout that has ended no longer cares for the weights.
+fn leave_alone(state: &mut State) {
+    (state.settled, state.yielded, state.watched_until) = (true, true, None);
+}
+
 /// The state takes the kernel's share. A rollout between two steps repeats the one that runs; any other waits for somebody.
 fn stand_back(state: &mut State, runs: Ppm, reason: &str) -> &'static str {
     state.evidence.step_begins();
@@ -144,7 +150,7 @@ fn stand_back(state: &mut State, runs: Ppm, reason: &str) -> &'static str {
             "paused"
         }
         _ => {
-            (state.settled, state.yielded) = (true, true);
+            leave_alone(state);
             if state.phase == Phase::Promoted {
                 state.phase = Phase::Aborted;
             }
