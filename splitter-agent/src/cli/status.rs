@@ -306,7 +306,7 @@ mod tests {
         status.agent.state_error = Some("No space left on device".into());
         status.services[0].weights_from = "kernel".into();
         status.services[0].policy_weights = Some([("v1".to_owned(), 100), ("v2".to_owned(), 0)].into());
-        let text = text(&status, true, 10.0, false);
+        let text = text(&status, &named(), 10.0, false);
         for part in [
             "state      cannot be written, a restart would take up an earlier state: No space left on device\n",
             "drift      checkout: the kernel ran v1=95 v2=5 when this agent came and still does; the policy says v1=100 v2=0\n",
@@ -316,7 +316,7 @@ mod tests {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         status.services[0].weights_from = "cli".into();
-        let text = self::text(&status, false, 10.0, false);
+        let text = self::text(&status, &StatusQuery::default(), 10.0, false);
         assert!(text.contains("by hand    checkout: v1=95 v2=5; the policy says v1=100 v2=0\n"), "{text}");
     }
 

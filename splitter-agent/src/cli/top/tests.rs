@@ -41,6 +41,7 @@ fn service(name: &str, connections: u64, failed: u64) -> Service {
         on_weight_change: "keep".into(),
         frontends: vec!["10.9.9.9:80/TCP".into()],
         weights_from: "policy".into(),
+        policy_weights: None,
         versions: vec![version("v1", 95, connections * 19, 0), version("v2", 5, connections, failed)],
     }
 }
