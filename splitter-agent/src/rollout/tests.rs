@@ -395,7 +395,7 @@ fn undo_goes_back_to_the_weights_from_before() {
 /// The limit, or without one what the baseline was like, still counts after the promotion; for the time that the policy says.
 #[test]
 fn a_promoted_canary_that_turns_bad_is_taken_back() {
-    let without_max = ErrorRate { max: None, max_increase: 250_000, margin: 20_000, ignore_below: 1_000 };
+    let without_max = ErrorRate { max: None, ..policy().gates.error_rate.unwrap() };
     for errors in [policy().gates.error_rate.unwrap(), without_max] {
         let gates = Gates { error_rate: Some(errors), ..Gates::default() };
         let mut world = World::new(Rollout { gates: gates.clone(), ..policy() });

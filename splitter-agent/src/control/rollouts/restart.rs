@@ -199,6 +199,7 @@ mod tests {
             progress_deadline: None,
             min_samples: 1,
             warm_up: Duration::ZERO,
+            judge: Default::default(),
             false_alarm: 10_000,
             gates: Gates::default(),
             retries: 0,
