@@ -107,21 +107,28 @@ fn nft(text: &str) -> Option<Vec<Chain>> {
 
 /// Whether a part of a rule asks for a connection's state; collects the chains that it goes to.
 fn asks_for_state(value: &Value, targets: &mut Vec<String>) -> bool {
+    let mut asks = false;
     match value {
-        Value::Array(items) => items.iter().fold(false, |found, item| asks_for_state(item, targets) || found),
-        Value::Object(fields) => fields.iter().fold(false, |found, (name, field)| {
-            let text = |key: &str| field.get(key).and_then(Value::as_str);
-            if matches!(name.as_str(), "jump" | "goto")
-                && let Some(target) = text("target")
-            {
-                targets.push(target.to_owned());
+        Value::Array(items) => {
+            for item in items {
+                asks |= asks_for_state(item, targets);
             }
-            let here = name == "ct" && matches!(text("key"), Some("state" | "status"))
-                || name == "xt" && matches!(text("name"), Some("conntrack" | "state"));
-            asks_for_state(field, targets) || here || found
-        }),
-        _ => false,
+        }
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let text = |key: &str| field.get(key).and_then(Value::as_str);
+                match name.as_str() {
+                    "jump" | "goto" => targets.extend(text("target").map(str::to_owned)),
+                    "ct" => asks |= matches!(text("key"), Some("state" | "status")),
+                    "xt" => asks |= matches!(text("name"), Some("conntrack" | "state")),
+                    _ => {}
+                }
+                asks |= asks_for_state(field, targets);
+            }
+        }
+        _ => {}
     }
+    asks
 }
 
 /// Chains FORWARD in the output of a program such as `iptables-save`.
