@@ -100,10 +100,10 @@ mod tests {
     use crate::cli::top::pty;
     use std::process::Command;
 
-    /// Run by the test below, on a terminal of its own.
-    #[test]
-    #[ignore = "needs a terminal, and panics"]
-    fn a_panic_on_this_terminal() {
+    /// Set for the process that panics, on a terminal of its own.
+    const ON_PURPOSE: &str = "SPLITTER_TEST_PANIC";
+
+    fn panic_on_this_terminal() -> ! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _entered = runtime.enter();
         let _screen = Screen::open().unwrap();
@@ -120,9 +120,12 @@ mod tests {
 
     #[test]
     fn a_panic_gives_the_terminal_back() {
+        if std::env::var_os(ON_PURPOSE).is_some() {
+            panic_on_this_terminal();
+        }
         let mut pty = pty::Pty::open(80, 24);
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "cli::top::terminal::tests::a_panic_on_this_terminal", "--ignored", "--nocapture"]);
+        command.args(["--exact", "cli::top::terminal::tests::a_panic_gives_the_terminal_back", "--nocapture"]).env(ON_PURPOSE, "1");
         let mut child = pty.spawn(&mut command);
         pty.expect("\u{1b}[?1049h");
         pty.expect("\u{1b}[?1049l");
