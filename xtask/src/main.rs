@@ -3,6 +3,7 @@
 //! The alias runs cargo without `--quiet`, at the price of its two lines ("Finished", "Running"): a cargo that waits for the lock of another one says
 //! so on standard error, and nothing else would. What is run from here writes to logs; [`step`] says at once when that is waiting.
 
+mod aarch64;
 mod artifact;
 mod budget;
 mod demo;
@@ -25,14 +26,15 @@ cargo xtask build              set up, then build the agent and the lab in relea
 cargo xtask demo [--json] [--keep]
                                a canary release before your eyes: lab, agent, traffic, weight changes, a kill, a verdict
 cargo xtask test               everything that CI runs
-cargo xtask proof              the HTTP tests with 100,000 requests each, and the root tests on older kernels;
-                               keeps the figures in bench/results (half an hour)
+cargo xtask proof              the HTTP tests with 100,000 requests each, and the root tests on older kernels, and
+                               a check for aarch64; keeps the figures in bench/results (half an hour)
 cargo xtask bench [CASE] [--quick] [--json]
                                the benchmarks; a full run keeps its rows in bench/results
 cargo xtask verifier [--update]
                                sizes and verified instructions of the kernel programs against docs/verifier-budget.json
 cargo xtask kernels [--load-only [--update] [--object FILE]] [--kernel 6.1|6.12]...
                                Debian's 6.1 and 6.12, booted under QEMU: every program loaded, and the root tests run inside
+cargo xtask aarch64            the agent and its kernel programs checked by the compiler for aarch64 (minutes)
 cargo xtask lab up|list|down [NAME]|sweep
                                the network alone until Ctrl-C; labs left running by `demo --keep`
 cargo xtask help               this";
@@ -71,6 +73,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
             Ok(())
         }
         ["kernels", ref rest @ ..] => kernels::run(rest),
+        ["aarch64"] => aarch64::run(),
         ["lab", ..] => splitter_bench::lab::command(&arguments[1..]),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -1,7 +1,7 @@
 //! `cargo xtask proof`: the HTTP tests that count, with 100,000 requests each where a normal run sends a few thousand, and the root tests inside
 //! older kernels; figures go to `bench/results/http-proof.json` and `kernels.json`. Takes about half an hour.
 
-use crate::{artifact, kernels, root, setup, step};
+use crate::{aarch64, artifact, kernels, root, setup, step};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use splitter_bench::{lab::is_root, machine};
@@ -18,7 +18,7 @@ pub fn run() -> Result<()> {
     let requests = requests(&revision);
     // The one must not hide what the other finds.
     let kernels = kernels::prove();
-    requests.and(kernels)
+    requests.and(kernels).and(aarch64::run())
 }
 
 /// Keeps a result.

@@ -222,7 +222,7 @@ fn has_candidate(policy: &str) -> bool {
 }
 
 /// The compiler that the agent's build script will choose: the first one with library source.
-fn compiler() -> Option<PathBuf> {
+pub fn compiler() -> Option<PathBuf> {
     let rustup = Command::new("rustup").args(["which", "--toolchain", "nightly", "rustc"]).output().ok();
     let nightly =
         rustup.filter(|output| output.status.success()).map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));

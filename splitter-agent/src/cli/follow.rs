@@ -234,7 +234,7 @@ mod tests {
             share: 0.1,
             ..RolloutStatus::default()
         };
-        assert_eq!(line(&rollout, 1_795_259_258.0), "2026-11-21 11:07:38.0 web: running, v2 at 10%, step 1 of 2\n");
+        assert_eq!(line(&rollout, 1_795_259_258.0), "2026-11-21 11:07:38.0Z web: running, v2 at 10%, step 1 of 2\n");
         let later = RolloutStatus { missing: vec!["5 s".into()], ..rollout.clone() };
         assert_eq!(mark(&rollout), mark(&later), "what changes at every look is no change");
         assert_ne!(mark(&rollout), mark(&RolloutStatus { share: 1.0, ..rollout }));

@@ -210,7 +210,7 @@ fn what_somebody_detaches_is_told_and_comes_back() {
     }
     assert_eq!(metric(&bed, "splitter_attachments_lost_total"), f64::from(expected as u32));
     // In between it is told, by whoever asks first.
-    let told = (0..5).any(|_| {
+    let told = (0..30).any(|_| {
         detach_link(&pin(&bed, "tcx-ingress"));
         let answer = get(&bed, "/readyz");
         bed.wait("back", whole);

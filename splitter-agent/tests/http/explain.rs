@@ -14,7 +14,7 @@ const RULES: &str = "rules:\n    \
     - {match: {header: {name: X-A, value: one}, cookie: {name: c, value: \"1\"}, pathPrefix: /p, method: GET}, version: v3}\n    \
     - {match: {header: {name: X-A, value: one}, cookie: {name: c, value: \"1\"}}, version: v2}\n    \
     - {match: {header: {name: X-A, value: two}}, version: v1}\n    \
-    - {match: {header: {name: X-B, prefix: on}}, version: v2}\n    \
+    - {match: {header: {name: X-B, prefix: \"on\"}}, version: v2}\n    \
     - {match: {header: {name: X-C, present: true}, method: POST}, version: v3}\n    \
     - {match: {cookie: {name: d, present: true}}, version: v3}\n    \
     - {match: {cookie: {name: c, value: \"2\"}}, version: v2}\n    \

@@ -1,5 +1,5 @@
 //! How much stack the calls of a program take together, as the verifier counts it: 512 bytes for a program and all that it calls or hands to
-//! a helper as a callback. Each frame is rounded up, to 32 bytes on Linux 6.1 (`check_max_stack_depth`; 16 where the JIT says so, since 6.7), and an
+//! a helper as a callback. Each frame is rounded up, to 32 bytes on Linux 6.1 (`check_max_stack_depth`; 16 where the JIT says so, since 6.9), and an
 //! empty one counts as one unit.
 
 use super::{Relocations, STT_FUNC, Section, Symbol, field, u32_at};

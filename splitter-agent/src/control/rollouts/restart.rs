@@ -60,10 +60,11 @@ impl Actor {
         weights.values().any(|weight| *weight > 0).then_some(weights)
     }
 
-    /// The files are gone, the maps are not: nobody can say why the kernel runs these weights, so nobody should undo them in silence.
+    /// The files are gone, the maps are not: nobody can say how far a rollout had come, so nobody should undo it in silence. A service
+    /// without one goes by its policy.
     fn keep_what_runs(&mut self, services: &[Arc<Service>]) {
         let mut kept = Vec::new();
-        for service in services {
+        for service in services.iter().filter(|service| service.rollout.is_some()) {
             let Some(running) = self.kernel_weights(service) else { continue };
             let policy = weights::of(service);
             if policy.keys().any(|name| share(&policy, name).abs_diff(share(&running, name)) > SAME) {
