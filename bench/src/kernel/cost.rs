@@ -64,11 +64,16 @@ struct Cycle {
 unsafe impl aya::Pod for Cycle {}
 
 /// Programs on the way of the packets, by map and slot: see the object's `hook`.
-const CALLS: [(&str, u32, &str); 10] = [
+const CALLS: [(&str, u32, &str); 14] = [
     ("TC_CALLS", 0, "splitter_tc6"),
     ("XDP_CALLS", 0, "splitter_xdp6"),
     ("TC_CALLS", 2, "http_client4"),
     ("TC_CALLS", 10, "http_client6"),
+    // The first packet of a flow looks for its next hop here.
+    ("TC_CALLS", 7, "http_conn4"),
+    ("TC_CALLS", 15, "http_conn6"),
+    ("TC_CALLS", 4, "http_steps4"),
+    ("TC_CALLS", 12, "http_steps6"),
     ("XDP_CALLS", 1, "xdp_client4"),
     ("XDP_CALLS", 9, "xdp_client6"),
     // What the filter takes for http by chance.
