@@ -30,6 +30,7 @@ use crate::{
 };
 use splitter_common::{
     abi::*,
+    barrier::forget,
     filter::{self, Role},
 };
 
@@ -87,13 +88,19 @@ pub fn ipv4<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
     let mut parsed = Parsed::<V4>::empty([0]);
     match parse::ipv4(packet, env, &mut parsed) {
         Kind::Transport => {
-            let verdict = finish(packet, env, &parsed);
-            if matches!(verdict, Verdict::SPLICE_CLIENT | Verdict::SPLICE_SERVER | Verdict::READ) {
-                // For the splice's programs, which are reached by tail call.
-                let Some(scratch) = Tables::<V4>::scratch(env) else { return Verdict::PASS };
-                *place!(scratch.parsed) = parsed;
+            let verdict = transport(packet, env, &parsed);
+            let elsewhere = matches!(verdict, Verdict::SPLICE_CLIENT | Verdict::SPLICE_SERVER | Verdict::READ);
+            if !verdict.again() && !elsewhere {
+                return verdict;
             }
-            verdict
+            if P::XDP && !elsewhere {
+                return Verdict::PASS;
+            }
+            // For the splice's programs, which are reached by tail call; and so that the verifier, which would walk what comes once for each
+            // protocol and kind of fragment, does not know what was found.
+            let Some(scratch) = Tables::<V4>::scratch(env) else { return Verdict::PASS };
+            *place!(scratch.parsed) = parsed;
+            settle(packet, env, place!(scratch.parsed), verdict)
         }
         Kind::Icmp(at) => {
             let verdict = nat::icmp::error(packet, env, &parsed, at);
@@ -239,8 +246,10 @@ fn unusual<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
     let Some(scratch) = env.scratch() else { return Verdict::PASS };
     let t = place!(scratch.translation);
     *t = Translation::empty(p);
+    // By way of the map: the verifier need not walk the rest once for each answer.
+    let missed = forget(place!(scratch.trial), (so_far == Verdict::MISSED) as u32) != 0;
     field!(scratch.trial = 0);
-    let mut verdict = find(packet, env, p, t, so_far == Verdict::MISSED);
+    let mut verdict = find(packet, env, p, t, missed);
     let avoid = match verdict.action() {
         Action::Again => Some(0),
         Action::AgainAvoiding(backend) => Some(backend),
