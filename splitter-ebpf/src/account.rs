@@ -26,12 +26,12 @@ pub fn packet<E: Env>(env: &E, version: u32, bytes: u32, reverse: bool) {
     }
 }
 
-/// Adds a sample to a version's histogram.
+/// Adds a sample to a version's histogram. `trial`: the word of the trial that took so long, which tells whose it is.
 #[inline(never)]
-pub fn sample<E: Env>(env: &E, version: u32, measure: u32, ns: u64) -> u32 {
+pub fn sample<E: Env>(env: &E, version: u32, measure: u32, trial: u32, ns: u64) -> u32 {
     let measure = if measure == Measure::Connect as u32 { Measure::Connect } else { Measure::FirstByte };
     let (octave, sub) = histogram::locate(ns);
-    match env.octave(&HistogramKey::new(version, measure, octave)) {
+    match env.octave(&HistogramKey::new(version, measure, trial & flag::RULED != 0, octave)) {
         Some(value) => {
             let sub = opaque(sub) as usize & (histogram::SUBBUCKETS as usize - 1);
             // SAFETY: `sub` is masked to the array's length; a Ref points to a live map value.

@@ -332,8 +332,12 @@ impl Maps {
         self.counters.get(&id).map(Ref::get).unwrap_or_default()
     }
     pub fn samples(&self, version: u32, measure: Measure) -> u32 {
+        self.samples_of(version, measure, false) + self.samples_of(version, measure, true)
+    }
+    /// Of trials that a rule sent there, or that the weights drew.
+    pub fn samples_of(&self, version: u32, measure: Measure, ruled: bool) -> u32 {
         let histograms = self.histograms.0.borrow();
-        let of = |key: &HistogramKey| key.version == version && key.measure() == measure as u32;
+        let of = |key: &HistogramKey| key.version == version && key.measure() == measure as u32 && key.ruled() == ruled;
         // SAFETY: single-threaded, no reference is alive.
         histograms.iter().filter(|(key, _)| of(key)).map(|(_, value)| unsafe { (*value.get()).counts.iter().sum::<u32>() }).sum()
     }

@@ -87,14 +87,24 @@ pub fn of_versions(tables: &impl Tables, versions: &[u32]) -> Result<HashMap<u32
     Ok(found)
 }
 
+/// Whose samples are wanted: of trials that a rule sent to the version (`true`), of those that the weights drew (`false`), or of both.
+pub type Whose = &'static [bool];
+
+/// Both.
+pub const EVERYBODY: Whose = &[false, true];
+
 /// Samples of one histogram by octave.
 #[derive(Clone, Debug, Default)]
 pub struct Histogram(BTreeMap<u32, [u64; SUBBUCKETS as usize]>);
 
-/// All histograms that have samples, by version and measure.
-pub fn histograms(tables: &impl Tables) -> Result<HashMap<(u32, u32), Histogram>, TableError> {
+/// All histograms that have samples, by version and measure: of trials that the weights drew, and of those that a rule sent there, as `whose`
+/// asks of a version.
+pub fn histograms(tables: &impl Tables, whose: impl Fn(u32) -> Whose) -> Result<HashMap<(u32, u32), Histogram>, TableError> {
     let mut found: HashMap<(u32, u32), Histogram> = HashMap::new();
     each(tables, Table::Histograms, |key: HistogramKey, values| {
+        if !whose(key.version).contains(&key.ruled()) {
+            return true;
+        }
         let octave = found.entry((key.version, key.measure())).or_default().0.entry(key.octave()).or_default();
         for value in split::<HistogramOctave>(values) {
             octave.iter_mut().zip(value.counts).for_each(|(total, count)| *total += u64::from(count));
@@ -107,23 +117,25 @@ pub fn histograms(tables: &impl Tables) -> Result<HashMap<(u32, u32), Histogram>
 /// Histograms of some versions; of many, all that have samples.
 pub fn histograms_of(tables: &impl Tables, versions: &[u32]) -> Result<HashMap<(u32, u32), Histogram>, TableError> {
     if versions.len() > FEW_HISTOGRAMS {
-        return histograms(tables);
+        return histograms(tables, |_| EVERYBODY);
     }
     let mut found = HashMap::new();
     for (version, measure) in versions.iter().flat_map(|version| Measure::ALL.map(|measure| (*version, measure))) {
-        found.insert((version, measure as u32), histogram(tables, version, measure)?);
+        found.insert((version, measure as u32), histogram(tables, version, measure, EVERYBODY)?);
     }
     Ok(found)
 }
 
 /// One histogram, octave by octave: for a few versions cheaper than the whole table.
-pub fn histogram(tables: &impl Tables, version: u32, measure: Measure) -> Result<Histogram, TableError> {
+pub fn histogram(tables: &impl Tables, version: u32, measure: Measure, whose: Whose) -> Result<Histogram, TableError> {
     let mut found = Histogram::default();
     for octave in MIN_OCTAVE..=MAX_OCTAVE {
-        let values = per_cpu::<HistogramKey, HistogramOctave>(tables, Table::Histograms, HistogramKey::new(version, measure, octave))?;
         let mut counts = [0; SUBBUCKETS as usize];
-        for value in values {
-            counts.iter_mut().zip(value.counts).for_each(|(total, count)| *total += u64::from(count));
+        for ruled in whose {
+            let key = HistogramKey::new(version, measure, *ruled, octave);
+            for value in per_cpu::<HistogramKey, HistogramOctave>(tables, Table::Histograms, key)? {
+                counts.iter_mut().zip(value.counts).for_each(|(total, count)| *total += u64::from(count));
+            }
         }
         if counts.iter().any(|count| *count > 0) {
             found.0.insert(octave, counts);
@@ -225,10 +237,10 @@ mod tests {
             entry[i % 2].counts[sub as usize] += 1;
         }
         for (octave, values) in &octaves {
-            let key = HistogramKey::new(5, Measure::Connect, *octave);
+            let key = HistogramKey::new(5, Measure::Connect, *octave % 2 == 0, *octave);
             memory.put(Table::Histograms, bytes_of(&[key]), bytes_of(values)).unwrap();
         }
-        let latency = histograms(&memory).unwrap()[&(5, Measure::Connect as u32)].latency();
+        let latency = histograms(&memory, |_| EVERYBODY).unwrap()[&(5, Measure::Connect as u32)].latency();
         assert_eq!(latency.count, 10_000);
         for (found, expected) in [(latency.p50, 0.005), (latency.p90, 0.009), (latency.p99, 0.0099), (Some(latency.sum), 50.005)] {
             let error = (found.unwrap() - expected).abs() / expected;

@@ -295,8 +295,8 @@ fn forget(tables: &mut impl Tables, free: &[Released]) -> Result<(), TableError>
     let mut histograms = Vec::new();
     for version in &versions {
         tables.put(Table::Counters, bytes_of(&[*version]), &zeros)?;
-        for measure in Measure::ALL {
-            histograms.extend((MIN_OCTAVE..=MAX_OCTAVE).map(|octave| HistogramKey::new(*version, measure, octave)));
+        for (measure, ruled) in Measure::ALL.into_iter().flat_map(|measure| [(measure, false), (measure, true)]) {
+            histograms.extend((MIN_OCTAVE..=MAX_OCTAVE).map(|octave| HistogramKey::new(*version, measure, ruled, octave)));
         }
     }
     LAPSED.delete(tables, &versions)?;

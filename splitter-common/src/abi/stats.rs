@@ -100,16 +100,20 @@ impl Measure {
 pub struct HistogramKey {
     /// Version id.
     pub version: u32,
-    /// [`Measure`] in the low half, octave (see `histogram`) in the high half.
+    /// [`Measure`] in the low byte, 1 in the next one for trials that a rule sent there, octave (see `histogram`) in the high half.
     pub measure_octave: u32,
 }
 
 impl HistogramKey {
-    pub const fn new(version: u32, measure: Measure, octave: u32) -> Self {
-        Self { version, measure_octave: measure as u32 | octave << 16 }
+    pub const fn new(version: u32, measure: Measure, ruled: bool, octave: u32) -> Self {
+        Self { version, measure_octave: measure as u32 | (ruled as u32) << 8 | octave << 16 }
     }
     pub const fn measure(&self) -> u32 {
-        self.measure_octave & 0xffff
+        self.measure_octave & 0xff
+    }
+    /// Whether a rule chose the version for these trials; else the weights did.
+    pub const fn ruled(&self) -> bool {
+        self.measure_octave >> 8 & 1 != 0
     }
     pub const fn octave(&self) -> u32 {
         self.measure_octave >> 16

@@ -266,9 +266,9 @@ pub fn from_backend<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, e
 /// The backend has answered the SYN. Nothing is counted of the trial until the client shows that it is there.
 #[inline(never)]
 fn answered<F: Network, E: Env + Tables<F>>(env: &E, version: u32, entry: Ref<HalfOpen<F>>) -> u32 {
-    account::sample(env, version, Measure::Connect as u32, env.now().wrapping_sub(field!(entry.stamp)));
-    let Some(backend) = env.backend(field!(entry.flow.owner) & 0xff_ffff) else { return 0 };
     let trial = field!(entry.trial);
+    account::sample(env, version, Measure::Connect as u32, trial, env.now().wrapping_sub(field!(entry.stamp)));
+    let Some(backend) = env.backend(field!(entry.flow.owner) & 0xff_ffff) else { return 0 };
     let unanswered = field!(backend.unanswered);
     let overdue = unanswered != 0 && trial & flag::PENDING != 0 && trial::age(trial, env.ticks()) >= unanswered;
     field!(

@@ -206,7 +206,8 @@ fn response<F: Network, P: Packet, E: Env + Tables<F>>(
     };
     let genuine = genuine(packet, env, way, &p.key) != 0;
     if let Some(half) = half.filter(|_| genuine) {
-        account::sample(env, t.version, Measure::FirstByte as u32, env.now().wrapping_sub(field!(half.stamp)));
+        let waited = env.now().wrapping_sub(field!(half.stamp));
+        account::sample(env, t.version, Measure::FirstByte as u32, field!(half.trial), waited);
     }
     if p.is_tcp() {
         let asked = half.is_some() || env.flow(Table::Tcp, forward).is_some_and(|flow| !flow.get().is(flow_flag::YOUNG));

@@ -382,7 +382,7 @@ pub fn joined<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     field!(flow.ack_add = number.wrapping_sub(ack));
     if let Some(backend) = env.backend(field!(entry.owner) & 0xff_ffff) {
         let version = field!(backend.version);
-        account::sample(env, version, Measure::Connect as u32, env.now().wrapping_sub(field!(entry.stamp)));
+        account::sample(env, version, Measure::Connect as u32, field!(flow.trial), env.now().wrapping_sub(field!(entry.stamp)));
         if let Some(counters) = env.counters(version) {
             field!(counters.opened += 1);
         }

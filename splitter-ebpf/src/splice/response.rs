@@ -172,5 +172,5 @@ fn answered<F: Network, E: Env>(env: &E, status: u32, leg: Ref<Leg<F>>, trial: u
         }
     }
     trial::answered(env, backend, trial, status);
-    account::sample(env, version, Measure::FirstByte as u32, env.now().wrapping_sub(field!(leg.stamp)))
+    account::sample(env, version, Measure::FirstByte as u32, trial, env.now().wrapping_sub(field!(leg.stamp)))
 }

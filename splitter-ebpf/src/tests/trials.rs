@@ -552,6 +552,8 @@ fn what_a_rule_sends_is_counted_apart() {
         lab.reply(server, lab.client, tcp::ACK, b"response");
         let counters = lab.maps.version(2);
         assert_eq!((counters.drawn, counters.ruled), (Outcomes::default(), Outcomes { answered: 1, ..ONE }));
+        let samples = |ruled| [Measure::Connect, Measure::FirstByte].map(|measure| lab.maps.samples_of(2, measure, ruled));
+        assert_eq!([samples(false), samples(true)], [[0, 0], [(proto == TCP) as u32, 1]]);
         assert_eq!(lab.maps.pending(2), 0);
         if proto == TCP {
             lab.reply(server, lab.client, tcp::RST | tcp::ACK, &[]);

@@ -1,7 +1,7 @@
 //! Counters and histograms of watched versions, as differences between two looks. Of the counters only what clients suffered and were served, by the
 //! ledger of those trials that the policy judges by.
 
-use super::super::counters::{self, Histogram};
+use super::super::counters::{self, EVERYBODY, Histogram, Whose};
 use crate::{
     datapath::{Table, TableError, Tables, read},
     model::{Judge, Measure},
@@ -143,13 +143,13 @@ impl Sampler {
     /// counters moved: a sample that the kernel notes just after they were read comes with the next one, and none is lost.
     pub fn histograms(&mut self, tables: &impl Tables, wanted: &[(u32, Measure)]) -> Result<HashMap<(u32, Measure), Counts>, TableError> {
         let moved: Vec<(u32, Measure)> = wanted.iter().filter(|key| self.has_new(key)).copied().collect();
-        let all = if moved.len() > FEW { Some(counters::histograms(tables)?) } else { None };
+        let all = if moved.len() > FEW { Some(counters::histograms(tables, |version| self.whose(version))?) } else { None };
         let mut found = HashMap::with_capacity(moved.len());
         for key @ (version, measure) in moved {
             let kernel = kernel_measure(measure);
             let buckets = match &all {
                 Some(all) => all.get(&(version, kernel as u32)).map(buckets).unwrap_or_default(),
-                None => buckets(&counters::histogram(tables, version, kernel)?),
+                None => buckets(&counters::histogram(tables, version, kernel, self.whose(version))?),
             };
             if let Some(last) = self.histograms.get(&key) {
                 found.insert(key, newer(&last.buckets, &buckets));
@@ -166,6 +166,15 @@ impl Sampler {
     fn has_new(&self, key: &(u32, Measure)) -> bool {
         let counters = self.counter(key.0);
         counters.is_none() || self.histograms.get(key).is_none_or(|known| known.counters != counters)
+    }
+
+    /// Whose samples are evidence for a version: of the same trials as the counts.
+    fn whose(&self, version: u32) -> Whose {
+        match self.slot(version).map_or(Judge::All, |slot| self.slots[slot].watch.judge) {
+            Judge::Drawn => &[false],
+            Judge::Ruled => &[true],
+            Judge::All => EVERYBODY,
+        }
     }
 
     fn counter(&self, version: u32) -> Option<Ledger> {
@@ -386,7 +395,7 @@ mod tests {
     #[test]
     fn histograms_by_key_and_by_walk_agree() {
         let mut memory = Memory::new();
-        let key = HistogramKey::new(7, abi::Measure::FirstByte, 20);
+        let key = HistogramKey::new(7, abi::Measure::FirstByte, false, 20);
         let put = |memory: &mut Memory, counts: &[(usize, u32)]| {
             let mut value = HistogramOctave { counts: [0; 32] };
             counts.iter().for_each(|(sub, count)| value.counts[*sub] = *count);
@@ -409,7 +418,7 @@ mod tests {
     fn histograms_are_read_when_their_counters_moved() {
         let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
         let wanted = [(7, Measure::FirstByte)];
-        let key = HistogramKey::new(7, abi::Measure::FirstByte, 20);
+        let key = HistogramKey::new(7, abi::Measure::FirstByte, false, 20);
         let mut look = |answered: u64, samples: u32| {
             let counters = trials(answered);
             let mut octave = HistogramOctave { counts: [0; 32] };
@@ -425,5 +434,32 @@ mod tests {
         assert_eq!(look(1, 6), None);
         assert_eq!(look(2, 8), Some(3.0));
         assert_eq!(look(2, 8), None);
+    }
+
+    #[test]
+    fn latency_is_that_of_the_trials_that_are_judged() {
+        let mut memory = Memory::new();
+        let octave = HistogramOctave { counts: [1; 32] };
+        let put = |memory: &mut Memory, version: u32, at: [u32; 2]| {
+            let [drawn, ruled] = [false, true].map(|ruled| HistogramKey::new(version, abi::Measure::FirstByte, ruled, at[ruled as usize]));
+            memory.put(Table::Histograms, bytes_of(&[drawn, ruled]), bytes_of(&[octave; 4])).unwrap();
+        };
+        let octaves = |counts: &Counts| {
+            let [low, high] = [20, 24].map(|octave| counts.from(bucket_of(octave, 0)));
+            [low - high, high]
+        };
+        let few = [(7, Measure::FirstByte)];
+        let many: Vec<_> = (7..=FEW as u32 + 8).map(|version| (version, Measure::FirstByte)).collect();
+        for (judge, expected) in [(Judge::Drawn, [64.0, 0.0]), (Judge::Ruled, [0.0, 64.0]), (Judge::All, [64.0, 64.0])] {
+            for wanted in [&few[..], &many] {
+                let mut sampler = Sampler::default();
+                sampler.watch(vec![Watch { judge, ..watch(7) }]);
+                memory.delete(Table::Histograms, bytes_of(&[HistogramKey::new(7, abi::Measure::FirstByte, false, 20)])).unwrap();
+                memory.delete(Table::Histograms, bytes_of(&[HistogramKey::new(7, abi::Measure::FirstByte, true, 24)])).unwrap();
+                assert!(sampler.histograms(&memory, wanted).unwrap().is_empty());
+                put(&mut memory, 7, [20, 24]);
+                assert_eq!(octaves(&sampler.histograms(&memory, wanted).unwrap()[&few[0]]), expected, "{judge:?}");
+            }
+        }
     }
 }

@@ -42,6 +42,8 @@ fn answers_are_counted_by_status_and_apart_by_rule() {
         let ruled = Outcomes { trials: 1, answered: 1, status: [0, 0, 1, 0, 0, 0], ..Outcomes::default() };
         let version = lab.maps.version(2);
         assert_eq!((version.drawn, version.ruled, lab.maps.pending(2)), (Outcomes::default(), ruled, 0));
+        let samples = |version, ruled| [Measure::Connect, Measure::FirstByte].map(|measure| lab.maps.samples_of(version, measure, ruled));
+        assert_eq!([samples(1, false), samples(1, true), samples(2, false), samples(2, true)], [[1, 4], [0, 0], [0, 0], [1, 1]]);
         hang_up(&mut client);
     }
 }
