@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use splitter_bench::lab::Process;
 use std::{
     fs::{self, File},
-    io::{IsTerminal, Write},
+    io::{IsTerminal, Read, Seek, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -49,8 +49,8 @@ pub fn run(title: &str, command: &mut Command) -> Result<String> {
 pub fn attempt(title: &str, command: &mut Command) -> Result<(bool, String, PathBuf)> {
     let slug: String = title.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let path = log_dir()?.join(format!("{slug}.log"));
-    let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let mut log = new_log(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
     let mut ticker = Ticker::new(title);
     let process = Process::spawn_group(title, command)?;
     let status = loop {
@@ -62,7 +62,18 @@ pub fn attempt(title: &str, command: &mut Command) -> Result<(bool, String, Path
     };
     process.kill();
     ticker.end(status.success());
-    Ok((status.success(), String::from_utf8_lossy(&fs::read(&path)?).into_owned(), path))
+    let mut output = Vec::new();
+    log.rewind()?;
+    log.read_to_end(&mut output)?;
+    Ok((status.success(), String::from_utf8_lossy(&output).into_owned(), path))
+}
+
+/// A file of its own, also when another run in the same folder has one of the same name and is not done with it.
+fn new_log(path: &Path) -> std::io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => File::options().read(true).append(true).create(true).open(path),
+    }
 }
 
 struct Ticker<'a> {
@@ -141,6 +152,20 @@ fn last_line(log: &Path, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_runs_do_not_write_into_one_log() {
+        let path = std::env::temp_dir().join(format!("xtask-log-{}", std::process::id()));
+        let mut first = new_log(&path).unwrap();
+        first.write_all(b"first").unwrap();
+        new_log(&path).unwrap().write_all(b"second").unwrap();
+        first.write_all(b" goes on").unwrap();
+        let mut read = String::new();
+        first.rewind().unwrap();
+        first.read_to_string(&mut read).unwrap();
+        assert_eq!((read.as_str(), fs::read_to_string(&path).unwrap().as_str()), ("first goes on", "second"));
+        fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn the_last_line_is_for_people() {
