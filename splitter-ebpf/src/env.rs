@@ -62,6 +62,13 @@ pub trait Env: Tables<V4> + Tables<V6> {
     fn splice_lock(&self, slot: u32) -> Option<Ref<u64>>;
     /// Copies the first `len` bytes of a stash's text.
     fn copy_text(&self, to: &mut HeadText, from: &HeadText, len: u32);
+    /// Whether somebody looks at decisions, and at which.
+    fn trace(&self) -> Option<Ref<Trace>>;
+    fn trace_cpu(&self) -> Option<Ref<TraceCpu>>;
+    /// Copies the beginning of a text into an event.
+    fn copy_start(&self, to: &mut [u8; TRACE_TEXT], from: &HeadText);
+    /// Hands an event to the agent; `false`: there is no room.
+    fn emit(&self, event: &TraceEvent) -> bool;
 }
 
 /// Working memory of the unusual path, one per CPU: BPF allows 512 bytes of stack for all frames together, and IPv6 keys are large.

@@ -137,6 +137,11 @@ pub struct Maps {
     http_rules: Map<u32, HttpRules>,
     stashes: Map<u32, Stash>,
     locks: Map<u32, u64>,
+    trace: Map<u32, Trace>,
+    trace_cpu: Map<u32, TraceCpu>,
+    events: RefCell<Vec<TraceEvent>>,
+    /// Events that the ring has room for.
+    pub room: Cell<usize>,
     pub v4: Flows<V4>,
     pub v6: Flows<V6>,
 }
@@ -164,6 +169,10 @@ impl Maps {
             http_rules: Map::new(),
             stashes: Map::new(),
             locks: Map::new(),
+            trace: Map::new(),
+            trace_cpu: Map::new(),
+            events: RefCell::default(),
+            room: Cell::new(usize::MAX),
             v4: Flows::new(),
             v6: Flows::new(),
         };
@@ -358,6 +367,22 @@ impl Maps {
             value.get_mut().owner |= (flags as u32) << 24;
         }
     }
+    /// Somebody looks at decisions.
+    pub fn look(&self, trace: Trace) {
+        self.trace.put(&0, trace);
+    }
+    /// What they look at.
+    pub fn looked_at(&self) -> Option<Trace> {
+        self.trace.get(&0).map(Ref::get)
+    }
+    /// Events since the last call.
+    pub fn events(&self) -> Vec<TraceEvent> {
+        self.events.take()
+    }
+    /// Events that came too fast, and those for which there was no room.
+    pub fn events_lost(&self) -> [u64; 2] {
+        self.trace_cpu().map_or([0; 2], |cpu| [cpu.get().over, cpu.get().full])
+    }
     /// Turns the clock.
     pub fn pass(&self, ms: u64) {
         self.ns.set(self.ns.get() + ms * 1_000_000);
@@ -456,6 +481,26 @@ impl Env for Maps {
     }
     fn copy_text(&self, to: &mut HeadText, from: &HeadText, len: u32) {
         to[..len as usize].copy_from_slice(&from[..len as usize]);
+    }
+    fn trace(&self) -> Option<Ref<Trace>> {
+        self.trace.put_new(&0, Trace::default());
+        self.trace.get(&0)
+    }
+    fn trace_cpu(&self) -> Option<Ref<TraceCpu>> {
+        // SAFETY: integers and byte arrays.
+        self.trace_cpu.put_new(&0, unsafe { core::mem::zeroed() });
+        self.trace_cpu.get(&0)
+    }
+    fn copy_start(&self, to: &mut [u8; TRACE_TEXT], from: &HeadText) {
+        to.copy_from_slice(&from[..TRACE_TEXT]);
+    }
+    fn emit(&self, event: &TraceEvent) -> bool {
+        let room = self.room.get();
+        if room > 0 {
+            self.room.set(room - 1);
+            self.events.borrow_mut().push(*event);
+        }
+        room > 0
     }
 }
 

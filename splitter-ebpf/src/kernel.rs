@@ -141,6 +141,24 @@ impl Env for Kernel {
             unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), len, from.as_ptr().cast()) };
         }
     }
+    #[inline(always)]
+    fn trace(&self) -> Option<Ref<Trace>> {
+        maps::reference(maps::TRACE.get_ptr_mut(0))
+    }
+    #[inline(always)]
+    fn trace_cpu(&self) -> Option<Ref<TraceCpu>> {
+        maps::reference(maps::TRACE_CPU.get_ptr_mut(0))
+    }
+    #[inline(always)]
+    fn copy_start(&self, to: &mut [u8; TRACE_TEXT], from: &HeadText) {
+        // SAFETY: as above; a text is longer than this.
+        unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), TRACE_TEXT as u32, from.as_ptr().cast()) };
+    }
+    #[inline(always)]
+    fn emit(&self, event: &TraceEvent) -> bool {
+        // Linux 5.8.
+        maps::TRACE_RING.output::<TraceEvent>(event, 0).is_ok()
+    }
 }
 
 macro_rules! tables {

@@ -17,6 +17,7 @@ pub mod nat;
 pub mod network;
 pub mod packet;
 pub mod splice;
+pub mod trace;
 pub mod verdict;
 
 #[cfg(test)]

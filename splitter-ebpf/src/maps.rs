@@ -4,7 +4,7 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf},
 };
 use splitter_common::{abi::*, filter};
 use splitter_ebpf::{
@@ -102,6 +102,15 @@ pub static XDP_CALLS: ProgramArray = ProgramArray::pinned(17, 0);
 /// A histogram octave of zeros: the template of new ones, too large for the stack.
 #[map]
 pub static EMPTY_OCTAVE: Array<HistogramOctave> = Array::with_max_entries(1, 0);
+
+/// Who looks at decisions, and at which.
+#[map]
+pub static TRACE: Array<Trace> = Array::pinned(1, 0);
+/// Events for the agent that loaded the programs: its own, as are the counts of what was not written.
+#[map]
+pub static TRACE_RING: RingBuf = RingBuf::with_byte_size(512 << 10, 0);
+#[map]
+pub static TRACE_CPU: PerCpuArray<TraceCpu> = PerCpuArray::with_max_entries(1, 0);
 
 /// Insert only what is not there.
 pub const NOEXIST: u64 = aya_ebpf::bindings::BPF_NOEXIST as u64;

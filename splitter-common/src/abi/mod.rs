@@ -10,6 +10,7 @@ mod reason;
 mod splice;
 mod stats;
 mod suspect;
+mod trace;
 pub mod trial;
 
 pub use control::*;
@@ -19,6 +20,7 @@ pub use reason::*;
 pub use splice::*;
 pub use stats::*;
 pub use suspect::*;
+pub use trace::*;
 
 /// Version of all layouts here. An agent refuses to adopt maps of another version.
 pub const ABI_VERSION: u32 = 4;
@@ -88,12 +90,15 @@ mod tests {
             size_of::<Leg<V4>>(),
             size_of::<Leg<V6>>(),
             size_of::<Stash>(),
+            size_of::<Trace>(),
+            size_of::<TraceEvent>(),
+            size_of::<TraceCpu>(),
         ];
         assert_eq!(
             sizes,
             [
                 20, 272, 24, 12, 256, 24, 32, 8, 32, 24, 544, 16, 40, 16, 28, 32, 48, 8, 20, 16, 40, 536, 8, 128, 5144, 88, 112, 72, 96,
-                10264
+                10264, 64, 184, 208
             ]
         );
         assert_eq!(offset_of!(Service, versions), 16);
@@ -104,6 +109,8 @@ mod tests {
         assert_eq!(offset_of!(HalfOpen<V4>, stamp), 24);
         assert_eq!(offset_of!(HalfOpen<V6>, stamp), 40);
         assert_eq!(offset_of!(Config, abi_version), 0);
+        assert_eq!(offset_of!(TraceEvent, client), 32);
+        assert_eq!(offset_of!(TraceEvent, text), 96);
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub fn choose<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, avoid: u32
     }
     facts_of(&p.key, facts);
     select(env, service, facts, avoid, choice);
+    choice.service = service;
     if choice.backend != 0 {
         return Verdict::CONTINUE;
     }
@@ -119,7 +120,9 @@ pub fn start<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
         stored = store(env, p, t, choice.backend, source);
     }
     if stored == 0 {
-        env.count(if source == nat::snat::EXHAUSTED { Reason::SnatPortsExhausted } else { Reason::FlowInsertFailed });
+        let why = if source == nat::snat::EXHAUSTED { Reason::SnatPortsExhausted } else { Reason::FlowInsertFailed };
+        env.count(why);
+        (choice.backend, choice.none) = (0, why);
         account::ended(env, backend, trial, outcome::UNAVAILABLE);
         return Verdict::DROP;
     }

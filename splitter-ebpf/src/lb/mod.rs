@@ -25,7 +25,7 @@ use crate::{
     field, nat,
     network::Network,
     packet::{self, Ip, Parsed, parse, parse::Kind, tcp},
-    place,
+    place, trace,
     verdict::{Action, Verdict},
 };
 use splitter_common::{
@@ -259,6 +259,9 @@ fn unusual<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
         verdict = first::choose(env, p, avoid);
         if verdict == Verdict::CONTINUE {
             verdict = first::start(packet, env, p, t);
+        }
+        if verdict != Verdict::PASS {
+            trace::decided::<F, E>(env, p.flags);
         }
     }
     if verdict == Verdict::RESET_RECEIVER {

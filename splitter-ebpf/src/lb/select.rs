@@ -1,13 +1,17 @@
 //! From a service and a key to a version and a backend: the decision of `splitter_common::decide` over the maps.
 
 use crate::{bytes::Ref, bytes::opaque, env::Env, field, splice::Rounds};
-use splitter_common::{abi::*, decide, http::Loop, maglev};
+use splitter_common::{abi::*, barrier::recall, decide, http::Loop, maglev};
 
 /// Whom a key gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     pub backend: u32,
     pub version: u32,
+    /// Of layer 4: whose frontend it is.
+    pub service: u32,
+    /// A backend that just failed, or 0.
+    pub avoid: u32,
     /// Why nobody: set when `backend` is 0.
     pub none: Reason,
     /// 1: a rule chose the version; 0: the weights did.
@@ -28,7 +32,7 @@ pub struct Facts {
 /// Decides. `avoid`: a backend that just failed this client, or 0.
 #[inline(never)]
 pub fn select<E: Env>(env: &E, service_id: u32, facts: &Facts, avoid: u32, out: &mut Choice) -> u32 {
-    *out = Choice { backend: 0, version: 0, none: Reason::ServiceUnknown, ruled: 0 };
+    *out = Choice { backend: 0, version: 0, service: 0, avoid, none: Reason::ServiceUnknown, ruled: 0 };
     let Some(service) = env.service(service_id) else { return 0 };
     let (salt, split_by) = (field!(service.salt), field!(service.split_by));
     let key = if split_by == split_by::CLIENT_IP {
@@ -51,13 +55,13 @@ pub fn select<E: Env>(env: &E, service_id: u32, facts: &Facts, avoid: u32, out: 
     let slot = unsafe { Ref::new((&raw mut (*service.as_ptr()).versions).cast::<VersionSlot>().add(index)) };
     out.version = field!(slot.version);
     out.none = Reason::NoBackend;
-    out.backend = backend_of(env, slot, salt, key, avoid);
+    out.backend = backend_of(env, slot, salt, key, &out.avoid);
     1
 }
 
 /// The backend of a version that a key gets; 0: none can serve.
 #[inline(always)]
-pub fn backend_of<E: Env>(env: &E, slot: Ref<VersionSlot>, salt: u64, key: u64, avoid: u32) -> u32 {
+pub fn backend_of<E: Env>(env: &E, slot: Ref<VersionSlot>, salt: u64, key: u64, avoid: &u32) -> u32 {
     let backend = match field!(slot.size) {
         0 => 0,
         1 => field!(slot.table),
@@ -88,8 +92,10 @@ pub struct Search {
 
 /// The first of a few candidates that is ready and not suspect; else the first that is ready.
 #[inline(always)]
-fn from_table<E: Env>(env: &E, slot: Ref<VersionSlot>, salt: u64, key: u64, avoid: u32) -> u32 {
+fn from_table<E: Env>(env: &E, slot: Ref<VersionSlot>, salt: u64, key: u64, avoid: &u32) -> u32 {
     let Some(search) = env.search() else { return 0 };
+    // Taken out here: the stack of http's programs has no room for one word more.
+    let avoid = recall(avoid);
     search.set(Search { salt, key, slot: slot.get(), avoid, now: env.ticks(), found: 0, fallback: 0 });
     Rounds::repeat(decide::BACKEND_TRIES, move |attempt| attempted(env, search, attempt));
     let (found, fallback) = (field!(search.found), field!(search.fallback));

@@ -12,7 +12,7 @@ use crate::{
     lb::frontend_of,
     network::Network,
     packet::{Parsed, tcp},
-    place,
+    place, trace,
     verdict::Verdict,
 };
 use splitter_common::{abi::*, http::HEAD_LIMIT};
@@ -199,6 +199,9 @@ pub fn answer_with<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F
     (out.options, out.offset, out.len) = (field!(entry.options) & tcp_option::STAMPS, 0, 0);
     out.stamps = Stamps { val: field!(entry.ts_ecr), ecr: field!(entry.ts_val) };
     let reset = status == NOBODY && env.service(field!(entry.service)).is_some_and(|s| field!(s.http) & http_flag::RESET != 0);
+    if field!(entry.state) != splice_state::ANSWERED {
+        trace::refused(env, entry, if reset { 0 } else { status });
+    }
     if reset {
         out.flags = tcp::RST | tcp::ACK;
         env.drop_spliced(client);

@@ -14,7 +14,7 @@ use splitter_common::{abi::*, barrier, decide, http::RequestHead};
 #[inline(never)]
 pub fn choose<E: Env>(env: &E, service_id: u32, facts: &Facts, head: &RequestHead, at_ruled: u64, out: &mut Choice) -> u32 {
     let (at, ruled) = (at_ruled as u32, (at_ruled >> 32) as u32);
-    *out = Choice { backend: 0, version: 0, none: Reason::ServiceUnknown, ruled: 0 };
+    *out = Choice { backend: 0, version: 0, service: 0, avoid: 0, none: Reason::ServiceUnknown, ruled: 0 };
     let Some(service) = env.service(service_id) else { return 0 };
     let (salt, split_by) = (field!(service.salt), field!(service.split_by));
     let connection = decide::connection_key(&facts.client, facts.client_port, &facts.vip, facts.vip_port, facts.proto);
@@ -50,6 +50,7 @@ pub fn choose<E: Env>(env: &E, service_id: u32, facts: &Facts, head: &RequestHea
 #[inline(never)]
 pub fn backend<E: Env>(env: &E, service_id: u32, facts: &Facts, out: &mut Choice, avoid: u32) -> u32 {
     out.backend = 0;
+    out.avoid = avoid;
     let Some(service) = env.service(service_id) else { return 0 };
     let (salt, split_by) = (field!(service.salt), field!(service.split_by));
     let key = if split_by == split_by::CLIENT_IP {
@@ -64,7 +65,7 @@ pub fn backend<E: Env>(env: &E, service_id: u32, facts: &Facts, out: &mut Choice
     let index = opaque(barrier::forget(&mut out.backend, index)) as usize & (MAX_VERSIONS - 1);
     // SAFETY: as in `lb::select`.
     let slot = unsafe { Ref::new((&raw mut (*service.as_ptr()).versions).cast::<VersionSlot>().add(index)) };
-    out.backend = backend_of(env, slot, salt, key, avoid);
+    out.backend = backend_of(env, slot, salt, key, &out.avoid);
     out.backend
 }
 

@@ -37,10 +37,12 @@ mod segment;
 mod stash;
 mod trial;
 
+pub use accept::{NOBODY, REFUSED};
 pub use emit::Out;
 pub use lock::release;
 pub use numbers::{Numbers, Renumber};
 pub use open::Pieces;
+pub use request::{OPEN, STAY};
 pub use segment::{Segment, Stamps};
 
 use crate::{

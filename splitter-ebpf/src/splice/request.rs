@@ -8,7 +8,7 @@ use crate::{
     lb::{facts_of, serves},
     network::Network,
     packet::{Parsed, tcp},
-    place,
+    place, trace,
     verdict::Verdict,
 };
 use splitter_common::{
@@ -18,8 +18,8 @@ use splitter_common::{
 };
 
 /// What [`place_request`] found; other values: the node answers with this status.
-const STAY: u32 = 0;
-const OPEN: u32 = 1;
+pub const STAY: u32 = 0;
+pub const OPEN: u32 = 1;
 
 /// Data behind the end of the request under way: `READ` when it is the next request, and `scratch.text` holds it.
 #[inline(never)]
@@ -44,8 +44,10 @@ pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     let pinned = why_pinned(segment.ack, entry, current);
     if pinned != 0 {
-        env.count(if pinned == PIPELINE { Reason::PinnedPipeline } else { Reason::PinnedResponse });
+        let why = if pinned == PIPELINE { Reason::PinnedPipeline } else { Reason::PinnedResponse };
+        env.count(why);
         flag!(set entry.owner, splice_flag::PINNED);
+        trace::pinned(env, &p.key, entry, why);
         return Verdict::PLAIN;
     }
     if segment.seq != field!(entry.body_end) {
@@ -134,6 +136,7 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
     if placed == STAY || placed == OPEN {
         pin_pipeline(env, entry, if gathered { field!(entry.next) } else { segment.end() });
     }
+    trace::asked(env, entry, placed);
     match placed {
         STAY if gathered => Verdict::DELIVER,
         STAY => Verdict::PLAIN,

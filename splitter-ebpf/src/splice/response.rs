@@ -7,7 +7,7 @@ use crate::{
     env::{Env, Tables},
     field, flag,
     network::Network,
-    place,
+    place, trace,
 };
 use splitter_common::{
     abi::*,
@@ -172,5 +172,7 @@ fn answered<F: Network, E: Env>(env: &E, status: u32, leg: Ref<Leg<F>>, trial: u
         }
     }
     trial::answered(env, backend, trial, status);
-    account::sample(env, version, Measure::FirstByte as u32, trial, env.now().wrapping_sub(field!(leg.stamp)))
+    let spent = env.now().wrapping_sub(field!(leg.stamp));
+    trace::answered(env, leg, status, spent);
+    account::sample(env, version, Measure::FirstByte as u32, trial, spent)
 }

@@ -7,6 +7,7 @@ mod icmp;
 mod odd;
 mod splice;
 mod states;
+mod trace;
 mod translate;
 mod trials;
 

@@ -12,6 +12,7 @@ mod pin;
 mod responses;
 mod stamps;
 mod switch;
+mod trace;
 mod trial;
 
 use super::{BACKEND_SIDE, CLIENT_SIDE, ROUTE, addr, backend, frames};

@@ -1,0 +1,236 @@
+//! Events for `splitter trace`: what was decided, and what became of it. One word is read where something is decided, and nowhere else; the rest
+//! happens only while somebody looks. An event is put together in memory of the CPU, so that the stack holds none.
+
+use crate::{
+    bytes::{Ref, compare_exchange, opaque},
+    env::{Env, Tables},
+    field,
+    lb::facts_of,
+    network::Network,
+    packet::{destination_port, source_port, tcp},
+    place,
+    splice::{NOBODY, OPEN, REFUSED, STAY},
+};
+use splitter_common::{abi::*, barrier::load, http::verdict};
+
+/// Whether somebody looks; [`send`] asks until when.
+#[inline(always)]
+fn on<E: Env>(env: &E) -> bool {
+    env.trace().is_some_and(|trace| field!(trace.until) != 0)
+}
+
+/// A connection or a flow of datagrams, which `scratch.facts` describes, was given to the backend of `scratch.choice`, or to nobody. `flags`: of TCP,
+/// as they stand in the packet.
+#[inline(always)]
+pub fn decided<F: Network, E: Env + Tables<F>>(env: &E, flags: u8) {
+    if on(env) {
+        connection::<F, E>(env, opaque(flags as u32));
+    }
+}
+
+#[inline(never)]
+fn connection<F: Network, E: Env + Tables<F>>(env: &E, flags: u32) -> u32 {
+    let (Some(scratch), Some(cpu)) = (Tables::<F>::scratch(env), env.trace_cpu()) else { return 0 };
+    let (facts, choice, event) = (place!(scratch.facts), place!(scratch.choice), place!(cpu.event));
+    begin(event, trace_kind::DECIDED, choice.service);
+    address(&mut event.client, &facts.client);
+    address(&mut event.vip, &facts.vip);
+    (event.client_port, event.vip_port, event.proto) = (facts.client_port, facts.vip_port, facts.proto);
+    if facts.proto == TCP && flags & tcp::SYN as u32 == 0 {
+        event.flags = trace_flag::RECOVERED;
+    }
+    (event.version, event.backend) = (choice.version, choice.backend);
+    if choice.backend == 0 {
+        event.reason = choice.none as u8;
+    }
+    send(env)
+}
+
+/// A request of the connection `scratch.client`, whose head lies in `scratch`, was `placed`: see `splice::request`.
+#[inline(always)]
+pub fn asked<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, placed: u32) {
+    if on(env) {
+        request(env, entry, placed);
+    }
+}
+
+#[inline(never)]
+fn request<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, placed: u32) -> u32 {
+    let (Some(scratch), Some(cpu)) = (Tables::<F>::scratch(env), env.trace_cpu()) else { return 0 };
+    let (head, choice, event) = (place!(scratch.request), place!(scratch.choice), place!(cpu.event));
+    http(env, place!(scratch.client), entry, trace_kind::DECIDED);
+    let owner = field!(entry.owner);
+    let backend = match placed {
+        STAY => owner & 0xff_ffff,
+        OPEN => choice.backend,
+        _ => 0,
+    };
+    event.backend = backend;
+    event.version = if placed == NOBODY { choice.version } else { version_of(env, backend) };
+    event.at = field!(entry.body_end).wrapping_sub(head.head_len).wrapping_sub(head.length as u32);
+    event.ruled = field!(scratch.ruled);
+    (event.facts, event.key) = (head.facts, head.key);
+    let keyed = if head.keyed != 0 { trace_flag::KEYED } else { 0 };
+    let pinned = backend != 0 && owner >> 24 & splice_flag::PINNED as u32 != 0;
+    event.flags |= keyed | if pinned { trace_flag::PINNED } else { 0 };
+    event.reason = match (placed, head.verdict) {
+        (NOBODY, _) => choice.none as u8,
+        (REFUSED, _) => Reason::HeadRefused as u8,
+        _ if !pinned => NO_REASON,
+        (_, verdict::COMPLETE) => Reason::PinnedPipeline as u8,
+        (_, verdict::PIN) => Reason::PinnedRequest as u8,
+        (OPEN, _) => Reason::HeadTooLong as u8,
+        _ => Reason::PinnedHead as u8,
+    };
+    let read = field!(scratch.read);
+    event.text_len = if read < TRACE_TEXT as u32 { read as u16 } else { TRACE_TEXT as u16 };
+    env.copy_start(&mut event.text, place!(scratch.text));
+    send(env)
+}
+
+/// The connection `key` stays with the leg in use from now on, whatever it asks.
+#[inline(always)]
+pub fn pinned<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, entry: Ref<Spliced<F>>, reason: Reason) {
+    if on(env) {
+        stays(env, key, entry, reason as u32);
+    }
+}
+
+#[inline(never)]
+fn stays<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, entry: Ref<Spliced<F>>, reason: u32) -> u32 {
+    let Some(cpu) = env.trace_cpu() else { return 0 };
+    let event = place!(cpu.event);
+    http(env, key, entry, trace_kind::DECIDED);
+    event.backend = field!(entry.owner) & 0xff_ffff;
+    event.version = version_of(env, event.backend);
+    event.flags |= trace_flag::PINNED;
+    event.reason = reason as u8;
+    send(env)
+}
+
+/// The node answers a request of `scratch.client` itself, with this status; 0: by a reset.
+#[inline(always)]
+pub fn refused<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, status: u32) {
+    if on(env) {
+        unanswered(env, entry, opaque(status));
+    }
+}
+
+#[inline(never)]
+fn unanswered<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, status: u32) -> u32 {
+    let (Some(scratch), Some(cpu)) = (Tables::<F>::scratch(env), env.trace_cpu()) else { return 0 };
+    let event = place!(cpu.event);
+    http(env, place!(scratch.client), entry, trace_kind::REFUSED);
+    event.status = status as u16;
+    // A head that is refused was decided for nobody.
+    if status == REFUSED {
+        event.reason = Reason::HeadRefused as u8;
+    } else {
+        (event.reason, event.version) = (Reason::Unavailable as u8, place!(scratch.choice).version);
+    }
+    send(env)
+}
+
+/// The head of a response has come. `spent`: nanoseconds since the backend was given the request.
+#[inline(always)]
+pub fn answered<F: Network, E: Env>(env: &E, leg: Ref<Leg<F>>, status: u32, spent: u64) {
+    if on(env) {
+        response(env, leg, status, spent);
+    }
+}
+
+#[inline(never)]
+fn response<F: Network, E: Env>(env: &E, leg: Ref<Leg<F>>, status: u32, spent: u64) -> u32 {
+    let Some(cpu) = env.trace_cpu() else { return 0 };
+    let event = place!(cpu.event);
+    let id = field!(leg.owner) & 0xff_ffff;
+    let Some(backend) = env.backend(id) else { return 0 };
+    begin(event, trace_kind::ANSWERED, field!(backend.service));
+    address(&mut event.client, &F::mapped(&field!(leg.dst)));
+    address(&mut event.vip, &F::mapped(&field!(leg.src)));
+    let ports = field!(leg.ports);
+    (event.client_port, event.vip_port) = (u16::from_be(destination_port(ports)), u16::from_be(source_port(ports)));
+    (event.proto, event.flags) = (TCP, trace_flag::HTTP);
+    (event.backend, event.version) = (id, field!(backend.version));
+    (event.status, event.spent) = (status as u16, spent);
+    // Not a call more: responses are read deep down.
+    hand_over(env)
+}
+
+/// What all events of http begin with.
+#[inline(always)]
+fn http<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, entry: Ref<Spliced<F>>, kind: u8) {
+    let (Some(scratch), Some(cpu)) = (Tables::<F>::scratch(env), env.trace_cpu()) else { return };
+    let (facts, event) = (place!(scratch.facts), place!(cpu.event));
+    begin(event, kind, field!(entry.service));
+    facts_of(key, facts);
+    address(&mut event.client, &facts.client);
+    address(&mut event.vip, &facts.vip);
+    (event.client_port, event.vip_port) = (facts.client_port, facts.vip_port);
+    (event.proto, event.flags) = (TCP, trace_flag::HTTP);
+}
+
+#[inline(always)]
+fn begin(event: &mut TraceEvent, kind: u8, service: u32) {
+    (event.spent, event.facts, event.key) = (0, 0, 0);
+    (event.service, event.version, event.backend) = (service, 0, 0);
+    (event.at, event.ruled) = (0, u32::MAX);
+    (event.kind, event.flags, event.reason) = (kind, 0, NO_REASON);
+    (event.status, event.text_len) = (0, 0);
+}
+
+#[inline(always)]
+fn address(to: &mut [u32; 4], from: &Addr) {
+    let (to, from) = (to.as_mut_ptr().cast::<u64>(), from.as_ptr());
+    // SAFETY: 16 bytes each, and an event's addresses lie at multiples of 8.
+    unsafe {
+        to.write(load::<0>(from).to_le());
+        to.add(1).write(load::<8>(from).to_le());
+    }
+}
+
+#[inline(always)]
+fn version_of<E: Env>(env: &E, backend: u32) -> u32 {
+    if backend == 0 { 0 } else { env.backend(backend).map_or(0, |backend| field!(backend.version)) }
+}
+
+#[inline(never)]
+fn send<E: Env>(env: &E) -> u32 {
+    hand_over(env)
+}
+
+/// Hands the event of this CPU to the agent, when somebody looks at such, and not too fast.
+#[inline(always)]
+fn hand_over<E: Env>(env: &E) -> u32 {
+    let (Some(trace), Some(cpu)) = (env.trace(), env.trace_cpu()) else { return 0 };
+    let event = place!(cpu.event);
+    let (now, until) = (env.now(), field!(trace.until));
+    if now >= until {
+        // An agent that is gone has left it on. One that lives may be putting it off now. SAFETY: a Ref points to a live map value.
+        unsafe { compare_exchange(&raw mut (*trace.as_ptr()).until, until, 0) };
+        return 0;
+    }
+    let (service, version) = (field!(trace.service), field!(trace.version));
+    if service != 0 && service != event.service || version != 0 && version != event.version {
+        return 0;
+    }
+    let (mask, client) = (field!(trace.mask), field!(trace.client));
+    let mut i = 0;
+    while i < 4 {
+        if event.client[i] & mask[i] != client[i] {
+            return 0;
+        }
+        i += 1;
+    }
+    let due = field!(cpu.due);
+    if due > now && due - now > field!(trace.burst) {
+        field!(cpu.over += 1);
+        return 0;
+    }
+    field!(cpu.due = if due > now { due } else { now }.wrapping_add(field!(trace.interval)));
+    event.time = now;
+    if !env.emit(event) {
+        field!(cpu.full += 1);
+    }
+    1
+}
