@@ -4,9 +4,11 @@
 
 mod query;
 mod rollout;
+mod trace;
 
 pub use query::*;
 pub use rollout::*;
+pub use trace::*;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -3,11 +3,11 @@
 use super::{
     Api, Listener,
     http::{Answer, Closing, Seats, answer, aside, failure, json},
-    percent_decode, rollouts,
+    percent_decode, rollouts, trace,
 };
 use crate::{
     control::ControlError,
-    observed::{FlowQuery, StatusQuery},
+    observed::{FlowQuery, StatusQuery, TraceRequest},
 };
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, StatusCode, body::Incoming};
@@ -76,6 +76,11 @@ async fn route(request: Request<Incoming>, writer: &Result<u32, String>, api: &i
             Err(error) => failure(StatusCode::BAD_REQUEST, error),
         },
         ["v1", "services"] => expected("GET"),
+        ["v1", "trace"] if method == Method::GET => match query(request.uri().query(), TraceRequest::set) {
+            Ok(request) => trace::answer(request, api).await,
+            Err(error) => failure(StatusCode::BAD_REQUEST, error),
+        },
+        ["v1", "trace"] => expected("GET"),
         ["v1", "explain"] if method == Method::POST => match body(request).await {
             Ok(request) => finish(api.explain(request).await),
             Err(refused) => refused,
@@ -99,7 +104,7 @@ async fn route(request: Request<Incoming>, writer: &Result<u32, String>, api: &i
         _ => failure(
             StatusCode::NOT_FOUND,
             format!(
-                "nothing at {path}; this agent serves /v1/status, /v1/flows, /v1/explain, /v1/services, /v1/services/NAME/weights and /v1/rollouts"
+                "nothing at {path}; this agent serves /v1/status, /v1/flows, /v1/trace, /v1/explain, /v1/services, /v1/services/NAME/weights and /v1/rollouts"
             ),
         ),
     }
@@ -148,6 +153,7 @@ pub(super) fn finish<T: serde::Serialize>(result: Result<T, ControlError>) -> An
                 ControlError::Invalid(_) => StatusCode::BAD_REQUEST,
                 ControlError::Kernel(_) => StatusCode::INTERNAL_SERVER_ERROR,
                 ControlError::NotYet(_) => StatusCode::SERVICE_UNAVAILABLE,
+                ControlError::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             };
             failure(status, error.to_string())
         }

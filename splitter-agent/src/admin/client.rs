@@ -1,26 +1,27 @@
 //! The CLI's side of the admin API: one request, one connection.
 
-use super::percent_encode;
+use super::{percent_encode, trace};
 use crate::observed::{
     ApiError, ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutRequest, RolloutStatus, ServiceNames, Status,
-    StatusQuery, WeightChange, WeightRequest,
+    StatusQuery, TraceLine, TraceRequest, WeightChange, WeightRequest,
 };
 use anyhow::{Result, anyhow};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, StatusCode,
-    body::Bytes,
+    body::{Bytes, Incoming},
     header::{CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
+    collections::VecDeque,
     io::ErrorKind,
     path::{Path, PathBuf},
     time::Duration,
 };
 use thiserror::Error;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
 
 /// For the whole exchange: listing a million flows takes a while.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -106,22 +107,61 @@ impl Client {
         self.call(Method::POST, &format!("/v1/rollouts/{}/{action}", percent_encode(service)), Some(request)).await
     }
 
-    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T> {
-        match timeout(PATIENCE, self.exchange(method, path, body)).await {
-            Ok(result) => result,
-            Err(_) => {
-                let (socket, patience) = (self.socket.display(), PATIENCE.as_secs());
-                Err(Unreachable(format!("the agent at {socket} did not answer within {patience} s: look at its log")).into())
+    /// Decisions live.
+    pub async fn trace(&self, request: &TraceRequest) -> Result<Trace> {
+        let path = target("/v1/trace", request.pairs());
+        match timeout(PATIENCE, self.send(Method::GET, &path, None::<&()>)).await {
+            Ok(answer) => {
+                let (status, body, connection) = answer?;
+                if !status.is_success() {
+                    let body = body.collect().await.map_err(|_| self.broken("broke off in its answer"))?.to_bytes();
+                    return Err(self.refusal(status, &self.read(&body)));
+                }
+                Ok(Trace { client: self.clone(), body, text: Vec::new(), lines: VecDeque::new(), _connection: connection })
             }
+            Err(_) => Err(self.silent()),
         }
     }
 
+    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T> {
+        match timeout(PATIENCE, self.exchange(method, path, body)).await {
+            Ok(result) => result,
+            Err(_) => Err(self.silent()),
+        }
+    }
+
+    fn silent(&self) -> anyhow::Error {
+        let (socket, patience) = (self.socket.display(), PATIENCE.as_secs());
+        Unreachable(format!("the agent at {socket} did not answer within {patience} s: look at its log")).into()
+    }
+
     async fn exchange<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T> {
+        let (status, body, _connection) = self.send(method, path, body).await?;
+        let body = body.collect().await.map_err(|_| self.broken("broke off in its answer"))?.to_bytes();
+        let body = self.read(&body);
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| self.not_understood(&error.to_string()));
+        }
+        Err(self.refusal(status, &body))
+    }
+
+    fn read(&self, body: &[u8]) -> Vec<u8> {
+        self.filter.map_or_else(|| body.to_vec(), |filter| filter(body))
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> anyhow::Error {
+        match serde_json::from_slice::<ApiError>(body) {
+            Ok(refused) => Refused { status, text: refused.error }.into(),
+            Err(_) => self.not_understood(&format!("status {status}")),
+        }
+    }
+
+    /// The answer's head, its body, and what brings it.
+    async fn send(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<(StatusCode, Incoming, Connection)> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|_| self.broken("closed the connection"))?;
-        // Ends with the connection, which ends with `sender` at the latest.
-        let connection = tokio::spawn(connection);
+        let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
         let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
         let request = Request::builder()
             .method(method)
@@ -130,17 +170,7 @@ impl Client {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))?;
         let answer = sender.send_request(request).await.map_err(|error| self.broken(ended(&error)))?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await.map_err(|_| self.broken("broke off in its answer"))?.to_bytes();
-        connection.abort();
-        let body = self.filter.map_or_else(|| body.to_vec(), |filter| filter(&body));
-        if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| self.not_understood(&error.to_string()));
-        }
-        match serde_json::from_slice::<ApiError>(&body) {
-            Ok(refused) => Err(Refused { status, text: refused.error }.into()),
-            Err(_) => Err(self.not_understood(&format!("status {status}"))),
-        }
+        Ok((answer.status(), answer.into_body(), connection))
     }
 
     fn not_understood(&self, what: &str) -> anyhow::Error {
@@ -173,4 +203,43 @@ fn ended(error: &hyper::Error) -> &'static str {
 fn target(path: &str, pairs: Vec<(&str, String)>) -> String {
     let pairs: Vec<_> = pairs.iter().map(|(key, value)| format!("{key}={}", percent_encode(value))).collect();
     if pairs.is_empty() { path.to_owned() } else { format!("{path}?{}", pairs.join("&")) }
+}
+
+/// The task that moves a connection's bytes; ends with this.
+struct Connection(JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Decisions as they come.
+pub struct Trace {
+    client: Client,
+    body: Incoming,
+    text: Vec<u8>,
+    lines: VecDeque<TraceLine>,
+    _connection: Connection,
+}
+
+impl Trace {
+    /// The next line; `None` when the agent ends. Loses nothing when it is dropped before.
+    ///
+    /// # Errors
+    /// When the agent dies, or is of another version.
+    pub async fn next(&mut self) -> Result<Option<TraceLine>> {
+        loop {
+            if let Some(line) = self.lines.pop_front() {
+                return Ok(Some(line));
+            }
+            let Some(frame) = self.body.frame().await else { return Ok(None) };
+            let frame = frame.map_err(|_| self.client.broken("is gone"))?;
+            let Ok(data) = frame.into_data() else { continue };
+            self.text.extend_from_slice(&data);
+            for line in trace::lines(&mut self.text, |line| self.client.read(line)) {
+                self.lines.push_back(line.map_err(|error| self.client.not_understood(&error.to_string()))?);
+            }
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Serving HTTP/1.1 connections with limits: what both listeners share.
 
+use super::trace::Stream;
 use crate::{memory, observed::ApiError};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::{
     Request, Response, StatusCode,
     body::{Body, Bytes, Incoming},
@@ -14,9 +15,10 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     future::Future,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -27,7 +29,7 @@ use tokio::{
     time::timeout,
 };
 
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<Either<Full<Bytes>, Stream>>;
 
 /// Time for a request's head to arrive, and for idle connections to go.
 const HEAD: Duration = Duration::from_secs(5);
@@ -112,8 +114,11 @@ impl Seats {
                 let work = Work::begin(&working);
                 let answer = handle(request);
                 async move {
-                    let answer = answer.await;
-                    drop(work);
+                    let mut answer = answer.await;
+                    // What goes on is worked on until its end.
+                    if let Either::Right(stream) = answer.body_mut() {
+                        stream.keep(work);
+                    }
                     answer
                 }
             })
@@ -148,7 +153,8 @@ impl Drop for Leave {
 }
 
 /// A request for which something is being done.
-struct Work(Arc<AtomicU32>);
+#[derive(Debug)]
+pub struct Work(Arc<AtomicU32>);
 
 impl Work {
     fn begin(busy: &Arc<AtomicU32>) -> Self {
@@ -163,28 +169,47 @@ impl Drop for Work {
     }
 }
 
-/// Serves one connection to its end, or to the time limit.
+/// Serves one connection to its end, or to the time limit, which does not count while an answer goes on.
 async fn connection<S, H, F>(stream: S, handle: H)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Answer>,
 {
+    let going_on = Mutex::new(Arc::new(AtomicBool::new(false)));
     let service = service_fn(|request| {
         let answer = handle(request);
-        async { Ok::<_, Infallible>(answer.await) }
+        async {
+            let answer = answer.await;
+            if let Either::Right(stream) = answer.body() {
+                *going_on.lock().unwrap_or_else(PoisonError::into_inner) = stream.alive();
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 << 10);
-    match timeout(CONNECTION, server.serve_connection(TokioIo::new(stream), service)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "connection ended early"),
-        Err(_) => tracing::debug!("connection took too long"),
+    let mut served = pin!(server.serve_connection(TokioIo::new(stream), service));
+    loop {
+        match timeout(CONNECTION, &mut served).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "connection ended early"),
+            Err(_) if going_on.lock().unwrap_or_else(PoisonError::into_inner).load(Ordering::Relaxed) => continue,
+            Err(_) => tracing::debug!("connection took too long"),
+        }
+        return;
     }
 }
 
+/// An answer that goes on.
+pub fn streamed(content_type: &'static str, body: Stream) -> Answer {
+    let mut answer = Response::new(Either::Right(body));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
 pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(Either::Left(Full::new(body.into())));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer

@@ -9,16 +9,17 @@ mod http;
 mod metrics;
 mod rollouts;
 mod socket;
+mod trace;
 
 pub use api::serve as serve_admin;
 pub use metrics::serve as serve_metrics;
 pub use socket::Listener;
 
 use crate::{
-    control::{Control, ControlError},
+    control::{Control, ControlError, trace::Reader},
     observed::{
-        ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery, WeightChange,
-        WeightRequest,
+        ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery, TraceRequest,
+        WeightChange, WeightRequest,
     },
     rollout::Word,
 };
@@ -33,6 +34,7 @@ pub trait Api: Clone + Send + Sync + 'static {
     fn names(&self, prefix: &str) -> impl Future<Output = Result<Vec<ServiceNames>, ControlError>> + Send;
     fn flows(&self, query: FlowQuery) -> impl Future<Output = Result<Vec<FlowRow>, ControlError>> + Send;
     fn explain(&self, request: ExplainRequest) -> impl Future<Output = Result<Explanation, ControlError>> + Send;
+    fn trace(&self, request: TraceRequest) -> impl Future<Output = Result<Reader, ControlError>> + Send;
     fn set_weights(
         &self,
         service: &str,
@@ -63,6 +65,9 @@ impl Api for Control {
     }
     async fn explain(&self, request: ExplainRequest) -> Result<Explanation, ControlError> {
         Control::explain(self, request).await
+    }
+    async fn trace(&self, request: TraceRequest) -> Result<Reader, ControlError> {
+        Control::trace(self, request).await
     }
     async fn set_weights(&self, service: &str, request: WeightRequest, by: String) -> Result<WeightChange, ControlError> {
         Control::set_weights(self, service, request, by).await

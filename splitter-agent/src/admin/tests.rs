@@ -1,7 +1,7 @@
 //! Both listeners over real sockets, with a stand-in for the node.
 
 use super::*;
-use crate::observed::{ApiError, Interface, RolloutRequest};
+use crate::observed::{ApiError, Interface, RolloutRequest, TraceEvent, TraceLine};
 use client::Client;
 use std::{
     collections::BTreeMap,
@@ -57,6 +57,18 @@ impl Api for Node {
     }
     async fn explain(&self, request: ExplainRequest) -> Result<Explanation, ControlError> {
         Err(ControlError::NotFound(format!("no service {}", request.service)))
+    }
+    async fn trace(&self, request: TraceRequest) -> Result<Reader, ControlError> {
+        if request.service.as_deref() == Some("busy") {
+            return Err(ControlError::Busy("too many".into()));
+        }
+        let (reader, sender) = crate::control::trace::rehearsal(request);
+        for i in 0..10_000 {
+            let service = if i % 2 == 0 { "shop/ü" } else { "other" };
+            let event = TraceEvent { service: service.into(), client: format!("10.1.0.2:{i}"), ..TraceEvent::default() };
+            let _ = sender.send(Arc::new(event));
+        }
+        Ok(reader)
     }
     async fn set_weights(&self, service: &str, request: WeightRequest, _by: String) -> Result<WeightChange, ControlError> {
         Ok(WeightChange { service: service.to_owned(), after: request.weights, applied: !request.dry_run, ..WeightChange::default() })
@@ -120,6 +132,28 @@ async fn rollouts_are_told_and_spoken_to() {
 }
 
 #[tokio::test]
+async fn decisions_are_streamed_until_the_end_and_what_was_missed_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let client = agent(folder.path()).await;
+    let request = TraceRequest { service: Some("shop/ü".into()), ..TraceRequest::default() };
+    let mut lines = client.trace(&request).await.unwrap();
+    let (mut events, mut missed) = (0, 0);
+    while let Some(line) = lines.next().await.unwrap() {
+        match line {
+            TraceLine::Event(event) => {
+                assert_eq!(event.service, "shop/ü");
+                events += 1;
+            }
+            TraceLine::Lost(lost) => missed = lost.reader_slow,
+        }
+    }
+    // The queue holds 4096 of 10,000; half of them are of the service.
+    assert_eq!((events, missed), (2048, 10_000 - 4096));
+    let busy = TraceRequest { service: Some("busy".into()), ..TraceRequest::default() };
+    assert_eq!(client.trace(&busy).await.err().unwrap().to_string(), "too many");
+}
+
+#[tokio::test]
 async fn a_missing_agent_is_named_with_the_way_out() {
     let error = Client::new(Path::new("/nonexistent/admin.sock")).status().await.unwrap_err().to_string();
     assert!(error.contains("not running") && error.contains("SPLITTER_ADMIN"), "{error}");
@@ -145,6 +179,10 @@ async fn wrong_requests_are_refused_as_api_errors() {
         (format!("GET /v1/flows?name=x HTTP/1.1\r\n{end}\r\n"), "400"),
         (format!("GET /v1/flows?state=open HTTP/1.1\r\n{end}\r\n"), "400"),
         (format!("GET /v1/status?limit=0 HTTP/1.1\r\n{end}\r\n"), "400"),
+        (format!("GET /v1/trace?colour=red HTTP/1.1\r\n{end}\r\n"), "400"),
+        (format!("GET /v1/trace?rate=fast HTTP/1.1\r\n{end}\r\n"), "400"),
+        (format!("GET /v1/trace?service=busy HTTP/1.1\r\n{end}\r\n"), "429"),
+        (format!("POST /v1/trace HTTP/1.1\r\n{end}\r\n"), "405"),
         (format!("POST /v1/services HTTP/1.1\r\n{end}\r\n"), "405"),
         (format!("PUT /v1/services/%zz/weights HTTP/1.1\r\n{end}Content-Length: 2\r\n\r\n{{}}"), "400"),
         (format!("PUT /v1/services/a/weights HTTP/1.1\r\n{end}Content-Length: 2\r\n\r\n{{}}"), "400"),

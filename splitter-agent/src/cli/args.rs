@@ -3,7 +3,7 @@
 use super::{complete, out::Output, parse, top::Column};
 use crate::{
     control,
-    observed::{ExplainRequest, FlowQuery, FlowSort, FlowState, StatusQuery, StatusSort},
+    observed::{ExplainRequest, FlowQuery, FlowSort, FlowState, StatusQuery, StatusSort, TraceRequest},
     telemetry,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -91,6 +91,11 @@ pub enum Command {
         after_help = "Examples:\n  splitter flows checkout\n  splitter flows checkout --client 10.1.7.0/24 --state established\n  splitter flows --version v2 --sort idle --limit 20\n  splitter flows -o json | jq 'group_by(.version) | map({(.[0].version): length}) | add'\n\nWithout --sort a --limit ends the walk over the kernel's tables: quick, however many flows there are."
     )]
     Flows(Flows),
+    /// Watch decisions live: who got which version and backend, why, and what became of it
+    #[command(
+        after_help = "Examples:\n  splitter trace checkout\n  splitter trace --client 10.1.7.0/24 --count 20\n  splitter trace shop --version v2 -o json | jq 'select(.status >= 500)'\n\nCtrl-C ends it. Nothing is written in the kernel while nobody looks. What is not shown, because it comes too fast, is counted."
+    )]
+    Trace(Trace),
     /// Watch shares, rates and latency live; ? lists the keys
     #[command(
         after_help = "Examples:\n  splitter top\n  splitter top 'shop/*' --sort success --interval 2s\n  splitter top --iterations 3 | less           plain snapshots\n\nWhen standard output is no terminal, one snapshot is printed."
@@ -298,6 +303,35 @@ impl Flows {
 }
 
 #[derive(Args)]
+pub struct Trace {
+    /// Only this service
+    #[arg(add = ArgValueCompleter::new(complete::services))]
+    pub service: Option<String>,
+    /// Only clients in this network, or this client
+    #[arg(long, value_name = "NET", value_parser = parse::network, help_heading = "Filters")]
+    pub client: Option<String>,
+    /// Only this version
+    #[arg(long, value_name = "V", help_heading = "Filters", add = ArgValueCompleter::new(complete::versions))]
+    pub version: Option<String>,
+    /// End after this many decisions
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Events a second that each CPU tells at most [default: 2000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(control::trace::MOST)))]
+    pub rate: Option<u32>,
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Output,
+}
+
+impl Trace {
+    /// The format, how many, and what to ask the agent.
+    pub fn request(self) -> (Output, Option<u64>, TraceRequest) {
+        let Self { service, client, version, count, rate, output } = self;
+        (output, count, TraceRequest { service, version, client, rate })
+    }
+}
+
+#[derive(Args)]
 pub struct Top {
     /// Only these services; patterns with * and ? name several
     #[arg(value_name = "SERVICE", add = ArgValueCompleter::new(complete::services))]
@@ -472,6 +506,9 @@ mod tests {
             "splitter flows --state open",
             "splitter flows --limit 0",
             "splitter top --iterations 0",
+            "splitter trace --client 10.1.7.3/24",
+            "splitter trace --count 0",
+            "splitter trace --rate 0",
             "splitter rollout status --watch",
             "splitter rollout status --wait=5m",
         ] {

@@ -17,6 +17,7 @@ mod rollout;
 mod status;
 mod table;
 mod top;
+mod trace;
 mod weight;
 
 use crate::{admin::client::Client, app, control, telemetry};
@@ -75,6 +76,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Rollout { command } => block_on(rollout::run(&client, command)).map(done),
         Command::Explain(explain) => block_on(explain::run(&client, explain)).map(done),
         Command::Flows(flows) => block_on(flows::run(&client, flows)).map(done),
+        Command::Trace(trace) => block_on(trace::run(&client, trace)).map(done),
         Command::Top(options) => block_on(top::run(&client, options)).map(done),
         Command::Doctor { load: true, output, .. } => doctor::load(output),
         Command::Doctor { policy, output, .. } => block_on(doctor::run(&client, policy.as_deref(), output)),

@@ -11,11 +11,12 @@ use super::{
     stamps::Stamps,
     store::{Runtime, Store, StoreError},
     sweep::{Clock, Janitor},
+    trace::{Reader, Tracing},
 };
 use crate::{
     datapath::{self, Datapath, DatapathError, Events, Patterns, Sizes},
     model::Service,
-    observed::{self, ExplainRequest, Explanation, RolloutEvent, RolloutStatus, Status, WeightChange, WeightRequest},
+    observed::{self, ExplainRequest, Explanation, RolloutEvent, RolloutStatus, Status, TraceRequest, WeightChange, WeightRequest},
     reconcile::{Reconciler, Services},
     rollout::Word,
 };
@@ -33,6 +34,7 @@ pub enum Message {
     Status(oneshot::Sender<Snapshot>),
     Flows(oneshot::Sender<Result<Snapshot, ControlError>>),
     Brief(oneshot::Sender<Status>),
+    Trace(TraceRequest, oneshot::Sender<Result<Reader, ControlError>>),
     Explain(ExplainRequest, oneshot::Sender<Result<Explanation, ControlError>>),
     SetWeights(String, WeightRequest, String, oneshot::Sender<Result<WeightChange, ControlError>>),
     Rollouts(oneshot::Sender<Result<Vec<RolloutStatus>, ControlError>>),
@@ -124,6 +126,7 @@ pub struct Actor {
     pub(super) rates: Rates,
     pub(super) rollouts: Rollouts,
     pub(super) stamps: Stamps,
+    pub(super) tracing: Tracing,
 }
 
 pub(super) fn unix_now() -> f64 {
@@ -178,6 +181,7 @@ impl Actor {
             rates: Rates::default(),
             rollouts,
             stamps,
+            tracing: Tracing::default(),
         };
         actor.reconciler.set_stamps(actor.stamps.said());
         actor.reconciler.set_ticks_per_second(actor.clock()?.ticks_per_second);
@@ -234,6 +238,7 @@ impl Actor {
                     Some(message) => self.handle(message),
                 },
                 _ = judged => self.look_at_rollouts(),
+                () = self.tracing.due() => self.hand_on_events(),
                 answers = self.stamps.answers() => self.note_stamps(answers),
                 changed = events.changed(), if look_at.is_none() => match changed {
                     Ok(()) => look_at = Some(tokio::time::Instant::now() + SETTLE),
@@ -295,6 +300,7 @@ impl Actor {
                 self.look_at_attachments();
                 drop(reply.send(self.brief()));
             }
+            Message::Trace(request, reply) => drop(reply.send(self.trace(request))),
             Message::Explain(request, reply) => drop(reply.send(self.explain(&request))),
             Message::SetWeights(service, request, by, reply) => drop(reply.send(self.set_weights_by_hand(&service, &request, &by))),
             Message::Rollouts(reply) => drop(reply.send(self.list_rollouts())),
@@ -327,6 +333,7 @@ impl Actor {
 
     fn tick(&mut self, sweep: bool) {
         self.end_drains();
+        self.keep_tracing();
         self.save_again();
         if !sweep {
             return;

@@ -218,6 +218,7 @@ impl Actor {
         }
         self.reconciler = Reconciler::new();
         self.reconciler.set_stamps(self.stamps.said());
+        self.forget_ring();
         self.datapath = match self.datapath.take() {
             Some(datapath) => Some(datapath.recreate(wanted)?),
             None => Some(Datapath::open(&datapath::directory(self.settings.pins.as_deref(), true)?, wanted)?),

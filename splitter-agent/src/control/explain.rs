@@ -171,7 +171,7 @@ fn decide(planned: &Planned, facts: &Facts, port: Option<u16>, answer: &mut Expl
 }
 
 /// Position from 0, and the match as the policy writes it.
-fn describe(position: usize, rule: &Rule) -> String {
+pub(super) fn describe(position: usize, rule: &Rule) -> String {
     format!("{position}: sourceCidr {}/{}", rule.source.address, rule.source.prefix)
 }
 

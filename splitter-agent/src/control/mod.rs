@@ -22,6 +22,7 @@ mod stamps;
 mod status;
 mod store;
 mod sweep;
+pub mod trace;
 pub mod wanted;
 mod weights;
 
@@ -29,8 +30,8 @@ use crate::{
     datapath,
     model::Policy,
     observed::{
-        ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery, WeightChange,
-        WeightRequest,
+        ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery, TraceRequest,
+        WeightChange, WeightRequest,
     },
     reconcile::Services,
     rollout::Word,
@@ -95,6 +96,9 @@ pub enum ControlError {
     /// No policy was read yet.
     #[error("{0}")]
     NotYet(String),
+    /// Too many ask.
+    #[error("{0}")]
+    Busy(String),
 }
 
 /// Requests that wait for the actor; more wait for room.
@@ -187,6 +191,14 @@ impl Control {
 
     pub async fn explain(&self, request: ExplainRequest) -> Result<Explanation, ControlError> {
         self.ask(|reply| Message::Explain(request, reply)).await.unwrap_or_else(ended)
+    }
+
+    /// Decisions live, until the reader is dropped.
+    ///
+    /// # Errors
+    /// When what is asked for is not there, or too many look.
+    pub async fn trace(&self, request: TraceRequest) -> Result<trace::Reader, ControlError> {
+        self.ask(|reply| Message::Trace(request, reply)).await.unwrap_or_else(ended)
     }
 
     /// One map write, then the bookkeeping. `by`: who, for the audit log.

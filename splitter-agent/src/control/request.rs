@@ -210,7 +210,7 @@ fn only(planned: &Planned, shares: &[f64], answer: &mut Explanation) -> Option<u
 }
 
 /// Position from 0, and the match as the policy means it.
-fn describe(position: usize, rule: &HttpRule) -> String {
+pub(super) fn describe(position: usize, rule: &HttpRule) -> String {
     let from = if rule.from_canary { " (of the line `canary`)" } else { "" };
     format!("{position}: {rule}{from}")
 }

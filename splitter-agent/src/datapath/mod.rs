@@ -12,6 +12,7 @@
 //! | `links` | programs on interfaces |
 //! | `clsact` | the same where the kernel has no TCX |
 //! | `attached` | whether they still are there |
+//! | `trace` | events of decisions |
 //! | `netlink`, `netdev`, `interfaces` | which interfaces there are, and which are served |
 
 mod attached;
@@ -28,6 +29,7 @@ mod pins;
 mod plain;
 mod refusal;
 mod tables;
+mod trace;
 pub mod trial;
 
 pub use bpf::Kernel;
@@ -40,6 +42,7 @@ pub use pins::{create as make_pins, directory, exist, remove};
 pub use plain::{Plain, bytes_of, bytes_of_mut, read};
 pub use refusal::{Refusal, missing as missing_capabilities};
 pub use tables::*;
+pub use trace::{Events as TraceEvents, monotonic};
 
 use splitter_common::abi::{ABI_VERSION, Config, Iface};
 use std::{

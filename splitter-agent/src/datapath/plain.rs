@@ -35,6 +35,8 @@ plain!(
     HistogramOctave,
     Stash,
     Suspected,
+    Trace,
+    TraceEvent,
     Lapsed,
 );
 

@@ -65,6 +65,7 @@ tables! {
     Legs6 "LEGS6" FlowKey<V6> => Leg<V6>;
     Stashes "STASHES" u32 => Stash;
     Strays "STRAYS" u32 => u32;
+    Trace "TRACE" u32 => Trace;
     Counters "COUNTERS" u32 => VersionCounters;
     Lapsed "LAPSED" u32 => Lapsed;
     Histograms "HISTOGRAMS" HistogramKey => HistogramOctave;
@@ -76,7 +77,14 @@ impl Table {
     pub const fn is_array(self) -> bool {
         matches!(
             self,
-            Table::Config | Table::Filter | Table::Backends | Table::NextHops | Table::Stashes | Table::Counters | Table::Reasons
+            Table::Config
+                | Table::Filter
+                | Table::Backends
+                | Table::NextHops
+                | Table::Stashes
+                | Table::Trace
+                | Table::Counters
+                | Table::Reasons
         )
     }
     /// One value a CPU.
@@ -217,6 +225,7 @@ pub const SUSPECTS: Typed<u32, u32> = Typed::new(Table::Suspects);
 pub const LAPSED: Typed<u32, Lapsed> = Typed::new(Table::Lapsed);
 pub const SUSPECTED: Typed<u32, Suspected> = Typed::new(Table::Suspected);
 pub const STASHES: Typed<u32, Stash> = Typed::new(Table::Stashes);
+pub const TRACE: Typed<u32, Trace> = Typed::new(Table::Trace);
 
 /// The flow tables of one family.
 pub trait FlowTables: Family {

@@ -21,4 +21,5 @@ mod stamps;
 #[path = "../support/mod.rs"]
 mod support;
 mod tags;
+mod trace;
 mod wire;
