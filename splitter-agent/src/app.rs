@@ -43,6 +43,7 @@ pub struct Options {
     pub pins: Option<PathBuf>,
     pub max_flows: Option<u32>,
     pub timestamps: bool,
+    pub debug_programs: bool,
     pub keep_capabilities: bool,
 }
 
@@ -103,6 +104,7 @@ pub async fn run(options: Options) -> Result<()> {
         source: options.policy.display().to_string(),
         policy,
         timestamps: options.timestamps,
+        debug_programs: options.debug_programs,
     };
     let (control, mut actor) = Control::start_on(settings, hold).await?;
     tasks.spawn(admin::serve_admin(listener, control.clone()));

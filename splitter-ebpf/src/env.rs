@@ -20,6 +20,30 @@ pub enum Table {
     Closing,
 }
 
+/// What a program tells of a packet that was not usual, with a service and a detail.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A connection or a flow of datagrams was given to a backend.
+    Given = 1,
+    /// The same, begun by a packet in the middle of a connection.
+    TakenUp = 2,
+    /// Given to nobody, for a [`Reason`].
+    Unserved = 3,
+    /// A request goes to the backend of the leg in use.
+    Kept = 4,
+    /// A connection stays with its leg, for a [`Reason`].
+    Pinned = 5,
+    /// The node answers itself with a status; 0: a reset.
+    Answered = 6,
+    /// The head of a response came, with a status.
+    Responded = 7,
+    /// An ICMP error was translated, of a type and code; no service.
+    Icmp = 8,
+    /// A request goes to a backend by another leg.
+    Sent = 9,
+}
+
 /// Maps without a family, and time.
 pub trait Env: Tables<V4> + Tables<V6> {
     /// Jiffies, wrapping.
@@ -67,6 +91,10 @@ pub trait Env: Tables<V4> + Tables<V6> {
     fn trace_cpu(&self) -> Option<Ref<TraceCpu>>;
     /// Copies the beginning of a text into an event.
     fn copy_start(&self, to: &mut [u8; TRACE_TEXT], from: &HeadText);
+    /// Whether the programs tell what they do (`--debug-programs`): never changes while they run, so that verifiers remove what depends on it.
+    fn speaks(&self) -> bool;
+    /// Notes what the packet is about, for the line that its last program writes. The last note counts.
+    fn note(&self, what: Note, service: u32, detail: u32);
     /// Hands an event to the agent; `false`: there is no room.
     fn emit(&self, event: &TraceEvent) -> bool;
 }

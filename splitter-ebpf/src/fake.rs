@@ -6,7 +6,7 @@ pub use frame::Frame;
 
 use crate::{
     bytes::Ref,
-    env::{Env, Scratch, Table, Tables},
+    env::{Env, Note, Scratch, Table, Tables},
     lb::Search,
     packet::ports,
 };
@@ -140,6 +140,7 @@ pub struct Maps {
     trace: Map<u32, Trace>,
     trace_cpu: Map<u32, TraceCpu>,
     events: RefCell<Vec<TraceEvent>>,
+    notes: RefCell<Vec<(Note, u32, u32)>>,
     /// Events that the ring has room for.
     pub room: Cell<usize>,
     pub v4: Flows<V4>,
@@ -172,6 +173,7 @@ impl Maps {
             trace: Map::new(),
             trace_cpu: Map::new(),
             events: RefCell::default(),
+            notes: RefCell::default(),
             room: Cell::new(usize::MAX),
             v4: Flows::new(),
             v6: Flows::new(),
@@ -379,6 +381,10 @@ impl Maps {
     pub fn events(&self) -> Vec<TraceEvent> {
         self.events.take()
     }
+    /// Notes since the last call.
+    pub fn notes(&self) -> Vec<(Note, u32, u32)> {
+        self.notes.take()
+    }
     /// Events that came too fast, and those for which there was no room.
     pub fn events_lost(&self) -> [u64; 2] {
         self.trace_cpu().map_or([0; 2], |cpu| [cpu.get().over, cpu.get().full])
@@ -493,6 +499,12 @@ impl Env for Maps {
     }
     fn copy_start(&self, to: &mut [u8; TRACE_TEXT], from: &HeadText) {
         to.copy_from_slice(&from[..TRACE_TEXT]);
+    }
+    fn speaks(&self) -> bool {
+        true
+    }
+    fn note(&self, what: Note, service: u32, detail: u32) {
+        self.notes.borrow_mut().push((what, service, detail));
     }
     fn emit(&self, event: &TraceEvent) -> bool {
         let room = self.room.get();

@@ -1,6 +1,9 @@
 //! [`Env`] over the real maps and clocks.
 
-use crate::maps::{self, Kernel};
+use crate::{
+    log,
+    maps::{self, Kernel},
+};
 use aya_ebpf::{
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_probe_read_kernel},
     maps::lpm_trie::Key,
@@ -11,7 +14,7 @@ use splitter_common::{
 };
 use splitter_ebpf::{
     bytes::{Ref, within},
-    env::{Env, Scratch, Table, Tables},
+    env::{Env, Note, Scratch, Table, Tables},
     lb::Search,
 };
 
@@ -153,6 +156,14 @@ impl Env for Kernel {
     fn copy_start(&self, to: &mut [u8; TRACE_TEXT], from: &HeadText) {
         // SAFETY: as above; a text is longer than this.
         unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), TRACE_TEXT as u32, from.as_ptr().cast()) };
+    }
+    #[inline(always)]
+    fn speaks(&self) -> bool {
+        log::on()
+    }
+    #[inline(always)]
+    fn note(&self, what: Note, service: u32, detail: u32) {
+        log::note(what as u32, service, detail);
     }
     #[inline(always)]
     fn emit(&self, event: &TraceEvent) -> bool {

@@ -112,6 +112,10 @@ pub static TRACE_RING: RingBuf = RingBuf::with_byte_size(512 << 10, 0);
 #[map]
 pub static TRACE_CPU: PerCpuArray<TraceCpu> = PerCpuArray::with_max_entries(1, 0);
 
+/// What `log` tells at the end of a packet's last program: a `Note`, service, detail.
+#[map]
+pub static NOTES: PerCpuArray<[u32; 3]> = PerCpuArray::with_max_entries(1, 0);
+
 /// Insert only what is not there.
 pub const NOEXIST: u64 = aya_ebpf::bindings::BPF_NOEXIST as u64;
 

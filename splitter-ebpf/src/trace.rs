@@ -1,9 +1,9 @@
-//! Events for `splitter trace`: what was decided, and what became of it. One word is read where something is decided, and nowhere else; the rest
-//! happens only while somebody looks. An event is put together in memory of the CPU, so that the stack holds none.
+//! Events for `splitter trace`, and notes for `--debug-programs`: what was decided, and what became of it. One word is read where something is decided,
+//! and nowhere else; the rest happens only while somebody looks. An event is put together in memory of the CPU, so that the stack holds none.
 
 use crate::{
     bytes::{Ref, compare_exchange, opaque},
-    env::{Env, Tables},
+    env::{Env, Note, Tables},
     field,
     lb::facts_of,
     network::Network,
@@ -23,9 +23,26 @@ fn on<E: Env>(env: &E) -> bool {
 /// as they stand in the packet.
 #[inline(always)]
 pub fn decided<F: Network, E: Env + Tables<F>>(env: &E, flags: u8) {
+    if env.speaks() {
+        noted::<F, E>(env, opaque(flags as u32));
+    }
     if on(env) {
         connection::<F, E>(env, opaque(flags as u32));
     }
+}
+
+#[inline(never)]
+fn noted<F: Network, E: Env + Tables<F>>(env: &E, flags: u32) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let (facts, choice) = (place!(scratch.facts), place!(scratch.choice));
+    if choice.backend == 0 {
+        env.note(Note::Unserved, choice.service, choice.none as u32);
+    } else if facts.proto == TCP && flags & tcp::SYN as u32 == 0 {
+        env.note(Note::TakenUp, choice.service, choice.backend);
+    } else {
+        env.note(Note::Given, choice.service, choice.backend);
+    }
+    0
 }
 
 #[inline(never)]
@@ -49,9 +66,25 @@ fn connection<F: Network, E: Env + Tables<F>>(env: &E, flags: u32) -> u32 {
 /// A request of the connection `scratch.client`, whose head lies in `scratch`, was `placed`: see `splice::request`.
 #[inline(always)]
 pub fn asked<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, placed: u32) {
+    if env.speaks() {
+        placing(env, entry, placed);
+    }
     if on(env) {
         request(env, entry, placed);
     }
+}
+
+#[inline(never)]
+fn placing<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, placed: u32) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let service = field!(entry.service);
+    match placed {
+        STAY => env.note(Note::Kept, service, field!(entry.owner) & 0xff_ffff),
+        OPEN => env.note(Note::Sent, service, place!(scratch.choice).backend),
+        // The node's answer is noted.
+        _ => {}
+    }
+    0
 }
 
 #[inline(never)]
@@ -91,6 +124,9 @@ fn request<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, plac
 /// The connection `key` stays with the leg in use from now on, whatever it asks.
 #[inline(always)]
 pub fn pinned<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, entry: Ref<Spliced<F>>, reason: Reason) {
+    if env.speaks() {
+        env.note(Note::Pinned, field!(entry.service), reason as u32);
+    }
     if on(env) {
         stays(env, key, entry, reason as u32);
     }
@@ -111,6 +147,9 @@ fn stays<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, entry: Ref<S
 /// The node answers a request of `scratch.client` itself, with this status; 0: by a reset.
 #[inline(always)]
 pub fn refused<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, status: u32) {
+    if env.speaks() {
+        env.note(Note::Answered, field!(entry.service), status);
+    }
     if on(env) {
         unanswered(env, entry, opaque(status));
     }
@@ -134,6 +173,10 @@ fn unanswered<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, s
 /// The head of a response has come. `spent`: nanoseconds since the backend was given the request.
 #[inline(always)]
 pub fn answered<F: Network, E: Env>(env: &E, leg: Ref<Leg<F>>, status: u32, spent: u64) {
+    if env.speaks() {
+        let backend = env.backend(field!(leg.owner) & 0xff_ffff);
+        env.note(Note::Responded, backend.map_or(0, |backend| field!(backend.service)), status);
+    }
     if on(env) {
         response(env, leg, status, spent);
     }

@@ -11,6 +11,7 @@ use std::{
 const CRATES: &[(&str, &[&str])] = &[
     ("aya", &["datapath"]),
     ("aya_obj", &["datapath"]),
+    ("aya_log", &["datapath"]),
     ("kube", &["source/kube"]),
     ("ratatui", &["cli"]),
     ("rustls", &["proxy"]),

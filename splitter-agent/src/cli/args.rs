@@ -403,6 +403,9 @@ pub struct Agent {
     /// Leave root all its capabilities, for hooks and commands of rollouts that need more than the agent
     #[arg(long)]
     pub keep_capabilities: bool,
+    /// The kernel programs tell what they do with packets that are not usual, at level debug of the log: for developers, not for production
+    #[arg(long)]
+    pub debug_programs: bool,
     /// Format of the log on standard error
     #[arg(long, value_enum, default_value_t)]
     pub log: telemetry::Format,

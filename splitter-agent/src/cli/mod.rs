@@ -96,7 +96,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
 }
 
 fn serve(agent: Agent, admin: std::path::PathBuf) -> Result<()> {
-    telemetry::start_log(agent.log, agent.log_level);
+    let level = if agent.debug_programs { agent.log_level.max(telemetry::Level::Debug) } else { agent.log_level };
+    telemetry::start_log(agent.log, level);
     let options = app::Options {
         policy: agent.policy,
         interfaces: agent.interface,
@@ -107,6 +108,7 @@ fn serve(agent: Agent, admin: std::path::PathBuf) -> Result<()> {
         pins: agent.pins,
         max_flows: agent.max_flows,
         timestamps: agent.timestamps == Timestamps::Auto,
+        debug_programs: agent.debug_programs,
         keep_capabilities: agent.keep_capabilities,
     };
     app::prepare(&options)?;

@@ -391,5 +391,6 @@ pub(super) fn sizes(settings: &Settings, services: &[Arc<Service>]) -> Sizes {
         max_flows: settings.max_flows.unwrap_or(Sizes::default().max_flows),
         versions,
         backends: backends.try_into().unwrap_or(u32::MAX),
+        diagnostics: settings.debug_programs,
     }
 }

@@ -74,6 +74,8 @@ pub struct Settings {
     pub policy: Option<Services>,
     /// Backends of http services are asked whether they agree to TCP timestamps, and clients get them where all do.
     pub timestamps: bool,
+    /// The programs tell what they do, in the log.
+    pub debug_programs: bool,
 }
 
 /// What a source read.

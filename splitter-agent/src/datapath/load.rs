@@ -3,7 +3,7 @@
 use super::{
     DatapathError,
     bpf::Kernel,
-    object, pins, refusal,
+    diagnostics, object, pins, refusal,
     tables::{CONFIG, Table, Tables},
 };
 use aya::{
@@ -78,13 +78,18 @@ pub struct Sizes {
     /// That the policy has now; the maps hold at least twice as many.
     pub versions: u32,
     pub backends: u32,
+    /// The programs tell what they do.
+    pub diagnostics: bool,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { max_flows: 131_072, versions: 0, backends: 0 }
+        Self { max_flows: 131_072, versions: 0, backends: 0, diagnostics: false }
     }
 }
+
+/// Bytes of the smallest ring, whatever the page size.
+const SMALLEST: u32 = 64 << 10;
 
 /// Kernel memory that the counters may take unless the policy needs more, bytes.
 const COUNTERS_MEMORY: usize = 64 << 20;
@@ -134,6 +139,12 @@ pub fn load(pins: &Path, sizes: Sizes, config: Config) -> Result<Loaded, Datapat
         if let Some(entries) = pinned.or_else(|| sizes.entries(*table, cpus)) {
             loader.map_max_entries(table.name(), entries);
         }
+    }
+    let speaks = u32::from(sizes.diagnostics);
+    loader.override_global("DEBUG_PROGRAMS", &speaks, true);
+    if !sizes.diagnostics {
+        // Nothing is written there; a map cannot be smaller.
+        loader.map_max_entries(diagnostics::RING, SMALLEST);
     }
     // Programs of another load have scratch memory of their own: an attached one must not call them.
     pins::set_calls_aside(pins).map_err(|cause| DatapathError::Pins { path: pins.into(), cause })?;

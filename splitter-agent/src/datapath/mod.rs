@@ -13,11 +13,13 @@
 //! | `clsact` | the same where the kernel has no TCX |
 //! | `attached` | whether they still are there |
 //! | `trace` | events of decisions |
+//! | `diagnostics` | what the programs tell of themselves |
 //! | `netlink`, `netdev`, `interfaces` | which interfaces there are, and which are served |
 
 mod attached;
 mod bpf;
 mod clsact;
+mod diagnostics;
 mod interfaces;
 mod links;
 mod load;
@@ -31,6 +33,8 @@ mod refusal;
 mod tables;
 mod trace;
 pub mod trial;
+
+use diagnostics::Diagnostics;
 
 pub use bpf::Kernel;
 pub use interfaces::{PatternError, Patterns, XdpMode, matches as glob};
@@ -135,6 +139,8 @@ pub struct Served {
 /// Programs, maps and links of one network namespace: that of the thread which opens it, and which must be the one that uses it.
 pub struct Datapath {
     pub tables: Kernel,
+    /// Ends with the programs.
+    _diagnostics: Option<Diagnostics>,
     ebpf: aya::Ebpf,
     pins: PathBuf,
     adopted: bool,
@@ -171,7 +177,8 @@ impl Datapath {
             secret: load::secret()?,
             xdp_ports: [0; 64],
         };
-        let loaded = load::load(pins, sizes, config)?;
+        let mut loaded = load::load(pins, sizes, config)?;
+        let diagnostics = if sizes.diagnostics { Some(Diagnostics::of(&mut loaded.ebpf)?) } else { None };
         let config = CONFIG.get(&loaded.kernel, 0)?.unwrap_or(config);
         let mut rows = BTreeMap::new();
         IFACES.each(&loaded.kernel, |ifindex, row| {
@@ -181,6 +188,7 @@ impl Datapath {
             ids: attached::program_ids(&loaded.ebpf),
             pinned: attached::pinned(pins, &loaded.ebpf),
             tables: loaded.kernel,
+            _diagnostics: diagnostics,
             ebpf: loaded.ebpf,
             pins: pins.into(),
             adopted: loaded.adopted,

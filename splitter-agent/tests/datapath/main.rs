@@ -57,6 +57,7 @@ impl Node {
             source: "test".into(),
             policy: None,
             timestamps: true,
+            debug_programs: false,
         }
     }
 }

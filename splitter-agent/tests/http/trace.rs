@@ -5,7 +5,10 @@ use crate::{
     support::{Bed, PATIENCE, SPLITTER, Split, client_ip, eventually, socket, vip},
     wire::{TO_V1, TO_V2, Wire, get},
 };
-use aya::maps::{Array, Map, MapData};
+use aya::{
+    maps::{Array, Map, MapData, MapInfo, RingBuf},
+    programs::loaded_programs,
+};
 use splitter_agent::observed::TraceEvent;
 use splitter_bench::load::Plan;
 use std::{
@@ -75,6 +78,15 @@ fn switch(bed: &Bed) -> [u64; 8] {
 
 fn until(bed: &Bed) -> u64 {
     switch(bed)[0]
+}
+
+/// The ring of the programs, which is pinned nowhere.
+fn ring(bed: &Bed) -> RingBuf<MapData> {
+    let switch = MapInfo::from_pin(bed.site.pins.join("TRACE")).expect("the agent pins it").id();
+    let maps = loaded_programs().filter_map(|program| program.ok()?.map_ids().ok()?).filter(|ids| ids.contains(&switch));
+    let ring = maps.flatten().find(|id| MapInfo::from_id(*id).is_ok_and(|map| map.name_as_str() == Some("TRACE_RING")));
+    let map = MapData::from_id(ring.expect("a program with both")).expect("the ring");
+    RingBuf::try_from(Map::from_map_data(map).expect("a kind that aya knows")).expect("a ring")
 }
 
 fn is_off(bed: &Bed) {
@@ -286,10 +298,59 @@ fn a_killed_agent_leaves_it_on_for_seconds_only() {
 }
 
 #[test]
-fn a_killed_reader_switches_it_off() {
+fn a_killed_reader_switches_it_off_and_nothing_is_written() {
     let bed = bed("reader");
     let tracer = Tracer::start(&bed, &[]);
     tracer.signal(libc::SIGKILL);
     tracer.end();
     is_off(&bed);
+    let mut wire = Wire::open(bed.lab.client(), vip(false));
+    wire.ask(get("/", &[TO_V1]));
+    wire.ask(get("/", &[TO_V2]));
+    assert!(ring(&bed).next().is_none(), "nobody looks, and nothing is written");
+}
+
+/// Lines of the agent's log that the programs have told.
+fn told(bed: &Bed) -> Vec<String> {
+    let log = std::fs::read_to_string(bed.site.dir.join("agent.log")).unwrap_or_default();
+    log.lines().filter(|line| line.contains("::diagnostics: ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_programs_tell_what_they_do_when_they_are_asked_to() {
+    let splits = [tagged(100, 0), tagged(100, 0).v6().named("web6")];
+    for asked in [true, false] {
+        let mut bed = Bed::prepare(if asked { "debug" } else { "nodebug" }, Default::default(), &splits);
+        if asked {
+            bed.site.options.push("--debug-programs".into());
+        } else {
+            bed.site.options.extend(["--log-level".into(), "debug".into()]);
+        }
+        let bed = bed.started();
+        for v6 in [false, true] {
+            let mut wire = Wire::open(bed.lab.client(), vip(v6));
+            assert_eq!(wire.ask(get("/status/404", &[TO_V2])).status, 404);
+            // Asked before the answer has come.
+            let first = get("/wait/500", &[]);
+            wire.send_cut(&[first.clone(), get("/", &[])].concat(), &[first.len()], Duration::from_millis(100));
+            assert_eq!((wire.answer().unwrap().status, wire.answer().unwrap().status), (200, 200));
+            let mut wire = Wire::open(bed.lab.client(), vip(v6));
+            wire.send(b"GET / HTTP/1.1\r\nHost : a\r\n\r\n");
+            assert_eq!(wire.answer().unwrap().status, 400);
+        }
+        if !asked {
+            assert_eq!(told(&bed), Vec::<String>::new());
+            continue;
+        }
+        for wanted in [
+            "a request goes to backend ",
+            "a response came, status 404",
+            "a connection stays with its leg, reason pinned_pipeline",
+            "the node answers itself, status 400",
+        ] {
+            eventually(wanted, || (told(&bed).iter().filter(|line| line.contains(wanted)).count() >= 2).then_some(()));
+        }
+        let lines = told(&bed);
+        assert!(lines.iter().all(|line| line.contains("program=\"splitter_") || line.contains("program=\"http_")), "{lines:?}");
+    }
 }

@@ -5,7 +5,10 @@ use super::{
     skb::{Skb, headers_outside, unshare},
     splice_call,
 };
-use crate::maps::{Kernel, TC_CALLS};
+use crate::{
+    log::{number, tell},
+    maps::{Kernel, TC_CALLS},
+};
 use aya_ebpf::{bindings::*, helpers::generated::*, macros::classifier, programs::TcContext};
 use splitter_common::abi::{V4, V6};
 use splitter_ebpf::{
@@ -58,7 +61,8 @@ fn classify<const EGRESS: bool>(ctx: TcContext) -> i32 {
     match lb::carries(&mut packet, &Kernel) {
         Carries::Ipv4 => {
             let verdict = lb::ipv4(&mut packet, &Kernel);
-            go_on::<V4, EGRESS>(packet, verdict)
+            let program = const { if EGRESS { number("splitter_out") } else { number("splitter_tc") } };
+            go_on::<V4, EGRESS>(packet, verdict, program)
         }
         Carries::Ipv6 => {
             let call = if EGRESS { IPV6_EGRESS_CALL } else { IPV6_CALL };
@@ -74,7 +78,8 @@ fn classify<const EGRESS: bool>(ctx: TcContext) -> i32 {
 fn classify6<const EGRESS: bool>(ctx: TcContext) -> i32 {
     let mut packet = Skb::<EGRESS>(ctx);
     let verdict = lb::ipv6(&mut packet, &Kernel);
-    go_on::<V6, EGRESS>(packet, verdict)
+    let program = const { if EGRESS { number("splitter_out6") } else { number("splitter_tc6") } };
+    go_on::<V6, EGRESS>(packet, verdict, program)
 }
 
 macro_rules! splice_programs {
@@ -85,7 +90,7 @@ macro_rules! splice_programs {
             let Some(scratch) = Tables::<$family>::scratch(&Kernel) else { return TC_NEXT };
             let mut packet = Skb::<$egress>(ctx);
             let verdict = $run(&mut packet, &Kernel, place!(scratch.parsed));
-            let action = go_on::<$family, $egress>(packet, verdict);
+            let action = go_on::<$family, $egress>(packet, verdict, const { number(stringify!($name)) });
             // No other program goes on.
             splice::release::<$family, _>(&Kernel);
             action
@@ -123,9 +128,9 @@ splice_programs! {
     out_leg6 V6, true, splice::leg;
 }
 
-/// Acts on a verdict, or goes on in another program.
+/// Acts on a verdict, or goes on in another program. `program`: the number of this one.
 #[inline(always)]
-fn go_on<F: Network, const EGRESS: bool>(packet: Skb<EGRESS>, verdict: Verdict) -> i32
+fn go_on<F: Network, const EGRESS: bool>(packet: Skb<EGRESS>, verdict: Verdict, program: u32) -> i32
 where
     Kernel: Tables<F>,
 {
@@ -134,6 +139,7 @@ where
         let _ = unsafe { TC_CALLS.tail_call(&packet.0, TC_SPLICE_CALLS + call) };
         return TC_NEXT;
     }
+    tell(program);
     act::<EGRESS>(packet.raw(), verdict)
 }
 

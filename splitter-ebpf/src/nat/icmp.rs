@@ -4,7 +4,7 @@
 use crate::{
     answer::swapped,
     bytes::{Packet, opaque},
-    env::{Env, Table, Tables},
+    env::{Env, Note, Table, Tables},
     field,
     lb::{Translation, translation_of, unreachable},
     network::Network,
@@ -75,6 +75,9 @@ pub fn error<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     let new = checksum::apply(old_checksum, checksum::fold(delta));
     packet.write(at as usize + 2, &new.to_ne_bytes());
     env.count(Reason::IcmpTranslated);
+    if env.speaks() {
+        env.note(Note::Icmp, 0, (icmp[0] as u32) << 8 | icmp[1] as u32);
+    }
     Verdict::PASS
 }
 

@@ -1,5 +1,6 @@
 //! ICMP errors that quote translated packets, and those that the node makes.
 use super::*;
+use crate::env::Note;
 use etherparse::{Icmpv4Type, Icmpv6Type, icmpv4};
 
 /// That the addressee of `quoted` (a whole frame) cannot be reached.
@@ -82,6 +83,8 @@ fn errors_of_the_backends_side_reach_the_client() {
                 assert_eq!((src, dst), (if from == router { router } else { lab.vip.ip() }, lab.client.ip()));
                 let seen = lax(&link(quoted, ipv6));
                 assert_eq!((seen.0, seen.1), (lab.client, lab.vip), "as the client sent it");
+                let kind = if ipv6 { 2 << 8 } else { 3 << 8 | 4 };
+                assert_eq!(lab.maps.notes().pop(), Some((Note::Icmp, 0, kind)), "too large");
             }
             assert_eq!(lab.maps.counted(Reason::IcmpTranslated), 2);
         }

@@ -1,6 +1,7 @@
 //! Events of layer 4, who gets them, and how many.
 
 use super::*;
+use crate::env::Note;
 use splitter_common::abi::{NO_REASON, Trace, TraceEvent, trace_flag, trace_kind};
 
 /// Everything, for a second from the lab's beginning.
@@ -131,4 +132,25 @@ fn what_comes_too_fast_or_finds_no_room_is_counted() {
     lab.maps.room.set(2);
     (0..4).for_each(|i| send(52_000 + i));
     assert_eq!((lab.maps.events().len(), lab.maps.events_lost()), (2, [33, 2]));
+}
+
+#[test]
+fn what_is_not_usual_is_noted() {
+    for lab in labs() {
+        let (_, bytes) = lab.send(FIRST, &[]);
+        let seen = parse(&bytes);
+        let id = (1..4).find(|id| backend(lab.ipv6(), *id) == seen.dst).expect("a backend");
+        assert_eq!(lab.maps.notes(), [(Note::Given, 1, id)]);
+        lab.reply(seen.dst, seen.src, tcp::SYN | tcp::ACK, &[]);
+        lab.send(tcp::ACK, b"data");
+        assert_eq!(lab.maps.notes(), [], "packets of a known flow are silent");
+    }
+    for lab in labs() {
+        lab.maps.change_service(1, |service| service.version_count = 0);
+        lab.send(FIRST, &[]);
+        assert_eq!(lab.maps.notes(), [(Note::Unserved, 1, Reason::NoVersion as u32)]);
+    }
+    let lab = Lab::new(false, TCP);
+    lab.send(tcp::ACK, b"data");
+    assert!(matches!(lab.maps.notes()[..], [(Note::TakenUp, 1, 1..)]));
 }

@@ -1,6 +1,9 @@
 //! Events of requests: whom they went to, and what they got.
 use super::*;
-use crate::tests::trace::{everything, socket};
+use crate::{
+    env::Note,
+    tests::trace::{everything, socket},
+};
 
 /// What each event says: kind, version, backend, reason, status, flags without [`trace_flag::HTTP`], text.
 fn told(lab: &Http) -> Vec<(u8, u32, u32, u8, u16, u8, String)> {
@@ -138,5 +141,27 @@ fn what_pins_a_connection_is_told() {
         told(&lab);
         server.hear(&one(client.say(GET)));
         assert_eq!(told(&lab), [(D, 1, id, Reason::PinnedPipeline as u8, 0, trace_flag::PINNED, String::new())]);
+    }
+}
+
+#[test]
+fn requests_and_what_becomes_of_them_are_noted() {
+    for lab in Http::both() {
+        let mut client = lab.client();
+        lab.maps.notes();
+        let mut server = lab.open(&mut client, GET);
+        let id = lab.id_of(&server);
+        assert_eq!(lab.maps.notes(), [(Note::Sent, 1, id)]);
+        lab.respond(&mut client, &mut server, OK);
+        assert_eq!(lab.maps.notes(), [(Note::Responded, 1, 200)]);
+        server.hear(&one(client.say(GET)));
+        assert_eq!(lab.maps.notes(), [(Note::Kept, 1, id)]);
+        server.hear(&one(client.say(GET)));
+        assert_eq!(lab.maps.notes(), [(Note::Pinned, 1, Reason::PinnedPipeline as u32)]);
+        lab.maps.set_state(3, backend_state::DOWN);
+        let mut client = lab.client_with(5000, &[]);
+        lab.maps.notes();
+        one(client.say(GET2));
+        assert_eq!(lab.maps.notes(), [(Note::Answered, 1, 503)]);
     }
 }
