@@ -71,7 +71,7 @@ pub fn attempt(title: &str, command: &mut Command) -> Result<(bool, String, Path
 /// A file of its own, also when another run in the same folder has one of the same name and is not done with it.
 fn new_log(path: &Path) -> std::io::Result<File> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => File::options().read(true).append(true).create(true).open(path),
     }
 }
