@@ -90,6 +90,16 @@ const fn count(value: u32) -> i32 {
     ((value << (32 - COUNT_BITS)) as i32) >> (32 - COUNT_BITS)
 }
 
+/// Whether any of a CPU's slots counts a trial: where none does, none is [`overdue`].
+pub const fn any(slots: &[u32; SLOTS]) -> bool {
+    let (mut all, mut i) = (0, 0);
+    while i < SLOTS {
+        all |= slots[i];
+        i += 1;
+    }
+    all & COUNT != 0
+}
+
 /// What an earlier round has left in the slot that a trial is about to use: trials that have not ended, and are counted as overdue from now on.
 #[inline(always)]
 pub const fn left(value: u32, trial: u32, shift: u8) -> i32 {

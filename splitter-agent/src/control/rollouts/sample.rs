@@ -215,7 +215,8 @@ impl Ledger {
                 total.add(&counters.ruled);
             }
             let Timing { bits, unanswered } = watch.timing;
-            if unanswered != 0 {
+            // Most versions have nobody waiting at most looks.
+            if unanswered != 0 && trial::any(&counters.pending) {
                 let waiting = counters.pending.iter().enumerate().map(|(i, value)| trial::overdue(*value, i, ticks, bits, unanswered));
                 total.overdue += i64::from(waiting.sum::<i32>());
             }
