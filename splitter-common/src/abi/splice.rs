@@ -98,6 +98,8 @@ pub mod tcp_option {
     pub const SACK: u8 = 2;
     /// Timestamps, with a value.
     pub const STAMPS: u8 = 4;
+    /// The request under way has the method CONNECT.
+    pub const CONNECT: u8 = 32;
     /// The backend in use does not scale windows.
     pub const UNSCALED: u8 = 64;
     /// The request under way has the method HEAD.
@@ -159,7 +161,7 @@ pub mod leg_flag {
     pub const AWAIT: u8 = 4;
     /// The response is chunked and its end not seen.
     pub const CHUNKED: u8 = 8;
-    /// Where the response ends is not known.
+    /// Where the response ends is not known. With [`AWAIT`]: a 2xx makes the connection a tunnel, as the method is CONNECT.
     pub const UNSURE: u8 = 16;
     /// Not in use: the client's requests go to another leg.
     pub const IDLE: u8 = 32;

@@ -13,7 +13,6 @@ use crate::{
 
 const HOST: u64 = text(b"host");
 const COOKIE: u64 = text(b"cookie");
-const UPGRADE: u64 = text(b"upgrade");
 const CONTENT_LENGTH: [u64; 2] = [text(b"content-"), text(b"length")];
 const TRANSFER_ENCODING: [u64; 2] = [text(b"transfer"), text(b"-encodin")];
 const CHUNKED: u64 = text(b"chunked");
@@ -21,7 +20,7 @@ const CHUNKED: u64 = text(b"chunked");
 /// Bits of the fields that decide where a message ends.
 pub(super) const FRAMING: u64 = super::name_bit(b"content-length") | super::name_bit(b"transfer-encoding");
 /// Bits of the fields that are read of every request.
-pub(super) const ALWAYS: u64 = FRAMING | super::name_bit(b"host") | super::name_bit(b"upgrade");
+pub(super) const ALWAYS: u64 = FRAMING | super::name_bit(b"host");
 
 /// Lines that are passed over in one round: a round costs as much as 16 bytes.
 const LINES: u32 = 8;
@@ -277,9 +276,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
             self.scan.at = self.scan.value.at;
             return if before & seen::HOST != 0 { self.refuse() } else { phase::HOST };
         }
-        if len == 7 && first == UPGRADE {
-            self.scan.seen = before | seen::UPGRADE;
-        } else if len == 6 && first == COOKIE {
+        if len == 6 && first == COOKIE {
             self.scan.after = phase::COOKIES;
         } else if self.is_content_length() {
             self.scan.seen = before | seen::LENGTH;

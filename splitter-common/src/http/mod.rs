@@ -48,7 +48,7 @@ pub mod verdict {
     pub const INCOMPLETE: u8 = 0;
     /// A request or response whose end is known.
     pub const COMPLETE: u8 = 1;
-    /// Complete, and the end of the message or what follows is not known (chunked request body, Upgrade, CONNECT ...): the connection
+    /// Complete, and the end of the message or what follows is not known (a chunked request body, one of 2 GB or more ...): the connection
     /// stays with its backend.
     pub const PIN: u8 = 2;
     /// Not HTTP/1, or a shape that two parsers could read in two ways: to be answered with 400.
@@ -85,7 +85,9 @@ pub struct RequestHead {
     /// 1: the method is HEAD, so the response has no body whatever its head says.
     pub head_method: u8,
     pub keyed: u8,
-    pub pad: [u8; 8],
+    /// 1: the method is CONNECT, so the connection becomes a tunnel when the response's status is 2xx (RFC 9110, 9.3.6).
+    pub connect_method: u8,
+    pub pad: [u8; 7],
 }
 
 /// As [`RequestHead`], of a response.

@@ -52,10 +52,12 @@ fn finish(text: &HeadText, client: &Addr, scan: &mut Scan, out: &mut RequestHead
     out.keyed = (scan.seen & seen::KEY != 0) as u8;
     let chunked = scan.seen & seen::CODING != 0;
     out.framing = if chunked { framing::CHUNKED } else { framing::LENGTH };
-    let (length, upgrade) = (scan.length, scan.seen & seen::UPGRADE != 0);
+    let length = scan.length;
     let head = Head::<false> { text, rules: None, client, scan };
     out.head_method = head.is_head() as u8;
-    if chunked || upgrade || length >= COUNTED || head.is_connect() {
+    out.connect_method = head.is_connect() as u8;
+    // A body of CONNECT means nothing (RFC 9110, 9.3.6): some read it, some take it for data of the tunnel.
+    if chunked || length >= COUNTED || out.connect_method != 0 && length != 0 {
         out.verdict = verdict::PIN;
     }
 }

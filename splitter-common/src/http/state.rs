@@ -81,11 +81,10 @@ pub mod seen {
     pub const HOST: u32 = 1;
     pub const LENGTH: u32 = 2;
     pub const CODING: u32 = 4;
-    pub const UPGRADE: u32 = 8;
-    pub const KEY: u32 = 16;
+    pub const KEY: u32 = 8;
     /// The field at hand passed the filter.
-    pub const HIT: u32 = 32;
-    pub const HTTP_1_0: u32 = 64;
+    pub const HIT: u32 = 16;
+    pub const HTTP_1_0: u32 = 32;
 }
 
 /// Phases, in the order in which a round may run through them.

@@ -97,8 +97,10 @@ pub fn expect_response<F: Family, E: Env>(env: &E, leg: Ref<Leg<F>>, flow: Ref<S
     field!(leg.stamp = env.now());
     trial::moves(flow, leg);
     flag!(clear leg.owner, leg_flag::CHUNKED | leg_flag::UNSURE | leg_flag::HEAD);
-    let head = if field!(flow.options) & tcp_option::HEAD != 0 { leg_flag::HEAD } else { 0 };
-    flag!(set leg.owner, leg_flag::AWAIT | head);
+    let options = field!(flow.options);
+    let head = if options & tcp_option::HEAD != 0 { leg_flag::HEAD } else { 0 };
+    let tunnel = if options & tcp_option::CONNECT != 0 { leg_flag::UNSURE } else { 0 };
+    flag!(set leg.owner, leg_flag::AWAIT | head | tunnel);
 }
 
 /// Turns the leg in use idle. `at`: end of what the client sent on it, client number. `replaced`: backend of the idle leg that is taken

@@ -228,8 +228,9 @@ fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: 
     if head.verdict == verdict::REFUSE && current == 0 {
         return accept::REFUSED;
     }
-    let options = field!(entry.options) & !tcp_option::HEAD;
-    field!(entry.options = if head.head_method != 0 { options | tcp_option::HEAD } else { options });
+    let options = field!(entry.options) & !(tcp_option::HEAD | tcp_option::CONNECT);
+    let method = if head.head_method != 0 { tcp_option::HEAD } else { 0 } | if head.connect_method != 0 { tcp_option::CONNECT } else { 0 };
+    field!(entry.options = options | method);
     field!(entry.body_end = at.wrapping_add(head.head_len).wrapping_add(head.length as u32));
     let here = at.wrapping_add(field!(scratch.read));
     field!(scratch.whole = (head.verdict == verdict::COMPLETE && !after(field!(entry.body_end), here)) as u32);

@@ -4,7 +4,7 @@ use super::{Rounds, Segment, gather, leg, segment::after, trial};
 use crate::{
     account,
     bytes::{Packet, Ref, opaque},
-    env::{Env, Tables},
+    env::{Env, Scratch, Tables},
     field, flag,
     network::Network,
     place, trace,
@@ -132,29 +132,43 @@ fn head<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, rest
     if after(field!(leg.sent), rest.ack) {
         flag!(set leg.owner, leg_flag::STASHED);
     }
-    if response.status == 101 {
-        let client = place!(scratch.client);
-        leg::client_of(leg, client);
-        if let Some(flow) = env.spliced(client) {
-            flag!(set flow.owner, splice_flag::PINNED);
-        }
+    let connects = is(leg, leg_flag::UNSURE);
+    let tunnel = response.status == 101 || connects && response.status / 100 == 2;
+    if tunnel {
+        pin(env, scratch, leg);
+    } else if connects {
+        flag!(clear leg.owner, leg_flag::UNSURE);
     }
-    if known && response.framing == framing::LENGTH && response.length < 1 << 31 {
+    if known && !tunnel && response.framing == framing::LENGTH && response.length < 1 << 31 {
         field!(leg.body_end = at.wrapping_add(response.length as u32));
     } else {
         field!(leg.body_end = at);
-        let chunked = known && response.framing == framing::CHUNKED;
+        let chunked = known && !tunnel && response.framing == framing::CHUNKED;
         field!(leg.chunks = Chunks::default());
         flag!(set leg.owner, if chunked { leg_flag::CHUNKED } else { leg_flag::UNSURE });
     }
     // Before the next request may come.
     let trial = trial::take(leg);
-    if response.status == 101 {
+    if tunnel {
         field!(leg.trial = 0);
     }
     // Behind all that says where the response ends: the CPU that has the client's next request reads it without waiting for this one.
     flag!(clear leg.owner, leg_flag::AWAIT);
     answered(env, response.status as u32, leg, trial);
+    0
+}
+
+/// The connection has become a tunnel: bytes of the client are no requests any more.
+#[inline(never)]
+fn pin<F: Network, E: Env + Tables<F>>(env: &E, scratch: Ref<Scratch<F>>, leg: Ref<Leg<F>>) -> u32 {
+    let client = place!(scratch.client);
+    leg::client_of(leg, client);
+    if let Some(flow) = env.spliced(client)
+        && field!(flow.owner) >> 24 & splice_flag::PINNED as u32 == 0
+    {
+        flag!(set flow.owner, splice_flag::PINNED);
+        env.count(Reason::PinnedRequest);
+    }
     0
 }
 

@@ -149,12 +149,14 @@ fn fields(request: &httparse::Request<'_, '_>, classes: &mut BTreeSet<Class>) ->
     found(!codings.iter().all(|coding| coding.eq_ignore_ascii_case(b"chunked")), Class::CodingUnknown);
     found(!codings.is_empty() && request.version == Some(0), Class::CodingTooOld);
     let length = lengths.first().filter(|v| number(v)).and_then(|v| std::str::from_utf8(v).ok()?.parse().ok()).unwrap_or(0);
-    let pinned = !codings.is_empty() || !of("upgrade").is_empty() || length >= 1 << 31 || request.method == Some("CONNECT");
+    let connects = request.method == Some("CONNECT");
+    let pinned = !codings.is_empty() || length >= 1 << 31 || connects && length != 0;
     RequestHead {
         length,
         verdict: if pinned { verdict::PIN } else { verdict::COMPLETE },
         framing: if codings.is_empty() { framing::LENGTH } else { framing::CHUNKED },
         head_method: (request.method == Some("HEAD")).into(),
+        connect_method: connects.into(),
         ..RequestHead::default()
     }
 }

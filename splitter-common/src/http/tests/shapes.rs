@@ -201,8 +201,13 @@ fn fields() -> Vec<Row> {
         ),
         ("coding-1.0", Refused, vec![raw("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")]),
         ("chunked", Pinned, vec![with("Transfer-Encoding: chunked\r\n"), with("transfer-encoding:\tCHUNKED \r\n")]),
-        ("upgrade", Pinned, vec![with("Connection: Upgrade\r\nUpgrade: websocket\r\n"), with("upgrade: h2c\r\n"), with("Upgrade:\r\n")]),
-        ("connect", Pinned, vec![line("CONNECT a:443 HTTP/1.1")]),
+        ("upgrade", Read(0), vec![with("Connection: Upgrade\r\nUpgrade: websocket\r\n"), with("upgrade: h2c\r\n"), with("Upgrade:\r\n")]),
+        (
+            "connect",
+            Read(0),
+            vec![line("CONNECT a:443 HTTP/1.1"), raw("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nContent-Length: 0\r\n\r\n")],
+        ),
+        ("connect-body", Pinned, vec![raw("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nContent-Length: 5\r\n\r\n")]),
         ("expect", Read(5), vec![with("Expect: 100-continue\r\nContent-Length: 5\r\n")]),
         ("body-like-a-request", Read(35), vec![with("Content-Length: 35\r\n\r\nGET /admin HTTP/1.1\r\nHost: h.example")]),
     ]

@@ -47,7 +47,9 @@ fn methods() {
     assert_eq!(read(REAL[3].as_bytes()).head_method, 1);
     assert_eq!(read(b"HEADS / HTTP/1.1\r\nHost: a\r\n\r\n").head_method, 0);
     assert_eq!(read(b"head / HTTP/1.1\r\nHost: a\r\n\r\n").head_method, 0, "methods have case");
-    assert_eq!(read(b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n").verdict, verdict::PIN);
+    let tunnel = read(b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n");
+    assert_eq!((tunnel.verdict, tunnel.connect_method, tunnel.head_method), (verdict::COMPLETE, 1, 0));
+    assert_eq!(read(b"CONNECTS / HTTP/1.1\r\nHost: a\r\n\r\n").connect_method, 0);
 }
 
 #[test]
