@@ -64,7 +64,7 @@ fn route(ctx: *mut core::ffi::c_void, ifindex: u32, query: &RouteQuery) -> Route
 /// Slots of `TC_CALLS` and `XDP_CALLS` that hold the programs for IPv6.
 const IPV6_CALL: u32 = 0;
 const IPV6_EGRESS_CALL: u32 = 1;
-/// First slots of those that hold the splice's programs: eight for IPv4, eight for IPv6, at egress again; not all are in use.
+/// First slots of those that hold the splice's programs: eight for IPv4, eight for IPv6, at egress again.
 const TC_SPLICE_CALLS: u32 = 2;
 const XDP_SPLICE_CALLS: u32 = 1;
 
@@ -86,6 +86,7 @@ where
         Action::Read => 4,
         Action::SpliceConnection => 5,
         Action::SpliceLeg => 6,
+        Action::Body => 7,
         _ => return None,
     };
     Some(program | (F::IPV6 as u32) << 3 | (egress as u32) << 4)

@@ -40,6 +40,8 @@ pub enum Action {
     Step,
     /// On to the program that reads heads. Between programs only.
     Read,
+    /// On to the program that follows request bodies. Between programs only.
+    Body,
     /// As `Step`: the flow is over.
     Over(u32),
 }
@@ -69,6 +71,9 @@ impl Verdict {
     pub const READ: Self = Self(22 << 32);
     /// As `CONNECT`: an ICMP error has come in answer to a leg's SYN.
     pub const UNREACHABLE: Self = Self(25 << 32);
+
+    /// The client's data goes on behind what is known of its request: see `splice::body`.
+    pub const BODY: Self = Self(26 << 32);
 
     /// A client's packet that is not plain: see `splice::connection`.
     pub const CONNECTION: Self = Self(23 << 32);
@@ -130,6 +135,7 @@ impl Verdict {
             22 => Action::Read,
             23 => Action::SpliceConnection,
             24 => Action::SpliceLeg,
+            26 => Action::Body,
             30 => Action::Again,
             _ => Action::Pass,
         }

@@ -287,6 +287,7 @@ impl Node {
             options: 0,
             scale: 0,
             tries: 0,
+            chunks: Default::default(),
             trial: 0,
         };
         table.insert(FlowKey { src: client, dst: vip, ports: pair(CLIENT_PORT, VIP_PORT), proto: u32::from(TCP) }, value, 0)?;

@@ -30,7 +30,7 @@ const CLOCK: &str = "splitter_clock";
 /// Programs that are verified at the same time, at most.
 const LOADERS: usize = 4;
 /// Map and slot of each program that is reached by tail call.
-const CALLS: [(&str, u32, &str); 37] = [
+const CALLS: [(&str, u32, &str); 41] = [
     ("TC_CALLS", 0, "splitter_tc6"),
     ("TC_CALLS", 1, "splitter_out6"),
     ("XDP_CALLS", 0, "splitter_xdp6"),
@@ -41,6 +41,7 @@ const CALLS: [(&str, u32, &str); 37] = [
     ("TC_CALLS", 6, "http_read4"),
     ("TC_CALLS", 7, "http_conn4"),
     ("TC_CALLS", 8, "http_leg4"),
+    ("TC_CALLS", 9, "http_body4"),
     ("TC_CALLS", 10, "http_client6"),
     ("TC_CALLS", 11, "http_server6"),
     ("TC_CALLS", 12, "http_steps6"),
@@ -48,6 +49,7 @@ const CALLS: [(&str, u32, &str); 37] = [
     ("TC_CALLS", 14, "http_read6"),
     ("TC_CALLS", 15, "http_conn6"),
     ("TC_CALLS", 16, "http_leg6"),
+    ("TC_CALLS", 17, "http_body6"),
     ("TC_CALLS", 18, "out_client4"),
     ("TC_CALLS", 19, "out_server4"),
     ("TC_CALLS", 20, "out_steps4"),
@@ -55,6 +57,7 @@ const CALLS: [(&str, u32, &str); 37] = [
     ("TC_CALLS", 22, "out_read4"),
     ("TC_CALLS", 23, "out_conn4"),
     ("TC_CALLS", 24, "out_leg4"),
+    ("TC_CALLS", 25, "out_body4"),
     ("TC_CALLS", 26, "out_client6"),
     ("TC_CALLS", 27, "out_server6"),
     ("TC_CALLS", 28, "out_steps6"),
@@ -62,6 +65,7 @@ const CALLS: [(&str, u32, &str); 37] = [
     ("TC_CALLS", 30, "out_read6"),
     ("TC_CALLS", 31, "out_conn6"),
     ("TC_CALLS", 32, "out_leg6"),
+    ("TC_CALLS", 33, "out_body6"),
     ("XDP_CALLS", 1, "xdp_client4"),
     ("XDP_CALLS", 2, "xdp_server4"),
     ("XDP_CALLS", 4, "xdp_layer4_4"),

@@ -90,7 +90,7 @@ reasons! {
     HeadTooLong = 25, "head_too_long", Event;
     /// A head that two parsers could read in two ways: answered with 400.
     HeadRefused = 26, "head_refused", Answer;
-    /// The connection stays with its backend: a chunked request body, one too long to count, HTTP/2, or an answer that makes it a tunnel.
+    /// The connection stays with its backend: a body too long to count, or whose chunks are odd, HTTP/2, or an answer that makes it a tunnel.
     PinnedRequest = 27, "pinned_request", Event;
     /// The same: a request came before the response to the one before was complete.
     PinnedPipeline = 28, "pinned_pipeline", Event;

@@ -42,7 +42,7 @@ pub struct Spliced<F: Family> {
     pub ts_ecr: u32,
     /// End of the client's data seen so far. Client number, as all that follow.
     pub next: u32,
-    /// End of the request under way: where the next one begins.
+    /// End of the request under way: where the next one begins. With [`splice_flag::CHUNKED`], of what is known of it.
     pub body_end: u32,
     /// First byte of the request that waits for its leg.
     pub request_at: u32,
@@ -63,6 +63,8 @@ pub struct Spliced<F: Family> {
     pub scale: u8,
     /// SYNs to backends for the leg that is being opened.
     pub tries: u8,
+    /// Where in a chunked body the request under way stands; [`Spliced::body_end`] is the number of the next byte to read.
+    pub chunks: Chunks,
     /// Of the request that waits for its leg: see [`super::trial`].
     pub trial: u32,
 }
@@ -90,6 +92,8 @@ pub mod splice_flag {
     pub const STASHED: u8 = 8;
     /// A SYN came for this connection: the client may have begun anew.
     pub const SYN_AGAIN: u8 = 16;
+    /// The body of the request under way is chunked and its end not seen.
+    pub const CHUNKED: u8 = 32;
 }
 
 /// Bits of [`Spliced::options`].

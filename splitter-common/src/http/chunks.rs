@@ -2,9 +2,9 @@
 //!
 //! Bytes are read while [`Chunks::skip`] is 0; otherwise that many bytes are data and may pass unread ([`Chunks::pass`]). The end is found
 //! to the byte. Whatever two parsers might read in two ways makes the body odd, for good: bare CR or LF, control bytes, blanks beside a
-//! size, a size of 2 GB or more, a folded trailer line.
+//! size, a size of 2 GB or more, a trailer that is no field line.
 
-use super::Loop;
+use super::{Loop, words};
 use crate::barrier;
 
 /// Most bytes that are read in one call.
@@ -30,11 +30,12 @@ mod place {
     pub const DATA_CR: u8 = 5;
     pub const DATA_LF: u8 = 6;
     pub const LINE: u8 = 7;
-    pub const TRAILER: u8 = 8;
-    pub const TRAILER_LF: u8 = 9;
-    pub const LAST_LF: u8 = 10;
-    pub const END: u8 = 11;
-    pub const ODD: u8 = 12;
+    pub const TRAILER_NAME: u8 = 8;
+    pub const TRAILER: u8 = 9;
+    pub const TRAILER_LF: u8 = 10;
+    pub const LAST_LF: u8 = 11;
+    pub const END: u8 = 12;
+    pub const ODD: u8 = 13;
 }
 
 impl Chunks {
@@ -101,12 +102,13 @@ impl Chunks {
             (place::DATA_CR, b'\r') => place::DATA_LF,
             (place::DATA_LF, b'\n') => place::SIZE_FIRST,
             (place::LINE, b'\r') => place::LAST_LF,
-            (place::LINE, b' ' | b'\t') => place::ODD,
+            (place::TRAILER_NAME, b':') => place::TRAILER,
             (place::TRAILER, b'\r') => place::TRAILER_LF,
             (place::TRAILER_LF, b'\n') => place::LINE,
             (place::LAST_LF, b'\n') => place::END,
             (place::EXTENSION, _) if is_text(byte) => place::EXTENSION,
-            (place::LINE | place::TRAILER, _) if is_text(byte) => place::TRAILER,
+            (place::TRAILER, _) if is_text(byte) => place::TRAILER,
+            (place::LINE | place::TRAILER_NAME, _) if words::is_token(byte) => place::TRAILER_NAME,
             _ => place::ODD,
         }
     }

@@ -46,9 +46,9 @@ impl Loop for Plain {
 pub mod verdict {
     /// More bytes are needed.
     pub const INCOMPLETE: u8 = 0;
-    /// A request or response whose end is known.
+    /// A request or response whose end is known, or will be: see [`framing`].
     pub const COMPLETE: u8 = 1;
-    /// Complete, and the end of the message or what follows is not known (a chunked request body, one of 2 GB or more ...): the connection
+    /// Complete, and the end of the message or what follows is not known (a body of 2 GB or more ...): the connection
     /// stays with its backend.
     pub const PIN: u8 = 2;
     /// Not HTTP/1, or a shape that two parsers could read in two ways: to be answered with 400.

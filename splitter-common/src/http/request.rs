@@ -57,7 +57,7 @@ fn finish(text: &HeadText, client: &Addr, scan: &mut Scan, out: &mut RequestHead
     out.head_method = head.is_head() as u8;
     out.connect_method = head.is_connect() as u8;
     // A body of CONNECT means nothing (RFC 9110, 9.3.6): some read it, some take it for data of the tunnel.
-    if chunked || length >= COUNTED || out.connect_method != 0 && length != 0 {
+    if length >= COUNTED || out.connect_method != 0 && (chunked || length != 0) {
         out.verdict = verdict::PIN;
     }
 }

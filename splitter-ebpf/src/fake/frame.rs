@@ -68,8 +68,11 @@ impl<const XDP: bool> Frame<XDP> {
                 Action::SpliceClient => splice::client(self, maps, parsed),
                 Action::SpliceServer => splice::server(self, maps, parsed),
                 Action::Again => lb::layer4(self, maps, parsed),
-                Action::Read | Action::Step | Action::Over(_) | Action::Reset | Action::TooBig(_) if XDP => return Action::Pass,
+                Action::Body | Action::Read | Action::Step | Action::Over(_) | Action::Reset | Action::TooBig(_) if XDP => {
+                    return Action::Pass;
+                }
                 Action::Read => splice::read(self, maps, parsed),
+                Action::Body => splice::body(self, maps, parsed),
                 Action::SpliceConnection => splice::connection(self, maps, parsed),
                 Action::SpliceLeg => splice::leg(self, maps, parsed),
                 Action::Step | Action::Over(_) | Action::Reset | Action::TooBig(_) => {

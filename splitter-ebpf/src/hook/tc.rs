@@ -105,6 +105,7 @@ splice_programs! {
     http_read4 V4, false, splice::read;
     http_conn4 V4, false, splice::connection;
     http_leg4 V4, false, splice::leg;
+    http_body4 V4, false, splice::body;
     http_client6 V6, false, splice::client;
     http_server6 V6, false, splice::server;
     http_steps6 V6, false, splice::steps;
@@ -112,6 +113,7 @@ splice_programs! {
     http_read6 V6, false, splice::read;
     http_conn6 V6, false, splice::connection;
     http_leg6 V6, false, splice::leg;
+    http_body6 V6, false, splice::body;
     out_client4 V4, true, splice::client;
     out_server4 V4, true, splice::server;
     out_steps4 V4, true, splice::steps;
@@ -119,6 +121,7 @@ splice_programs! {
     out_read4 V4, true, splice::read;
     out_conn4 V4, true, splice::connection;
     out_leg4 V4, true, splice::leg;
+    out_body4 V4, true, splice::body;
     out_client6 V6, true, splice::client;
     out_server6 V6, true, splice::server;
     out_steps6 V6, true, splice::steps;
@@ -126,6 +129,7 @@ splice_programs! {
     out_read6 V6, true, splice::read;
     out_conn6 V6, true, splice::connection;
     out_leg6 V6, true, splice::leg;
+    out_body6 V6, true, splice::body;
 }
 
 /// Acts on a verdict, or goes on in another program. `program`: the number of this one.

@@ -15,7 +15,10 @@ use crate::{
     place, trace,
     verdict::Verdict,
 };
-use splitter_common::{abi::*, http::HEAD_LIMIT};
+use splitter_common::{
+    abi::*,
+    http::{HEAD_LIMIT, chunks::Chunks},
+};
 
 /// How long a segment of an unknown connection may be one that overtook the first, jiffies: below the shortest retransmission timeout
 /// of common stacks (200 ms) at 250 Hz.
@@ -171,6 +174,7 @@ fn begin<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segme
     s.options = (found >> 24) as u8 & (tcp_option::SCALE | tcp_option::SACK | tcp_option::STAMPS);
     s.scale = (found >> 16 & 15) as u8;
     s.tries = 0;
+    s.chunks = Chunks::default();
     s.trial = 0;
     if !env.put_spliced(&p.key, s) {
         env.count(Reason::FlowInsertFailed);

@@ -21,6 +21,7 @@
 //! time: see `lock`.
 
 mod accept;
+mod body;
 mod close;
 mod cookie;
 mod decide;
@@ -38,6 +39,7 @@ mod stash;
 mod trial;
 
 pub use accept::{NOBODY, REFUSED};
+pub use body::body;
 pub use emit::Out;
 pub use lock::release;
 pub use numbers::{Numbers, Renumber};
@@ -118,6 +120,10 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
     }
     if verdict == Verdict::READ && field!(entry.state) == splice_state::ESTABLISHED {
         leg::heard(packet, &segment, entry);
+        if field!(entry.owner) >> 24 & splice_flag::CHUNKED as u32 != 0 {
+            field!(scratch.step = Verdict::PLAIN);
+            return Verdict::BODY;
+        }
         verdict = request::next(packet, env, p, &segment, entry);
     }
     if verdict == Verdict::READ {

@@ -199,7 +199,7 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
             let got = gather::fill(packet, segment, text, field!(stash.len));
             field!(stash.len = field!(stash.len).wrapping_add(got));
             field!(entry.next = segment.seq.wrapping_add(got));
-            request::pin_pipeline(env, entry, segment.seq.wrapping_add(got));
+            return request::or_body::<F, E>(env, entry, segment.seq.wrapping_add(got), Verdict::DROP);
         } else {
             env.count(Reason::NotYetOpen);
         }

@@ -14,7 +14,7 @@ use crate::{
 use splitter_common::{
     abi::{trial::outcome, *},
     barrier,
-    http::{HEAD_LIMIT, verdict},
+    http::{HEAD_LIMIT, chunks::Chunks, framing, verdict},
 };
 
 /// What [`place_request`] found; other values: the node answers with this status.
@@ -42,6 +42,12 @@ pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
         env.count(Reason::OutOfOrder);
         return Verdict::DROP;
     }
+    if is_empty_line(packet, segment, entry) {
+        field!(entry.body_end = segment.end());
+        field!(current.sent = field!(entry.body_end).wrapping_add(field!(entry.seq_add)));
+        flag!(set current.owner, leg_flag::STASHED);
+        return Verdict::PLAIN;
+    }
     let pinned = why_pinned(segment.ack, entry, current);
     if pinned != 0 {
         let why = if pinned == PIPELINE { Reason::PinnedPipeline } else { Reason::PinnedResponse };
@@ -63,6 +69,14 @@ pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
     let len = barrier::forget(place!(scratch.read), segment.len);
     field!(scratch.read = gather::fill(packet, &Segment { len, ..*segment }, place!(scratch.text), 0));
     Verdict::READ
+}
+
+/// Whether what a segment brings behind the request under way is an empty line and nothing else: see `body`.
+#[inline(always)]
+fn is_empty_line<F: Family, P: Packet>(packet: &mut P, segment: &Segment, entry: Ref<Spliced<F>>) -> bool {
+    let at = field!(entry.body_end);
+    segment.end().wrapping_sub(at) == 2
+        && packet.read::<2>(segment.at.wrapping_add(at.wrapping_sub(segment.seq)) as usize) == Some(*b"\r\n")
 }
 
 /// The rest of a request that was answered early and the beginning of the next one, in one segment, as a client sends them again when the
@@ -133,22 +147,20 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     let (at, ack) = if gathered { (field!(entry.request_at), field!(entry.ack_base)) } else { (segment.seq, segment.ack) };
     let placed = place_request(env, p, entry, at, ack);
-    if placed == STAY || placed == OPEN {
-        pin_pipeline(env, entry, if gathered { field!(entry.next) } else { segment.end() });
-    }
     trace::asked(env, entry, placed);
     match placed {
-        STAY if gathered => Verdict::DELIVER,
-        STAY => Verdict::PLAIN,
+        STAY if gathered => or_body::<F, E>(env, entry, field!(entry.next), Verdict::DELIVER),
+        STAY => or_body::<F, E>(env, entry, segment.end(), Verdict::PLAIN),
         OPEN => {
             if !gathered && (keep(env, p, segment, entry, splice_state::OPENING) == 0 || stow(packet, env, segment, entry) == 0) {
                 // It is a new request when it comes again.
                 field!(entry.body_end = segment.seq);
+                flag!(clear entry.owner, splice_flag::CHUNKED | splice_flag::PINNED);
                 return Verdict::DROP;
             }
             leg::park(env, entry, at, 0);
             trial::given(env, entry, chosen::<F, E>(env));
-            Verdict::CONNECT
+            or_body::<F, E>(env, entry, field!(entry.next), Verdict::CONNECT)
         }
         status => {
             field!(entry.ack_base = ack);
@@ -162,13 +174,15 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
     }
 }
 
-/// The client has sent more than its request: what comes next cannot be told apart from its response's time. `end`: of its data.
+/// `step`; by way of `splice::body` when the client's data goes on, up to `end`, behind what is known of the request.
 #[inline(always)]
-pub fn pin_pipeline<F: Network, E: Env>(env: &E, entry: Ref<Spliced<F>>, end: u32) {
-    if after(end, field!(entry.body_end)) && field!(entry.owner) >> 24 & splice_flag::PINNED as u32 == 0 {
-        flag!(set entry.owner, splice_flag::PINNED);
-        env.count(Reason::PinnedPipeline);
+pub fn or_body<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, end: u32, step: Verdict) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    if !after(end, field!(entry.body_end)) || field!(entry.owner) >> 24 & splice_flag::PINNED as u32 != 0 {
+        return step;
     }
+    field!(scratch.step = step);
+    Verdict::BODY
 }
 
 /// Acknowledges the part of a head that is here, so that the client sends the rest even when it waits for that (RFC 896).
@@ -233,7 +247,12 @@ fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: 
     field!(entry.options = options | method);
     field!(entry.body_end = at.wrapping_add(head.head_len).wrapping_add(head.length as u32));
     let here = at.wrapping_add(field!(scratch.read));
-    field!(scratch.whole = (head.verdict == verdict::COMPLETE && !after(field!(entry.body_end), here)) as u32);
+    let chunked = head.verdict == verdict::COMPLETE && head.framing == framing::CHUNKED;
+    field!(scratch.whole = (head.verdict == verdict::COMPLETE && !chunked && !after(field!(entry.body_end), here)) as u32);
+    if chunked {
+        field!(entry.chunks = Chunks::default());
+        flag!(set entry.owner, splice_flag::CHUNKED);
+    }
     if head.verdict != verdict::COMPLETE {
         flag!(set entry.owner, splice_flag::PINNED);
         env.count(match head.verdict {

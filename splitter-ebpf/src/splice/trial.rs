@@ -136,8 +136,9 @@ pub fn left<F: Network, E: Env>(env: &E, segment: &Segment, entry: Ref<Spliced<F
     // Nothing of the response is missed by who is gone.
     field!(leg.trial = 0);
     let Some(backend) = env.backend(field!(leg.owner) & 0xff_ffff) else { return 0 };
-    let pinned = field!(entry.owner) >> 24 & splice_flag::PINNED as u32 != 0;
-    if after(field!(entry.body_end), field!(entry.next)) || pinned && trial & flag::PENDING == 0 {
+    let flags = (field!(entry.owner) >> 24) as u8;
+    let (pinned, chunked) = (flags & splice_flag::PINNED != 0, flags & splice_flag::CHUNKED != 0);
+    if chunked || after(field!(entry.body_end), field!(entry.next)) || pinned && trial & flag::PENDING == 0 {
         // It has not asked yet, or nobody knows.
         return account::rests(env, backend, trial);
     }

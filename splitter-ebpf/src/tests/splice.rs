@@ -1,6 +1,7 @@
 //! Spliced flows on a host: clients and backends that keep their own TCP numbers, and the node between them. Every packet that comes out
 //! is read by `etherparse`, every number is checked by the end that gets it, and every lab ends with all stashes and locks given back.
 
+mod chunked;
 mod close;
 mod collide;
 mod failure;

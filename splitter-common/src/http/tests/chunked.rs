@@ -40,12 +40,23 @@ fn trailers(body: &[u8], mut at: usize) -> Outcome {
     loop {
         match line(&body[at..]) {
             Ok([]) => return Outcome::End(at + 2),
-            Ok([b' ' | b'\t', ..]) => return Outcome::Odd,
-            Ok(line) => at += line.len() + 2,
-            Err(Outcome::Open) if matches!(body.get(at), Some(b' ' | b'\t')) => return Outcome::Odd,
+            Ok(line) if is_field(line, false) => at += line.len() + 2,
+            Ok(_) => return Outcome::Odd,
+            Err(Outcome::Open) if !is_field(body[at..].strip_suffix(b"\r").unwrap_or(&body[at..]), !body.ends_with(b"\r")) => {
+                // A lone CR begins the last line.
+                return if &body[at..] == b"\r" { Outcome::Open } else { Outcome::Odd };
+            }
             Err(outcome) => return outcome,
         }
     }
+}
+
+/// Whether a line is a field line (RFC 9112, 5), or may become one.
+fn is_field(line: &[u8], growing: bool) -> bool {
+    let name = line.split(|b| *b == b':').next().unwrap_or_default();
+    let token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    let named = name.iter().all(token) && (growing && name.len() == line.len() || !name.is_empty());
+    named && (growing || name.len() < line.len())
 }
 
 /// Up to CR LF; every other control byte is odd.
@@ -136,7 +147,7 @@ proptest! {
     fn damaged_bodies_are_read_as_by_a_naive_parser(
         body in bodies(),
         steps in prop::collection::vec(1u32..50, 1..8),
-        damage in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(&b"\r\n\t 0aG;:\x00\x7f\xff"[..]), 0..3u8), 1..4),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(&b"\r\n\t 0aG;:-\x00\x7f\xff"[..]), 0..3u8), 1..4),
         cut: prop::sample::Index,
     ) {
         let mut body = body;
@@ -172,9 +183,13 @@ fn odd_shapes() {
         "1\r\nab\r\n",
         "1\r\na\n",
         "0\r\n a\r\n",
+        "0\r\na\r\n",
+        "0\r\na b: c\r\n",
+        "0\r\n: c\r\n",
+        "0\r\nGET / HTTP/1.1\r\n",
         "0\r\na\n",
         "0\r\n\n",
-        "0\r\na\u{0}\r\n",
+        "0\r\na: \u{0}\r\n",
         "0\r\n\rx",
     ] {
         assert_eq!(followed(body.as_bytes(), &[7]), Outcome::Odd, "{body:?}");

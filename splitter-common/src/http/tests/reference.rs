@@ -150,7 +150,7 @@ fn fields(request: &httparse::Request<'_, '_>, classes: &mut BTreeSet<Class>) ->
     found(!codings.is_empty() && request.version == Some(0), Class::CodingTooOld);
     let length = lengths.first().filter(|v| number(v)).and_then(|v| std::str::from_utf8(v).ok()?.parse().ok()).unwrap_or(0);
     let connects = request.method == Some("CONNECT");
-    let pinned = !codings.is_empty() || length >= 1 << 31 || connects && length != 0;
+    let pinned = length >= 1 << 31 || connects && (length != 0 || !codings.is_empty());
     RequestHead {
         length,
         verdict: if pinned { verdict::PIN } else { verdict::COMPLETE },
