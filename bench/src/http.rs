@@ -71,8 +71,10 @@ fn common(head: &str) -> Result<Common, Malformed> {
     Ok(common)
 }
 
-/// The first request in `bytes`; `None` until it is there with its body.
+/// The first request in `bytes`; `None` until it is there with its body. Empty lines before it belong to it (RFC 9112, 2.2).
 pub fn parse_request(bytes: &[u8]) -> Result<Option<Request>, Malformed> {
+    let empty = bytes.chunks(2).take_while(|line| *line == b"\r\n").count() * 2;
+    let bytes = &bytes[empty..];
     let Some((head, head_length)) = head(bytes)? else { return Ok(None) };
     let mut words = head.split("\r\n").next().unwrap_or_default().split(' ');
     let (Some(method), Some(path), Some("HTTP/1.1"), None) = (words.next(), words.next(), words.next(), words.next()) else {
@@ -101,7 +103,7 @@ pub fn parse_request(bytes: &[u8]) -> Result<Option<Request>, Malformed> {
         upgrade,
         head: head.into(),
         body,
-        length: head_length + used,
+        length: empty + head_length + used,
     }))
 }
 
@@ -229,6 +231,13 @@ mod tests {
         let response =
             Response { status: 503, version: "v2".into(), body_length: 12, chunked: false, keep_alive: true, head_length: bytes.len() };
         assert_eq!(parse_response(bytes), Ok(Some(response)));
+    }
+
+    #[test]
+    fn empty_lines_before_a_request_belong_to_it() {
+        let late = parse_request(b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\nGET").unwrap().unwrap();
+        assert_eq!((late.method.as_str(), late.length), ("GET", 31));
+        assert_eq!(parse_request(b"\r\n\r\n"), Ok(None));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::{
     support::vip,
     wire::{Answer, TO_V1, TO_V2, Wire, get, post, request},
 };
-use splitter_bench::{http::body_byte, serve::digest};
+use splitter_bench::{foreign, http::body_byte, serve::digest};
 use std::time::Duration;
 
 fn is(version: &str, of: &[&str]) -> bool {
@@ -128,28 +128,81 @@ fn who_waits_for_100_gets_it() {
     }
 }
 
-/// A body in chunks has no length that could be counted: whatever follows stays with the backend that has it.
+/// However a body in chunks is cut into segments, the request behind it is read as one.
 #[test]
-fn chunked_requests_are_whole_and_pinned() {
-    let stage = Stage::new("chunks", &[tagged(100, 0)]);
+fn chunked_requests_are_whole_and_the_next_one_is_split() {
+    let stage = Stage::new("chunks", &both_families(&tagged(100, 0)));
     let lure = get("/", &[TO_V1]);
     let chunk = |data: &[u8]| [format!("{:x}\r\n", data.len()).as_bytes(), data, b"\r\n"].concat();
-    for pause in [None, Some(Duration::from_millis(2))] {
+    let large: Vec<u8> = (0..300_000).map(body_byte).collect();
+    for v6 in [false, true] {
+        let mut wire = Wire::open(stage.lab.client(), vip(v6));
+        for (pause, line) in [(None, ""), (Some(Duration::from_millis(2)), ""), (None, "\r\n"), (Some(Duration::from_millis(2)), "\r\n")] {
+            for (tag, expected, next, then) in [(TO_V2, V2, TO_V1, V1), (TO_V1, V1, TO_V2, V2)] {
+                for (data, end) in [(&lure, "0\r\n\r\n"), (&large, "0\r\nX-Trailer: 0\r\n\r\n")] {
+                    let pieces = [
+                        request("POST", "/echo", &[tag, "Transfer-Encoding: chunked"], b""),
+                        chunk(data),
+                        chunk(b"tail"),
+                        format!("{end}{line}").into_bytes(),
+                    ];
+                    match pause {
+                        None => wire.send(pieces.concat()),
+                        Some(pause) => pieces.iter().for_each(|piece| {
+                            let (first, last) = piece.split_at(piece.len() - 3);
+                            wire.send(first);
+                            std::thread::sleep(pause);
+                            wire.send(last);
+                        }),
+                    }
+                    let answer = wire.answer().expect("an answer");
+                    assert!(is(&answer.version, expected) && echoed(&answer, &[data.as_slice(), b"tail"].concat()), "{answer:?}");
+                    assert!(is(&wire.get("/", &[next]), then), "{next} behind chunks");
+                }
+            }
+        }
+    }
+}
+
+/// Where two parsers might see two ends the backend judges, and what follows is only its own.
+#[test]
+fn what_stands_behind_odd_chunks_stays_with_their_backend() {
+    let stage = Stage::new("oddchunks", &[tagged(100, 0)]);
+    for odd in ["5\nhello\r\n0\r\n\r\n", "5 \r\nhello\r\n0\r\n\r\n", "0x5\r\nhello\r\n0\r\n\r\n", "0\r\nno field\r\n\r\n"] {
         let mut wire = Wire::open(stage.lab.client(), vip(false));
         assert!(is(&wire.get("/", &[TO_V1]), V1));
-        let pieces =
-            [request("POST", "/echo", &[TO_V2, "Transfer-Encoding: chunked"], b""), chunk(&lure), chunk(b"tail"), b"0\r\n\r\n".to_vec()];
-        match pause {
-            None => wire.send(pieces.concat()),
-            Some(pause) => pieces.iter().for_each(|piece| {
-                wire.send(piece);
-                std::thread::sleep(pause);
-            }),
+        wire.send([request("POST", "/echo", &[TO_V1, "Transfer-Encoding: chunked"], b""), odd.into()].concat());
+        wire.send(get("/", &[TO_V2]));
+        while let Ok(answer) = wire.answer() {
+            assert!(is(&answer.version, V1), "{odd:?}: {answer:?}");
+            if answer.head.to_lowercase().contains("connection: close") {
+                break;
+            }
+            // Whoever reads the chunks all the same answers twice and waits: nothing more comes.
+            wire.stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
         }
-        let answer = wire.answer().expect("an answer");
-        assert!(is(&answer.version, V2) && echoed(&answer, &[lure.as_slice(), b"tail"].concat()), "{answer:?}");
-        // Either is right; no answer is not.
-        assert_eq!(wire.ask(get("/", &[TO_V1])).status, 200);
+    }
+}
+
+/// What was asked for counts for nothing, what was answered does: the next request is read unless the connection has become a tunnel.
+#[test]
+fn an_upgrade_that_is_declined_binds_nobody() {
+    let stage = Stage::foreign(
+        "declined",
+        &both_families(&tagged(100, 0)),
+        &[foreign::Server::Nginx, foreign::Server::Nginx, foreign::Server::Apache],
+        None,
+    );
+    for v6 in [false, true] {
+        let mut wire = Wire::open(stage.lab.client(), vip(v6));
+        for upgrade in ["websocket", "h2c", "TLS/1.0"] {
+            for (tag, expected, next, then) in [(TO_V1, V1, TO_V2, V2), (TO_V2, V2, TO_V1, V1)] {
+                let lines = ["Connection: Upgrade", &format!("Upgrade: {upgrade}"), "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", tag];
+                let answer = wire.ask(get("/", &lines));
+                assert!(answer.status == 200 && is(&answer.version, expected), "{upgrade}: {answer:?}");
+                assert!(is(&wire.get("/", &[next]), then), "{next} behind {upgrade}");
+            }
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod heads;
 mod hooks;
 mod network;
 mod observe;
+mod pooled;
 mod smuggling;
 mod stage;
 mod stamps;
