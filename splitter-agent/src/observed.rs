@@ -124,6 +124,9 @@ pub struct Service {
     pub mode: String,
     pub split_by: String,
     pub on_weight_change: String,
+    /// `mode: http`: what a weight change does to pinned connections, `keep` or `reset`.
+    #[serde(default)]
+    pub pinned_on_weight_change: String,
     /// `ADDRESS:PORT/PROTOCOL`.
     pub frontends: Vec<String>,
     /// `policy`, `rollout`, `cli` when `splitter weight` set the weights after the policy was read, or `kernel`: the agent found them there when it
@@ -152,6 +155,9 @@ pub struct Version {
     pub closed: u64,
     /// Flows now: TCP established, UDP.
     pub flows: u64,
+    /// `mode: http`: of these, connections that stay with their backend: requests on them are counted as far as they can be read, but not decided.
+    #[serde(default)]
+    pub pinned: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub packets_in: u64,

@@ -137,6 +137,8 @@ pub struct Scratch<F: Family> {
     pub ruled: u32,
     /// 1: all of the request whose head was read is here.
     pub whole: u32,
+    /// Requests of a pinned connection that were read in the packet.
+    pub more: u32,
     pub scan: Scan,
     pub request: RequestHead,
     pub response: ResponseHead,

@@ -96,6 +96,11 @@ impl<F: Family> Flows<F> {
     pub fn spliced_sizes(&self) -> [usize; 2] {
         [self.spliced.len(), self.legs.len()]
     }
+    /// Sets flags of all connections of http, and has their legs looked at again.
+    pub fn mark_spliced(&self, flags: u8) {
+        self.legs.0.borrow_mut().values_mut().for_each(|leg| leg.get_mut().last = leg.get_mut().last.wrapping_sub(REFRESH_TICKS));
+        self.spliced.0.borrow_mut().values_mut().for_each(|spliced| spliced.get_mut().owner |= u32::from(flags) << 24);
+    }
     /// Evicts all of `HALF`.
     pub fn forget_half(&self) {
         self.half.0.borrow_mut().clear();

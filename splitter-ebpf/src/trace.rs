@@ -10,6 +10,7 @@ use crate::{
     packet::{destination_port, source_port, tcp},
     place,
     splice::{NOBODY, OPEN, REFUSED, STAY},
+    verdict::Verdict,
 };
 use splitter_common::{abi::*, barrier::load, http::verdict};
 
@@ -134,10 +135,11 @@ pub fn pinned<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, entry: 
 
 #[inline(never)]
 fn stays<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, entry: Ref<Spliced<F>>, reason: u32) -> u32 {
-    let Some(cpu) = env.trace_cpu() else { return 0 };
+    let (Some(scratch), Some(cpu)) = (Tables::<F>::scratch(env), env.trace_cpu()) else { return 0 };
     let event = place!(cpu.event);
     http(env, key, entry, trace_kind::DECIDED);
-    event.backend = field!(entry.owner) & 0xff_ffff;
+    let opens = field!(entry.state) != splice_state::ESTABLISHED && field!(scratch.step) == Verdict::CONNECT;
+    event.backend = if opens { place!(scratch.choice).backend } else { field!(entry.owner) & 0xff_ffff };
     event.version = version_of(env, event.backend);
     event.flags |= trace_flag::PINNED;
     event.reason = reason as u8;

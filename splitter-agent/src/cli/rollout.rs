@@ -107,6 +107,10 @@ pub fn one(rollout: &RolloutStatus, now: f64, colour: bool) -> String {
         let begun = if rollout.began > 0.0 { format!(", begun {} ago", since(now, rollout.began)) } else { String::new() };
         text += &format!("share  {} for {}{begun}\n", share(Some(rollout.share)), step);
     }
+    if rollout.pinned > 0 {
+        let flows = format!("`splitter flows {service} --state pinned`");
+        text += &format!("pinned {} connections stay with their backends, whatever the share is: {flows}\n", count(rollout.pinned));
+    }
     if let Some(left) = rollout.watched_for {
         text += &format!("watch  gates count for {} more; `splitter rollout undo {service}` goes back\n", age(left));
     }

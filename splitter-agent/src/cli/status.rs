@@ -114,7 +114,12 @@ fn drift(service: &Service) -> String {
 
 fn services(services: &[Service], colour: bool) -> String {
     let http = services.iter().any(|service| !service.versions.iter().all(|version| version.codes.is_empty()));
-    let mut head = vec!["<SERVICE", "<VERSION", ">WEIGHT", ">ASKED", ">ACHIEVED", ">CONNS", ">FLOWS", ">FAILED"];
+    let pinned = services.iter().flat_map(|service| &service.versions).any(|version| version.pinned > 0);
+    let mut head = vec!["<SERVICE", "<VERSION", ">WEIGHT", ">ASKED", ">ACHIEVED", ">CONNS", ">FLOWS"];
+    if pinned {
+        head.push(">PINNED");
+    }
+    head.push(">FAILED");
     if http {
         head.extend([">REQUESTS", ">REQ/s", ">4xx", ">5xx"]);
     }
@@ -132,8 +137,11 @@ fn services(services: &[Service], colour: bool) -> String {
                 (share(version.observed_ratio), deviation(version)),
                 plain(count(version.connections)),
                 plain(count(version.flows)),
-                (count(failed), if failed > 0 { Style::Red } else { Style::Plain }),
             ];
+            if pinned {
+                row.push(plain(count(version.pinned)));
+            }
+            row.push((count(failed), if failed > 0 { Style::Red } else { Style::Plain }));
             if http {
                 row.extend(requests(version));
             }
@@ -190,6 +198,20 @@ fn details(service: &Service, colour: bool) -> String {
     if let Some(policy) = &service.policy_weights {
         let policy: Vec<String> = policy.iter().map(|(name, weight)| format!("{name}={weight}")).collect();
         text += &format!("{} {}\n\n", Style::Dim.paint("the policy says", colour), policy.join(" "));
+    }
+    let pinned: u64 = service.versions.iter().map(|version| version.pinned).sum();
+    if pinned > 0 {
+        let of: Vec<String> = service.versions.iter().map(|version| format!("{} {}", version.name, count(version.pinned))).collect();
+        let stay = match service.pinned_on_weight_change.as_str() {
+            "reset" => "until a weight change moves them (pinned: reset)",
+            _ => "whatever the weights are (pinned: keep)",
+        };
+        text += &format!(
+            "{} {} of the connections stay where they are, {stay}: {}\n\n",
+            Style::Dim.paint("pinned", colour),
+            count(pinned),
+            of.join(", ")
+        );
     }
     let mut table = Table::new(&["<VERSION", "<BACKEND", "<STATE"]);
     let mut traffic =
@@ -318,6 +340,22 @@ mod tests {
         status.services[0].weights_from = "cli".into();
         let text = self::text(&status, &StatusQuery::default(), 10.0, false);
         assert!(text.contains("by hand    checkout: v1=95 v2=5; the policy says v1=100 v2=0\n"), "{text}");
+    }
+
+    #[test]
+    fn pinned_connections_are_told() {
+        let mut status = status();
+        assert!(!text(&status, &named(), 10.0, false).to_lowercase().contains("pinned"));
+        status.services[0].versions[1].pinned = 1_234;
+        let text = text(&status, &named(), 10.0, false);
+        for part in [
+            "FLOWS  PINNED  FAILED",
+            "pinned 1,234 of the connections stay where they are, whatever the weights are (pinned: keep): v1 0, v2 1,234\n",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        status.services[0].pinned_on_weight_change = "reset".into();
+        assert!(self::text(&status, &named(), 10.0, false).contains("until a weight change moves them (pinned: reset)"));
     }
 
     #[test]

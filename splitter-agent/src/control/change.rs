@@ -8,7 +8,7 @@ use super::{
     weights,
 };
 use crate::{
-    model::OnWeightChange,
+    model::{OnWeightChange, Pinned},
     observed::{WeightChange, WeightRequest},
     reconcile::Planned,
 };
@@ -72,7 +72,7 @@ impl Actor {
     /// Flows that would have to go, were the weights these.
     fn dry_run(&mut self, name: &str, weights: &[u32]) -> Result<u64, ControlError> {
         let planned = self.planned(name)?;
-        if planned.model.on_weight_change == OnWeightChange::Keep {
+        if planned.model.on_weight_change == OnWeightChange::Keep && planned.model.pinned == Pinned::Keep {
             return Ok(0);
         }
         let mut trial = planned.clone();
@@ -87,7 +87,7 @@ impl Actor {
     fn weights_changed(&mut self, name: &str) -> u64 {
         let Some((id, policy)) = self.note_weights(name) else { return 0 };
         match policy {
-            OnWeightChange::Keep => 0,
+            OnWeightChange::Keep => self.pinned_strays(&[name.into()]),
             OnWeightChange::Reset => self.strays(HashSet::from([id]), live::Then::End),
             OnWeightChange::Drain(_) => self.strays(HashSet::from([id]), live::Then::Count),
         }
@@ -100,6 +100,14 @@ impl Actor {
         if !resets.is_empty() {
             self.strays(resets, live::Then::End);
         }
+        self.pinned_strays(names);
+    }
+
+    /// Asks for the end of the pinned connections that belong elsewhere now, of those of the services whose policy wants it; how many.
+    fn pinned_strays(&mut self, names: &[String]) -> u64 {
+        let services = names.iter().filter_map(|name| self.reconciler.service(name));
+        let ids: HashSet<u32> = services.filter(|service| service.model.pinned == Pinned::Reset).map(|service| service.image.id).collect();
+        if ids.is_empty() { 0 } else { self.strays(ids, live::Then::End) }
     }
 
     /// Notes the counters of a service whose weights have changed, and when its flows have to go; its number, and what becomes of its flows.

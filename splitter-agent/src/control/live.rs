@@ -186,7 +186,8 @@ pub enum Then {
     End,
 }
 
-/// Flows of some services (by number) whose key now decides to another version than they have; returns how many.
+/// Flows of some services (by number) whose key now decides to another version than they have; returns how many. Of http services the pinned ones,
+/// when their policy wants it.
 pub fn strays(tables: &mut impl Tables, applied: &Applied, services: &HashSet<u32>, then: Then) -> Result<u64, TableError> {
     if services.is_empty() {
         return Ok(0);
@@ -236,7 +237,7 @@ fn family_strays<F: FlowTables>(
             }
         }
     }
-    Ok(count)
+    Ok(count + spliced::strays::<F>(tables, (applied, &known), services, then)?)
 }
 
 /// Asks the kernel to reset a flow. Reads again: the entry may have moved on since the scan.

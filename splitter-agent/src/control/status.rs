@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     datapath::{Served, Table, TableError, Tables},
-    model::{Mode, OnWeightChange, SplitBy},
+    model::{Mode, OnWeightChange, Pinned, SplitBy},
     observed::{self, StatusQuery, StatusSort},
     plan::mode_name,
     reconcile::{Applied, Planned},
@@ -127,7 +127,8 @@ pub fn some(
     let facts = Facts {
         counters: counters::of_versions(tables, &numbers)?,
         histograms: counters::histograms_of(tables, &numbers)?,
-        flows: flows_by_version(applied, findings),
+        flows: by_version(applied, &findings.flows),
+        pinned: by_version(applied, &findings.pinned),
         suspects: suspects(tables, clock)?,
         ticks: clock.ticks,
         lapsed: lapsed(tables)?,
@@ -159,6 +160,7 @@ struct Facts<'a> {
     counters: HashMap<u32, VersionCounters>,
     histograms: HashMap<(u32, u32), counters::Histogram>,
     flows: HashMap<u32, u64>,
+    pinned: HashMap<u32, u64>,
     suspects: HashMap<u32, bool>,
     ticks: u32,
     lapsed: HashMap<u32, Lapsed>,
@@ -170,12 +172,18 @@ pub fn versions(planned: &Planned) -> impl Iterator<Item = u32> + '_ {
     planned.image.record.versions.iter().take(planned.model.versions.len()).map(|slot| slot.version)
 }
 
-fn flows_by_version(applied: &Applied, findings: &Findings) -> HashMap<u32, u64> {
+/// What was counted by backend, by version.
+fn by_version(applied: &Applied, counted: &HashMap<u32, u64>) -> HashMap<u32, u64> {
     let mut flows = HashMap::new();
-    for (backend, count) in &findings.flows {
+    for (backend, count) in counted {
         *flows.entry(applied.owner(*backend).1).or_default() += count;
     }
     flows
+}
+
+/// Connections of a service that the last sweep found pinned.
+pub fn pinned(planned: &Planned, findings: &Findings) -> u64 {
+    planned.image.backends.iter().filter_map(|(id, _)| findings.pinned.get(id)).sum()
 }
 
 fn lapsed(tables: &impl Tables) -> Result<HashMap<u32, Lapsed>, TableError> {
@@ -217,6 +225,11 @@ fn service(planned: &Planned, runtime: &Runtime, facts: &Facts<'_>) -> observed:
         mode: mode_name(model.mode).into(),
         split_by: split_by(&model.split_by),
         on_weight_change: on_weight_change(model.on_weight_change),
+        pinned_on_weight_change: match model.pinned {
+            Pinned::Keep => "keep",
+            Pinned::Reset => "reset",
+        }
+        .into(),
         frontends: model.frontends.iter().map(|f| format!("{}/{}", f.address, protocol_label(f.protocol))).collect(),
         weights_from: match runtime.overrides.get(&model.name) {
             Some(kept) if kept.kept => "kernel",
@@ -277,6 +290,7 @@ fn version(planned: &Planned, index: usize, weight_ratio: f64, observed_ratio: O
         observed_ratio,
         connections: c.connections,
         flows: facts.flows.get(&number).copied().unwrap_or(0),
+        pinned: facts.pinned.get(&number).copied().unwrap_or(0),
         bytes_in: c.bytes_in,
         bytes_out: c.bytes_out,
         packets_in: c.packets_in,

@@ -53,6 +53,8 @@ pub struct Findings {
     pub entries: HashMap<Table, u64>,
     /// Established TCP and UDP flows by backend id.
     pub flows: HashMap<u32, u64>,
+    /// Of these, connections of http services that are pinned.
+    pub pinned: HashMap<u32, u64>,
     next_hops: Bits,
     /// Keys of source translations without a flow, as bytes, and the tick at which that was first seen.
     strays: HashMap<Vec<u8>, u32>,

@@ -50,6 +50,7 @@ fn service(split_by: SplitBy, weights: [u32; 2]) -> Service {
         ],
         http: None,
         on_weight_change: OnWeightChange::Reset,
+        pinned: Default::default(),
         snat: Snat::Auto,
         rollout: None,
         origin: String::new(),

@@ -103,6 +103,7 @@ mod tests {
             rules: Vec::new(),
             http: None,
             on_weight_change: OnWeightChange::Keep,
+            pinned: Default::default(),
             snat: Snat::Auto,
             rollout: None,
             origin: String::new(),

@@ -38,6 +38,9 @@ pub struct Service {
     #[serde(default)]
     pub http: Option<Http>,
     pub on_weight_change: OnWeightChange,
+    /// Of `mode: http`.
+    #[serde(default)]
+    pub pinned: Pinned,
     pub snat: Snat,
     /// How its canary is promoted, when it is.
     #[serde(default)]
@@ -152,6 +155,16 @@ pub enum OnWeightChange {
     Reset,
     /// Keep for this long, then reset.
     Drain(Duration),
+}
+
+/// What a weight change does to connections of http services that stay with their backend whatever is requested on them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pinned {
+    #[default]
+    Keep,
+    /// Those whose connection the weights would now give to another version are reset.
+    Reset,
 }
 
 /// `snat`: whether the node puts its own address in the place of the client's.

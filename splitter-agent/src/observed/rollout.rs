@@ -83,6 +83,9 @@ pub struct RolloutStatus {
     pub steps: Vec<f64>,
     /// Asked share of the canary.
     pub share: f64,
+    /// Connections of the service that are pinned to their backends, whatever the share is.
+    #[serde(default)]
+    pub pinned: u64,
     pub began: f64,
     /// Begin of the step, or of the phase when it is over.
     pub since: f64,

@@ -22,6 +22,7 @@ fn checkout() -> Service {
         rules: Vec::new(),
         http: None,
         on_weight_change: OnWeightChange::Keep,
+        pinned: Default::default(),
         snat: Snat::Auto,
         rollout: None,
         origin: String::new(),

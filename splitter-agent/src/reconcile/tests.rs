@@ -221,6 +221,7 @@ fn service(number: usize, parts: Parts, rules: Vec<(u8, usize)>, owner_of_port: 
             rules,
             http: None,
             on_weight_change: OnWeightChange::Keep,
+            pinned: Default::default(),
             snat: ModelSnat::Auto,
             rollout: None,
             origin: String::new(),

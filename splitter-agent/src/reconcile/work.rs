@@ -464,7 +464,8 @@ fn same_paths(record: &Service, service: &model::Service, mtu: u32, stamps: Opti
 
 /// Equal but for where the object stands in its file.
 fn unchanged(a: &model::Service, b: &model::Service) -> bool {
-    let model::Service { name, frontends, mode, split_by, versions, rules, http, on_weight_change, snat, rollout: _, origin: _ } = a;
+    let model::Service { name, frontends, mode, split_by, versions, rules, http, on_weight_change, pinned, snat, rollout: _, origin: _ } =
+        a;
     *name == b.name
         && *frontends == b.frontends
         && plan::trials::same(a, b)
@@ -474,6 +475,7 @@ fn unchanged(a: &model::Service, b: &model::Service) -> bool {
         && *rules == b.rules
         && *http == b.http
         && *on_weight_change == b.on_weight_change
+        && *pinned == b.pinned
         && *snat == b.snat
 }
 

@@ -9,7 +9,7 @@ use super::{
     http, network, rollout, rules,
     yaml::{Kind, Node},
 };
-use crate::model::{Backend, BackendState, Frontend, Mode, OnWeightChange, Protocol, Service, Snat, Version};
+use crate::model::{Backend, BackendState, Frontend, Mode, OnWeightChange, Pinned, Protocol, Service, Snat, Version};
 use splitter_common::abi::MAX_VERSIONS;
 use std::net::SocketAddr;
 
@@ -171,7 +171,7 @@ fn label(text: &str, at: At, what: &str, context: &mut Context<'_>) -> bool {
 }
 
 const SPEC: &[&str] =
-    &["frontends", "mode", "splitBy", "versions", "rules", "canary", "whenUnavailable", "onWeightChange", "rollout", "snat"];
+    &["frontends", "mode", "splitBy", "versions", "rules", "canary", "whenUnavailable", "onWeightChange", "pinned", "rollout", "snat"];
 
 /// A service without name and origin. Its value counts only when no error was added.
 fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Option<Service> {
@@ -211,8 +211,17 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
     if let (Some(node), Some(Mode::Http)) = (ending, mode)
         && on_weight_change != OnWeightChange::Keep
     {
-        context.warn(node.at, "onWeightChange does nothing with `mode: http`: each request follows the weights as they are; remove it");
+        context.warn(node.at, "onWeightChange does nothing with `mode: http`: each request follows the weights as they are; remove it (`pinned` is for connections that cannot)");
     }
+    let pinned = match fields.optional("pinned") {
+        Some(node) => {
+            if matches!(mode, Some(Mode::Tcp | Mode::Udp)) {
+                context.warn(node.at, "pinned is of `mode: http`; here onWeightChange says what becomes of connections: remove it");
+            }
+            context.word(node, "spec.pinned", &[("keep", Pinned::Keep), ("reset", Pinned::Reset)])?
+        }
+        None => Pinned::Keep,
+    };
     let snat = match fields.optional("snat") {
         Some(node) => context.word(node, "spec.snat", &[("auto", Snat::Auto), ("always", Snat::Always), ("never", Snat::Never)])?,
         None => Snat::Auto,
@@ -226,6 +235,7 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
         rules,
         http,
         on_weight_change,
+        pinned,
         snat,
         rollout,
         origin: String::new(),

@@ -185,6 +185,7 @@ fn wrong_values() {
     broken("10.1.7.0/24", "10.1.7.3/24", "12:28", "host bits set; the network is 10.1.7.0/24");
     broken("  rules:", "  snat: no\n  rules:", "11:9", "spec.snat cannot be `no`; known here: auto, always, never");
     broken("  rules:", "  onWeightChange: drain\n  rules:", "11:19", "write `onWeightChange: {drain: 30s}`");
+    broken("  rules:", "  pinned: drain\n  rules:", "11:11", "spec.pinned");
     broken("  rules:", "  onWeightChange: {drain: 30}\n  rules:", "11:27", "`30` is not a duration");
     broken("  rules:", "  onWeightChange: {darin: 30s, drain: 1s}\n  rules:", "11:20", "did you mean `drain`?");
     broken("\"10.2.2.2:8080\"", "{address: \"10.2.2.2:8080\", state: redy}", "10:74", "did you mean `ready`?");
@@ -309,6 +310,8 @@ fn valid_but_hardly_meant() {
     assert_eq!(warnings(&reset), [""; 0]);
     let found = warnings(&reset.replace("mode: tcp", "mode: http"));
     assert!(found.len() == 1 && found[0].starts_with("p.yaml:11:19: ") && found[0].contains("does nothing with `mode: http`"), "{found:?}");
+    let found = warnings(&VALID.replacen("  rules:", "  pinned: reset\n  rules:", 1));
+    assert!(found.len() == 1 && found[0].starts_with("p.yaml:11:11: ") && found[0].contains("pinned is of `mode: http`"), "{found:?}");
     let found = with("10.1.7.0/24", "fd00::/64");
     assert!(found[0].contains("no client can match fd00::/64"), "{found:?}");
 }

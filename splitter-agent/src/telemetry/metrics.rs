@@ -131,6 +131,8 @@ impl Exposition {
         counters(encoder, "splitter_opened", "TCP handshakes completed, UDP flows begun", None, one(|v| v.opened))?;
         counters(encoder, "splitter_closed", "TCP connections that have ended", None, one(|v| v.closed))?;
         gauges(encoder, "splitter_flows", "Flows now", all().map(|(labels, v)| (labels, v.flows as f64)))?;
+        let pinned = all().filter(|(_, v)| !v.codes.is_empty()).map(|(labels, v)| (labels, v.pinned as f64));
+        gauges(encoder, "splitter_pinned_flows", "HTTP: of the flows, connections that stay with their backend", pinned)?;
         gauges(encoder, "splitter_weight_ratio", "Asked share of new connections", all().map(|(labels, v)| (labels, v.weight_ratio)))?;
         let observed = all().filter_map(|(labels, v)| Some((labels, v.observed_ratio?)));
         gauges(

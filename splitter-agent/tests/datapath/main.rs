@@ -107,6 +107,7 @@ fn service(number: u32, weights: [u32; 2]) -> Service {
         rules: Vec::new(),
         http: None,
         on_weight_change: OnWeightChange::Keep,
+        pinned: Default::default(),
         snat: Snat::Auto,
         rollout: None,
         origin: String::new(),

@@ -15,6 +15,7 @@ mod heads;
 mod hooks;
 mod network;
 mod observe;
+mod pinned;
 mod pooled;
 mod smuggling;
 mod stage;

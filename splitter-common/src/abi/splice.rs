@@ -86,7 +86,7 @@ pub mod splice_flag {
     pub const FIN: u8 = 1;
     /// FIN seen of the backend in use.
     pub const PEER_FIN: u8 = 2;
-    /// Requests are not read any more: the connection stays with its backend.
+    /// Requests are not decided any more: the connection stays with its backend.
     pub const PINNED: u8 = 4;
     /// The node has acknowledged bytes to the client that the backend has not: they are in the stash.
     pub const STASHED: u8 = 8;
@@ -94,6 +94,10 @@ pub mod splice_flag {
     pub const SYN_AGAIN: u8 = 16;
     /// The body of the request under way is chunked and its end not seen.
     pub const CHUNKED: u8 = 32;
+    /// The agent asks that the connection be reset at its next packet.
+    pub const RESET: u8 = 64;
+    /// With [`PINNED`]: its bytes are no requests any more, or where one begins is not known. Without, requests are read to be counted.
+    pub const BLIND: u8 = 128;
 }
 
 /// Bits of [`Spliced::options`].

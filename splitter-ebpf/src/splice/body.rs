@@ -4,7 +4,7 @@
 //! A chunk whose size has been read is as good as a body with a length: its data is translated unread, in any order. Only segments that
 //! carry a byte between the data of two chunks come here.
 
-use super::{Rounds, Segment, leg, segment::after, stash};
+use super::{Rounds, Segment, leg, request, segment::after, stash};
 use crate::{
     bytes::{Packet, Ref, opaque},
     env::{Env, Tables},
@@ -56,6 +56,12 @@ pub fn body<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
         follow(packet, env, (&segment, &p.key), entry, source.end as u64 | (source.stashed as u64) << 32);
     }
     behind(packet, env, (&segment, &p.key), entry, source.end as u64 | (source.stashed as u64) << 32);
+    let flags = (field!(entry.owner) >> 24) as u8;
+    if after(source.end, field!(entry.body_end))
+        && flags & (splice_flag::PINNED | splice_flag::CHUNKED | splice_flag::BLIND) == splice_flag::PINNED
+    {
+        return request::or_more::<F, E>(env, entry, field!(scratch.step));
+    }
     field!(scratch.step)
 }
 
@@ -119,9 +125,11 @@ fn follow<F: Network, P: Packet, E: Env + Tables<F>>(
     } else if after(end, field!(entry.body_end)) || chunks.is_odd() {
         // Its end is its backend's to find: odd, or more chunks than a packet has rounds for.
         flag!(clear entry.owner, splice_flag::CHUNKED);
-        flag!(set entry.owner, splice_flag::PINNED);
-        env.count(Reason::PinnedRequest);
-        trace::pinned(env, key, entry, Reason::PinnedRequest);
+        if field!(entry.owner) >> 24 & splice_flag::PINNED as u32 == 0 {
+            env.count(Reason::PinnedRequest);
+            trace::pinned(env, key, entry, Reason::PinnedRequest);
+        }
+        flag!(set entry.owner, splice_flag::PINNED | splice_flag::BLIND);
     } else {
         settle(env, entry, 0);
     }

@@ -26,6 +26,19 @@ pub fn forget<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref
     0
 }
 
+/// As [`forget`], because a change of weights wants it so: what becomes of a request that is under way says nothing of its version.
+#[inline(never)]
+pub fn part<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let key = place!(scratch.partner);
+    leg::key_in_use(entry, key);
+    if let Some(leg) = env.leg(key) {
+        trial::unproven(env, leg);
+    }
+    release(env, entry, &p.key, key);
+    0
+}
+
 /// Drops the flow of `client`, the leg in use, whose key is `leg`, and what they hold.
 #[inline(always)]
 fn release<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, client: &FlowKey<F>, leg: &FlowKey<F>) {

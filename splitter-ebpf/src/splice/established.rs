@@ -24,6 +24,11 @@ use splitter_common::abi::{trial::outcome, *};
 pub fn client<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, entry: Ref<Spliced<F>>) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let flags = (field!(entry.owner) >> 24) as u8;
+    if flags & splice_flag::RESET != 0 {
+        env.count(Reason::WeightChangeReset);
+        close::part(env, p, entry);
+        return Verdict::RESET;
+    }
     if flags & splice_flag::STASHED != 0 && segment.len != 0 {
         let end = stash::at(env, field!(entry.stash)).map_or(0, |stash| field!(stash.len)).wrapping_add(field!(entry.request_at));
         if after(end, segment.seq) {
@@ -32,7 +37,7 @@ pub fn client<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &
             return Verdict::DELIVER;
         }
     }
-    let request = segment.len != 0 && flags & splice_flag::PINNED == 0 && after(segment.end(), field!(entry.body_end));
+    let request = segment.len != 0 && flags & splice_flag::BLIND == 0 && after(segment.end(), field!(entry.body_end));
     if request && !segment.is(tcp::RST) { Verdict::READ } else { Verdict::PLAIN }
 }
 
@@ -101,6 +106,9 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
     if segment.is(tcp::SYN) {
         return greeted_again(packet, env, p, segment, flow);
     }
+    if field!(flow.owner) >> 24 & splice_flag::RESET as u32 != 0 {
+        return told_to_reset(env, segment, flow, leg);
+    }
     let Some(backend) = env.backend(field!(leg.owner) & 0xff_ffff) else { return Verdict::DROP };
     if !serves(field!(backend.state)) {
         env.count(Reason::BackendDown);
@@ -140,6 +148,20 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     let verdict = forward(packet, env, p, &numbers);
     if over { close::over(env, flow, verdict) } else { verdict }
+}
+
+/// The agent has asked for the connection's end: a backend's packet becomes the client's reset. The backend is reset when it speaks again.
+#[inline(never)]
+fn told_to_reset<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segment, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    env.count(Reason::WeightChangeReset);
+    let (out, client) = (place!(scratch.out), place!(scratch.client));
+    (out.src, out.dst, out.ports) = (client.dst, client.src, crate::answer::swapped(client.ports));
+    out.seq = segment.seq.wrapping_add(field!(leg.seq_add));
+    out.ack = segment.ack.wrapping_add(field!(leg.ack_add));
+    (out.flags, out.window, out.options, out.offset, out.len) = (tcp::RST | tcp::ACK, 0, 0, 0, 0);
+    trial::unproven(env, leg);
+    close::over(env, flow, Verdict::TO_CLIENT)
 }
 
 /// The backend has not heard the end of its handshake.

@@ -92,6 +92,9 @@ pub fn connection<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env
     if !lock::acquire(env, &p.key) {
         return Verdict::DROP;
     }
+    if let Some(scratch) = Tables::<F>::scratch(env) {
+        field!(scratch.more = 0);
+    }
     let entry = env.spliced(&p.key);
     from_client(packet, env, p, &segment, entry)
 }
@@ -111,7 +114,10 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
         }
         // Again: it may be another one by now, or gone.
         match env.spliced(&p.key) {
-            Some(again) if asks(&segment, again, place!(scratch.read)) => entry = again,
+            Some(again) if asks(&segment, again, place!(scratch.read)) => {
+                entry = again;
+                field!(scratch.more = 0);
+            }
             _ => {
                 lock::release::<F, _>(env);
                 return Verdict::SPLICE_CLIENT;
@@ -248,7 +254,7 @@ const EITHER_FIN: u8 = splice_flag::FIN | splice_flag::PEER_FIN;
 /// the length here, and an end that the compiler keeps on the stack for the next time, would let it go through the scanner once more.
 #[inline(always)]
 fn asks<F: Family>(segment: &Segment, entry: Ref<Spliced<F>>, memory: &mut u32) -> bool {
-    const OTHERWISE: u8 = EITHER_FIN | splice_flag::STASHED | splice_flag::SYN_AGAIN | splice_flag::PINNED;
+    const OTHERWISE: u8 = EITHER_FIN | splice_flag::STASHED | splice_flag::SYN_AGAIN | splice_flag::RESET | splice_flag::BLIND;
     field!(entry.state) == splice_state::ESTABLISHED
         && field!(entry.owner) >> 24 & OTHERWISE as u32 == 0
         && segment.flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0
@@ -263,11 +269,11 @@ fn usual_client<F: Network, E: Env + Tables<F>>(
     segment: &Segment,
     entry: Ref<Spliced<F>>,
 ) -> Option<(Translation<F>, Numbers<true>)> {
-    const UNUSUAL: u8 = EITHER_FIN | splice_flag::STASHED | splice_flag::SYN_AGAIN;
+    const UNUSUAL: u8 = EITHER_FIN | splice_flag::STASHED | splice_flag::SYN_AGAIN | splice_flag::RESET;
     let owner = field!(entry.owner);
     let flags = (owner >> 24) as u8;
     let end = segment.end();
-    let request = segment.len != 0 && after(end, field!(entry.body_end)) && flags & splice_flag::PINNED == 0;
+    let request = segment.len != 0 && after(end, field!(entry.body_end)) && flags & splice_flag::BLIND == 0;
     let unusual = field!(entry.state) != splice_state::ESTABLISHED
         || request
         || flags & UNUSUAL != 0

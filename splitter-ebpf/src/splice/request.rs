@@ -48,26 +48,32 @@ pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
         flag!(set current.owner, leg_flag::STASHED);
         return Verdict::PLAIN;
     }
-    let pinned = why_pinned(segment.ack, entry, current);
-    if pinned != 0 {
-        let why = if pinned == PIPELINE { Reason::PinnedPipeline } else { Reason::PinnedResponse };
-        env.count(why);
-        flag!(set entry.owner, splice_flag::PINNED);
-        trace::pinned(env, &p.key, entry, why);
-        return Verdict::PLAIN;
+    let mut pinned = field!(entry.owner) >> 24 & splice_flag::PINNED as u32;
+    if pinned == 0 {
+        pinned = why_pinned(segment.ack, entry, current);
+        if pinned != 0 {
+            let why = if pinned == PIPELINE { Reason::PinnedPipeline } else { Reason::PinnedResponse };
+            env.count(why);
+            flag!(set entry.owner, splice_flag::PINNED);
+            trace::pinned(env, &p.key, entry, why);
+        }
     }
-    if segment.seq != field!(entry.body_end) {
-        return rest(packet, env, segment, entry, current);
+    let skip = field!(entry.body_end).wrapping_sub(segment.seq);
+    if pinned == 0 {
+        if skip != 0 {
+            return rest(packet, env, segment, entry, current);
+        }
+        if field!(current.owner) >> 24 & leg_flag::STASHED as u32 != 0 {
+            // Answered early, and a part of the request is still missing there: on another leg it would never come.
+            env.count(Reason::OutOfOrder);
+            return Verdict::DROP;
+        }
+        field!(entry.window = segment.window);
     }
-    if field!(current.owner) >> 24 & leg_flag::STASHED as u32 != 0 {
-        // Answered early, and a part of the request is still missing there: on another leg it would never come.
-        env.count(Reason::OutOfOrder);
-        return Verdict::DROP;
-    }
-    field!(entry.window = segment.window);
     // Unknown to the verifier, which would otherwise go through the scanner once for each side of `fill`'s comparisons.
-    let len = barrier::forget(place!(scratch.read), segment.len);
-    field!(scratch.read = gather::fill(packet, &Segment { len, ..*segment }, place!(scratch.text), 0));
+    let len = barrier::forget(place!(scratch.read), segment.len.wrapping_sub(skip));
+    let at = segment.at.wrapping_add(skip);
+    field!(scratch.read = gather::fill(packet, &Segment { len, at, ..*segment }, place!(scratch.text), 0));
     Verdict::READ
 }
 
@@ -139,6 +145,9 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     *place!(scratch.client) = p.key;
     let gathered = field!(entry.state) == splice_state::GATHERING;
+    if !gathered && field!(entry.owner) >> 24 & splice_flag::PINNED as u32 != 0 {
+        return counted(env, segment, entry);
+    }
     if place!(scratch.request).verdict == verdict::INCOMPLETE && field!(scratch.read) < HEAD_LIMIT {
         if !gathered && (keep(env, p, segment, entry, splice_state::GATHERING) == 0 || stow(packet, env, segment, entry) == 0) {
             return Verdict::DROP;
@@ -155,7 +164,7 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
             if !gathered && (keep(env, p, segment, entry, splice_state::OPENING) == 0 || stow(packet, env, segment, entry) == 0) {
                 // It is a new request when it comes again.
                 field!(entry.body_end = segment.seq);
-                flag!(clear entry.owner, splice_flag::CHUNKED | splice_flag::PINNED);
+                flag!(clear entry.owner, splice_flag::CHUNKED | splice_flag::PINNED | splice_flag::BLIND);
                 return Verdict::DROP;
             }
             leg::park(env, entry, at, 0);
@@ -174,15 +183,82 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
     }
 }
 
+/// Flags of a leg whose backend has more to say, or nothing any more.
+const BUSY: u8 = leg_flag::AWAIT | leg_flag::CHUNKED | leg_flag::FIN | leg_flag::PEER_FIN;
+
+/// The next request of a pinned connection: counted, and followed to its end. Where it cannot be read, nothing behind it is.
+#[inline(never)]
+fn counted<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segment, entry: Ref<Spliced<F>>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let head = place!(scratch.request);
+    if head.verdict != verdict::COMPLETE {
+        flag!(set entry.owner, splice_flag::BLIND);
+        return Verdict::PLAIN;
+    }
+    begins(env, entry, field!(entry.body_end));
+    place!(scratch.choice).ruled = 0;
+    let (current, key) = (field!(entry.owner) & 0xff_ffff, place!(scratch.partner));
+    leg::key_in_use(entry, key);
+    if let Some(leg) = env.leg(key)
+        && field!(leg.owner) >> 24 & BUSY as u32 == 0
+        && !after(field!(leg.body_end), field!(leg.next))
+        && segment.ack.wrapping_add(field!(entry.ack_add)) == field!(leg.next)
+    {
+        // Its client has heard all that its backend has said: what comes next is the response.
+        stay(env, entry, current);
+    } else if let Some(backend) = env.backend(current) {
+        count(env, current, field!(backend.version));
+    }
+    or_body::<F, E>(env, entry, segment.end(), Verdict::PLAIN)
+}
+
+/// Notes what the head in `scratch.request`, whose first byte has the number `at`, says of its request and its response.
+#[inline(always)]
+fn begins<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, at: u32) {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return };
+    let head = place!(scratch.request);
+    let options = field!(entry.options) & !(tcp_option::HEAD | tcp_option::CONNECT);
+    let method = if head.head_method != 0 { tcp_option::HEAD } else { 0 } | if head.connect_method != 0 { tcp_option::CONNECT } else { 0 };
+    field!(entry.options = options | method);
+    field!(entry.body_end = at.wrapping_add(head.head_len).wrapping_add(head.length as u32));
+    let here = at.wrapping_add(field!(scratch.read));
+    let chunked = head.verdict == verdict::COMPLETE && head.framing == framing::CHUNKED;
+    field!(scratch.whole = (head.verdict == verdict::COMPLETE && !chunked && !after(field!(entry.body_end), here)) as u32);
+    if chunked {
+        field!(entry.chunks = Chunks::default());
+        flag!(set entry.owner, splice_flag::CHUNKED);
+    }
+}
+
+/// Most requests of a pinned connection that are read in one packet.
+const MORE: u32 = 8;
+
 /// `step`; by way of `splice::body` when the client's data goes on, up to `end`, behind what is known of the request.
 #[inline(always)]
 pub fn or_body<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, end: u32, step: Verdict) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
-    if !after(end, field!(entry.body_end)) || field!(entry.owner) >> 24 & splice_flag::PINNED as u32 != 0 {
+    let flags = (field!(entry.owner) >> 24) as u8;
+    if !after(end, field!(entry.body_end)) || flags & splice_flag::BLIND != 0 {
         return step;
+    }
+    if flags & (splice_flag::PINNED | splice_flag::CHUNKED) == splice_flag::PINNED {
+        return or_more::<F, E>(env, entry, step);
     }
     field!(scratch.step = step);
     Verdict::BODY
+}
+
+/// The packet of a pinned connection holds another request: reads it, unless there are too many.
+#[inline(always)]
+pub fn or_more<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, step: Verdict) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let more = field!(scratch.more);
+    field!(scratch.more = more.wrapping_add(1));
+    if more < MORE && field!(entry.state) == splice_state::ESTABLISHED {
+        return Verdict::READ;
+    }
+    flag!(set entry.owner, splice_flag::BLIND);
+    step
 }
 
 /// Acknowledges the part of a head that is here, so that the client sends the rest even when it waits for that (RFC 896).
@@ -242,19 +318,9 @@ fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: 
     if head.verdict == verdict::REFUSE && current == 0 {
         return accept::REFUSED;
     }
-    let options = field!(entry.options) & !(tcp_option::HEAD | tcp_option::CONNECT);
-    let method = if head.head_method != 0 { tcp_option::HEAD } else { 0 } | if head.connect_method != 0 { tcp_option::CONNECT } else { 0 };
-    field!(entry.options = options | method);
-    field!(entry.body_end = at.wrapping_add(head.head_len).wrapping_add(head.length as u32));
-    let here = at.wrapping_add(field!(scratch.read));
-    let chunked = head.verdict == verdict::COMPLETE && head.framing == framing::CHUNKED;
-    field!(scratch.whole = (head.verdict == verdict::COMPLETE && !chunked && !after(field!(entry.body_end), here)) as u32);
-    if chunked {
-        field!(entry.chunks = Chunks::default());
-        flag!(set entry.owner, splice_flag::CHUNKED);
-    }
+    begins(env, entry, at);
     if head.verdict != verdict::COMPLETE {
-        flag!(set entry.owner, splice_flag::PINNED);
+        flag!(set entry.owner, splice_flag::PINNED | splice_flag::BLIND);
         env.count(match head.verdict {
             verdict::PIN => Reason::PinnedRequest,
             _ if current != 0 => Reason::PinnedHead,

@@ -164,10 +164,12 @@ fn pin<F: Network, E: Env + Tables<F>>(env: &E, scratch: Ref<Scratch<F>>, leg: R
     let client = place!(scratch.client);
     leg::client_of(leg, client);
     if let Some(flow) = env.spliced(client)
-        && field!(flow.owner) >> 24 & splice_flag::PINNED as u32 == 0
+        && field!(flow.owner) >> 24 & splice_flag::BLIND as u32 == 0
     {
-        flag!(set flow.owner, splice_flag::PINNED);
-        env.count(Reason::PinnedRequest);
+        if field!(flow.owner) >> 24 & splice_flag::PINNED as u32 == 0 {
+            env.count(Reason::PinnedRequest);
+        }
+        flag!(set flow.owner, splice_flag::PINNED | splice_flag::BLIND);
     }
     0
 }

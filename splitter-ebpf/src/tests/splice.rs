@@ -10,6 +10,7 @@ mod handshake;
 mod heads;
 mod lock;
 mod pin;
+mod pinned;
 mod responses;
 mod stamps;
 mod switch;
@@ -277,6 +278,11 @@ impl Http {
     fn evict(&self, server: &End<'_>) {
         let id = self.id_of(server);
         if self.ipv6() { self.maps.v6.forget_legs(id) } else { self.maps.v4.forget_legs(id) }
+    }
+
+    /// Does what the agent does with pinned connections that have to go.
+    fn ask_for_the_end(&self) {
+        if self.ipv6() { self.maps.v6.mark_spliced(splice_flag::RESET) } else { self.maps.v4.mark_spliced(splice_flag::RESET) }
     }
 
     /// Entries of `SPLICED` and `LEGS`.

@@ -39,6 +39,7 @@ fn service(name: &str, connections: u64, failed: u64) -> Service {
         mode: "tcp".into(),
         split_by: "connection".into(),
         on_weight_change: "keep".into(),
+        pinned_on_weight_change: "keep".into(),
         frontends: vec!["10.9.9.9:80/TCP".into()],
         weights_from: "policy".into(),
         policy_weights: None,

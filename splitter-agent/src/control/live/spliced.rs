@@ -1,9 +1,14 @@
 //! Live connections of http services: as rows, and the one of a client that is asked about.
 
-use super::{endpoint, key4, key6, version_name};
+use super::{Then, endpoint, key4, key6, version_name};
 use crate::{
-    control::{decision::Facts, sweep::Clock, wanted::Wanted},
+    control::{
+        decision::{self, Facts},
+        sweep::Clock,
+        wanted::Wanted,
+    },
     datapath::{Cursor, FlowTables, TableError, Tables},
+    model::{Mode, Pinned},
     observed::FlowRow,
     plan,
     reconcile::{
@@ -12,6 +17,7 @@ use crate::{
     },
 };
 use splitter_common::abi::*;
+use std::collections::{HashMap, HashSet};
 
 /// What is known of the leg in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +25,7 @@ pub struct Live {
     pub version: String,
     /// `ADDRESS:PORT`.
     pub backend: String,
-    /// Requests are not read any more.
+    /// Requests are not decided any more.
     pub pinned: bool,
 }
 
@@ -61,6 +67,66 @@ pub(super) fn rows<F: FlowTables>(
         }
     }
     Ok(())
+}
+
+/// Pinned connections whose key the weights give to another version than they have. Where a request's own value is the key, or each request is
+/// drawn, the connection's key stands for them: nobody reads what they ask for.
+pub(super) fn strays<F: FlowTables>(
+    tables: &mut impl Tables,
+    (applied, known): (&Applied, &HashMap<u32, &Planned>),
+    services: &HashSet<u32>,
+    then: Then,
+) -> Result<u64, TableError> {
+    let wanted = services.iter().filter_map(|id| known.get(id).copied()).filter(|planned| planned.model.pinned == Pinned::Reset);
+    let wanted: HashMap<u32, &Planned> = wanted.filter(|planned| planned.model.mode == Mode::Http).map(|p| (p.image.id, p)).collect();
+    if wanted.is_empty() {
+        return Ok(0);
+    }
+    let (mut cursor, mut more, mut found) = (Cursor::default(), true, Vec::new());
+    while more {
+        more = F::SPLICED.scan(tables, &mut cursor, |key, spliced| {
+            let Some(planned) = wanted.get(&spliced.service) else { return };
+            let version = applied.owner(backend(spliced.owner)).1;
+            if is_to_move(&spliced) && index(planned, version) != decision::decide(planned, &facts::<F>(&key)).version {
+                found.push(key);
+            }
+        })?;
+    }
+    if then == Then::End {
+        for key in &found {
+            // Again: it may have moved on since the scan.
+            if let Some(spliced) = F::SPLICED.get(tables, *key)?.filter(is_to_move) {
+                let owner = owner(backend(spliced.owner), (spliced.owner >> 24) as u8 | splice_flag::RESET);
+                F::SPLICED.replace(tables, *key, Spliced { owner, ..spliced })?;
+                // Its leg looks at the flow when it is time to look its route up.
+                let leg_key = leg_in_use(&spliced);
+                if let Some(leg) = F::LEGS.get(tables, leg_key)?.filter(|leg| client_of(leg) == *key) {
+                    F::LEGS.replace(tables, leg_key, Leg { last: leg.last.wrapping_sub(REFRESH_TICKS), ..leg })?;
+                }
+            }
+        }
+    }
+    Ok(found.len() as u64)
+}
+
+/// Pinned, and nobody has asked for its end yet.
+fn is_to_move<F: FlowTables>(spliced: &Spliced<F>) -> bool {
+    spliced.state == splice_state::ESTABLISHED && has(spliced, splice_flag::PINNED) && !has(spliced, splice_flag::RESET)
+}
+
+fn index(planned: &Planned, version: u32) -> Option<usize> {
+    planned.image.record.versions.iter().take(planned.model.versions.len()).position(|slot| slot.version == version)
+}
+
+fn facts<F: FlowTables>(key: &FlowKey<F>) -> Facts {
+    let (source, destination) = split_ports(key.ports);
+    Facts {
+        client: F::mapped(&key.src),
+        client_port: u16::from_be_bytes(source),
+        vip: F::mapped(&key.dst),
+        vip_port: u16::from_be_bytes(destination),
+        proto: key.proto as u8,
+    }
 }
 
 /// A backend has the connection.

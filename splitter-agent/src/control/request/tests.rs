@@ -25,6 +25,7 @@ fn service(split_by: SplitBy, weights: [u32; 2], rules: Vec<(Vec<Condition>, usi
         rules: Vec::new(),
         http: Some(Http { rules: rules.into_iter().map(rule).collect(), unavailable: Unavailable::Status }),
         on_weight_change: OnWeightChange::Keep,
+        pinned: Default::default(),
         snat: Snat::Auto,
         rollout: None,
         origin: "a:b.yaml:3:18".into(),

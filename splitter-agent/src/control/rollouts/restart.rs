@@ -243,6 +243,7 @@ mod tests {
             rules: Vec::new(),
             http: None,
             on_weight_change: Default::default(),
+            pinned: Default::default(),
             snat: crate::model::Snat::Auto,
             rollout: None,
             origin: String::new(),

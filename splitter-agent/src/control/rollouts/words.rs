@@ -5,7 +5,7 @@ use crate::{
     control::{
         ControlError,
         actor::{Actor, unix_now},
-        weights,
+        status, weights,
     },
     model::Service,
     observed::{RolloutEvent, RolloutStatus, WeightChange, WeightRequest},
@@ -33,7 +33,7 @@ impl Actor {
         self.rollouts.rounds.changed();
         let (state, note) = result?;
         let moment = if dry_run { rollout::Moment { passed: 0.0, ..moment } } else { moment };
-        Ok(RolloutStatus { note, ..rollout::status(&state, moment) })
+        Ok(RolloutStatus { note, pinned: self.pinned(name), ..rollout::status(&state, moment) })
     }
 
     /// The state afterwards, and what became of the shares.
@@ -112,10 +112,16 @@ impl Actor {
             let moment = entry.moment(Instant::now());
             rollout::full_status(&entry.state, moment)
         };
-        match self.rollouts.entries.get_mut(name) {
-            Some(entry) => Ok(full(entry)),
-            None => self.fresh(name).map(|mut entry| full(&mut entry)),
-        }
+        let found = match self.rollouts.entries.get_mut(name) {
+            Some(entry) => full(entry),
+            None => full(&mut self.fresh(name)?),
+        };
+        Ok(RolloutStatus { pinned: self.pinned(name), ..found })
+    }
+
+    /// Connections of a service that no share moves, as the last sweep found them.
+    pub(in crate::control) fn pinned(&self, name: &str) -> u64 {
+        self.reconciler.service(name).map_or(0, |planned| status::pinned(planned, self.janitor.findings()))
     }
 
     /// All that the policy has, as far as one was ever read.
@@ -141,14 +147,15 @@ impl Actor {
     /// All that the policy has, and those that run without it.
     pub(in crate::control) fn all_rollouts(&mut self) -> Vec<RolloutStatus> {
         let now = Instant::now();
-        let status = |entry: &mut Entry| {
+        let told = |entry: &mut Entry| {
             let moment = entry.moment(now);
             rollout::status(&entry.state, moment)
         };
-        let mut all: Vec<RolloutStatus> = self.rollouts.entries.values_mut().map(status).collect();
+        let mut all: Vec<RolloutStatus> = self.rollouts.entries.values_mut().map(told).collect();
         let unstarted =
             self.desired.services.iter().filter(|service| service.rollout.is_some() && !self.rollouts.entries.contains_key(&service.name));
-        all.extend(unstarted.filter_map(|service| self.fresh_of(service).ok()).map(|mut entry| status(&mut entry)));
+        all.extend(unstarted.filter_map(|service| self.fresh_of(service).ok()).map(|mut entry| told(&mut entry)));
+        all.iter_mut().for_each(|rollout| rollout.pinned = self.pinned(&rollout.service));
         all.sort_by(|a, b| a.service.cmp(&b.service));
         all
     }

@@ -117,6 +117,9 @@ impl Janitor {
         let backend = backend(spliced.owner);
         if connected && backend != 0 && !self.is_dead(backend) {
             *self.now.flows.entry(backend).or_default() += 1;
+            if flags(spliced.owner) & splice_flag::PINNED != 0 {
+                *self.now.pinned.entry(backend).or_default() += 1;
+            }
         }
     }
 

@@ -26,6 +26,7 @@ fn service(name: &str, address: &str, mode: Mode, rules: Vec<HttpRule>) -> Servi
         rules: vec![Rule { source: Cidr { address: "10.1.7.0".parse().unwrap(), prefix: 24 }, version: 1 }],
         http: (mode == Mode::Http).then_some(Http { rules, unavailable: Unavailable::Status }),
         on_weight_change: OnWeightChange::Keep,
+        pinned: Default::default(),
         snat: Snat::Auto,
         rollout: None,
         origin: "a.yaml:1:1".into(),

@@ -27,6 +27,7 @@ fn model(number: u8, weights: [u32; 2], ports: &[u16]) -> Arc<Model> {
         rules: Vec::new(),
         http: None,
         on_weight_change: OnWeightChange::Keep,
+        pinned: Default::default(),
         snat: Translation::Auto,
         rollout: None,
         origin: String::new(),

@@ -127,8 +127,8 @@ fn what_pins_a_connection_is_told() {
         let mut client = lab.client();
         let mut server = lab.open(&mut client, &[GET, GET2].concat());
         let id = lab.id_of(&server);
-        let pinned = |why: Reason, text: String| (D, 1, id, why as u8, 0, trace_flag::PINNED, text);
-        assert_eq!(told(&lab), [pinned(Reason::PinnedPipeline, text(&[GET, GET2].concat()))]);
+        let pinned = (D, 1, id, Reason::PinnedPipeline as u8, 0, trace_flag::PINNED, String::new());
+        assert_eq!(told(&lab), [(D, 1, id, NO_REASON, 0, 0, text(&[GET, GET2].concat())), pinned]);
         lab.respond(&mut client, &mut server, &[OK, OK].concat());
         told(&lab);
         server.hear(&one(client.say(GET2)));

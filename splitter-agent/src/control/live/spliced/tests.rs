@@ -3,7 +3,7 @@ use super::*;
 use crate::{
     control::explain::explain,
     datapath::{Memory, read},
-    model::{Backend, BackendState, Frontend, Http, Mode, OnWeightChange, Protocol, Service, Snat, SplitBy, Unavailable, Version},
+    model::{Backend, BackendState, Frontend, Http, Mode, OnWeightChange, Pinned, Protocol, Service, Snat, SplitBy, Unavailable, Version},
     observed::{ExplainRequest, Explanation, FlowQuery, FlowState},
     reconcile::Reconciler,
 };
@@ -12,6 +12,10 @@ use std::sync::Arc;
 const CLOCK: Clock = Clock { ticks: 10_000, ticks_per_second: 250 };
 
 fn applied() -> (Memory, Reconciler) {
+    applied_with(Pinned::Keep)
+}
+
+fn applied_with(pinned: Pinned) -> (Memory, Reconciler) {
     let backend = |text: &&str| Backend { address: text.parse().unwrap(), state: BackendState::Ready };
     let version =
         |name: &str, weight, backends: &[&str]| Version { name: name.into(), weight, backends: backends.iter().map(backend).collect() };
@@ -24,6 +28,7 @@ fn applied() -> (Memory, Reconciler) {
         rules: Vec::new(),
         http: Some(Http { rules: Vec::new(), unavailable: Unavailable::Status }),
         on_weight_change: OnWeightChange::Keep,
+        pinned,
         snat: Snat::Auto,
         rollout: None,
         origin: "a:b.yaml:3:18".into(),
@@ -118,6 +123,29 @@ fn rows_name_the_translated_source() {
 fn asked(memory: &Memory, reconciler: &Reconciler, port: u16) -> Explanation {
     let request = ExplainRequest { client: Some(format!("10.1.0.2:{port}")), ..ExplainRequest::default() };
     explain(memory, reconciler.service("checkout").unwrap(), &request, |_| false).unwrap()
+}
+
+#[test]
+fn pinned_connections_that_belong_elsewhere_are_marked() {
+    let counted = |pinned| {
+        let (mut memory, reconciler) = applied_with(pinned);
+        // To v1, which has no weight; and to v2, which has all.
+        connect(&mut memory, &reconciler, 1, splice_state::ESTABLISHED, splice_flag::PINNED | splice_flag::BLIND, Some(0));
+        connect(&mut memory, &reconciler, 2, splice_state::ESTABLISHED, splice_flag::PINNED, Some(1));
+        connect(&mut memory, &reconciler, 3, splice_state::ESTABLISHED, 0, Some(0));
+        connect(&mut memory, &reconciler, 4, splice_state::ANSWERED, splice_flag::PINNED, Some(0));
+        let id = reconciler.service("checkout").unwrap().image.id;
+        let mut strays = |then| super::super::strays(&mut memory, reconciler.applied(), &HashSet::from([id]), then).unwrap();
+        let counts = [strays(Then::Count), strays(Then::End), strays(Then::End)];
+        let mut marked = Vec::new();
+        let flags = |spliced: &Spliced<V4>| (spliced.owner >> 24) as u8;
+        V4::SPLICED.scan(&memory, &mut Cursor::default(), |key, spliced| marked.push((split_ports(key.ports).0, flags(&spliced)))).unwrap();
+        marked.retain(|(_, flags)| flags & splice_flag::RESET != 0);
+        (counts, marked)
+    };
+    assert_eq!(counted(Pinned::Keep), ([0, 0, 0], vec![]));
+    let flags = splice_flag::PINNED | splice_flag::BLIND | splice_flag::RESET;
+    assert_eq!(counted(Pinned::Reset), ([1, 1, 0], vec![([0, 1], flags)]));
 }
 
 #[test]
