@@ -135,6 +135,12 @@ pub struct Service {
     /// The policy's own weights, by version, where others count; null where the policy's count.
     #[serde(default)]
     pub policy_weights: Option<BTreeMap<String, u32>>,
+    /// `mode: http`: heads of requests that wait now, for their end or for a backend.
+    #[serde(default)]
+    pub heads: u64,
+    /// `mode: http`: what clients suffered for want of room for a head, by reason.
+    #[serde(default)]
+    pub heads_lost: BTreeMap<String, u64>,
     pub versions: Vec<Version>,
 }
 
@@ -278,6 +284,22 @@ pub struct Table {
     pub max_entries: u64,
     /// Bytes of kernel memory.
     pub memory: u64,
+}
+
+impl Table {
+    /// Nine tenths of it are in use; three quarters of the slots for heads, of which a service leaves some to the others.
+    pub fn is_nearly_full(&self) -> bool {
+        let (tenths, of) = if self.name == "stashes" { (3, 4) } else { (9, 10) };
+        self.max_entries > 0 && self.entries * of >= self.max_entries * tenths
+    }
+}
+
+impl Status {
+    /// Tables that are nearly full, in words.
+    pub fn nearly_full(&self) -> Vec<String> {
+        let full = self.tables.iter().filter(|table| table.is_nearly_full());
+        full.map(|table| format!("{}: {} of {} entries", table.name, table.entries, table.max_entries)).collect()
+    }
 }
 
 /// A row of `GET /v1/flows`.

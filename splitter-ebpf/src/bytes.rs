@@ -264,6 +264,24 @@ pub unsafe fn add_to(word: *mut u32, value: u32) {
     };
 }
 
+/// As [`add_to`], of 64 bits.
+///
+/// # Safety
+/// As [`set_bits`].
+#[inline(always)]
+pub unsafe fn add_to_long(word: *mut u64, value: u64) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) value)
+    };
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise; tests have one thread.
+    unsafe {
+        *word = (*word).wrapping_add(value)
+    };
+}
+
 /// Reads a word; what is read after it was written no earlier than the word (Linux 5.12).
 ///
 /// # Safety

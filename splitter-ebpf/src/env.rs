@@ -4,7 +4,7 @@ use crate::{
     bytes::Ref,
     lb::{Choice, Facts, Search, Translation},
     packet::Parsed,
-    splice::{Out, Pieces, Stamps},
+    splice::{Claim, Out, Pieces, Stamps},
     verdict::Verdict,
 };
 use splitter_common::{
@@ -82,6 +82,8 @@ pub trait Env: Tables<V4> + Tables<V6> {
     fn search(&self) -> Option<Ref<Search>>;
     fn http_rules(&self, service: u32) -> Option<Ref<HttpRules>>;
     fn stash(&self, slot: u32) -> Option<Ref<Stash>>;
+    fn stash_set(&self, set: u32) -> Option<Ref<StashSet>>;
+    fn count_loss(&self, key: &LossKey);
     /// 0: nobody holds it.
     fn splice_lock(&self, slot: u32) -> Option<Ref<u64>>;
     /// Copies the first `len` bytes of a stash's text.
@@ -125,6 +127,7 @@ pub struct Scratch<F: Family> {
     pub leg: Leg<F>,
     pub out: Out<F>,
     pub pieces: Pieces,
+    pub claim: Claim,
     pub stamps: Stamps,
     pub client: FlowKey<F>,
     pub step: Verdict,

@@ -141,6 +141,8 @@ pub struct Maps {
     config: Map<u32, Config>,
     http_rules: Map<u32, HttpRules>,
     stashes: Map<u32, Stash>,
+    stash_sets: Map<u32, StashSet>,
+    losses: RefCell<HashMap<LossKey, u64>>,
     locks: Map<u32, u64>,
     trace: Map<u32, Trace>,
     trace_cpu: Map<u32, TraceCpu>,
@@ -174,6 +176,8 @@ impl Maps {
             config: Map::new(),
             http_rules: Map::new(),
             stashes: Map::new(),
+            stash_sets: Map::new(),
+            losses: RefCell::default(),
             locks: Map::new(),
             trace: Map::new(),
             trace_cpu: Map::new(),
@@ -256,10 +260,59 @@ impl Maps {
         *self.filter.borrow_mut().entry(word).or_default() |= bits | filter::http(bits);
     }
 
-    /// Slots of stashes that are taken.
-    pub fn taken(&self) -> usize {
+    /// Words of the slots for heads that are taken.
+    pub fn stash_words(&self) -> Vec<u64> {
         // SAFETY: single-threaded, no reference is alive.
-        self.stashes.0.borrow().values().filter(|stash| unsafe { (*stash.get()).taken } != 0).count()
+        let words = self.stash_sets.0.borrow().values().flat_map(|set| unsafe { (*set.get()).words }).collect::<Vec<_>>();
+        words.into_iter().filter(|word| word & stash_word::TAKEN != 0).collect()
+    }
+
+    /// How many these are.
+    pub fn taken(&self) -> usize {
+        self.stash_words().len()
+    }
+
+    /// The slots themselves.
+    pub fn stash_slots(&self) -> Vec<u32> {
+        (0..STASH_SLOTS).filter(|slot| self.stash_word(*slot) & stash_word::TAKEN != 0).collect()
+    }
+
+    pub fn stash_word(&self, slot: u32) -> u64 {
+        self.stash_set(slot / STASH_WAYS).expect("a set").get().words[(slot % STASH_WAYS) as usize]
+    }
+
+    pub fn set_stash_word(&self, slot: u32, word: u64) {
+        let found = self.stash_set(slot / STASH_WAYS).expect("a set");
+        let mut set = found.get();
+        set.words[(slot % STASH_WAYS) as usize] = word;
+        found.set(set);
+    }
+
+    /// Gives back all slots but some.
+    pub fn free_all_stashes_but(&self, slots: &[u32]) {
+        (0..STASH_SLOTS).filter(|slot| !slots.contains(slot)).for_each(|slot| self.set_stash_word(slot, 0));
+    }
+
+    /// Another CPU works with a slot's connection; the lock that it holds.
+    pub fn hold_lock_of(&self, slot: u32) -> u32 {
+        let lock = self.stash(slot).expect("a slot").get().lock - 1;
+        self.splice_lock(lock).expect("a lock").set(1 << 32 | self.ticks() as u64);
+        lock
+    }
+
+    pub fn give_lock(&self, lock: u32) {
+        self.splice_lock(lock).expect("a lock").set(0);
+    }
+
+    /// Draws another key.
+    pub fn set_secret(&self, secret: [u64; 2]) {
+        let config = self.config.get(&0).expect("it is there");
+        config.set(Config { secret, ..config.get() });
+    }
+
+    /// What a service's clients suffered for want of a slot.
+    pub fn losses(&self, service: u32, reason: Reason) -> u64 {
+        self.losses.borrow().get(&LossKey { service, reason: reason as u32 }).copied().unwrap_or(0)
     }
 
     /// Locks that are held.
@@ -277,11 +330,13 @@ impl Maps {
         }
     }
 
-    /// Takes all slots of stashes, or gives all back.
+    /// Others take all slots for heads, each for a service of its own, or give all back.
     pub fn take_all_stashes(&self, taken: bool) {
-        for slot in 1..STASH_SLOTS {
-            if let Some(stash) = self.stash(slot) {
-                stash.set(Stash { taken: taken as u64, since: self.ticks(), ..stash.get() });
+        let since = stash_word::clock(self.now()) as u64;
+        for set in 0..STASH_SETS {
+            if let Some(found) = self.stash_set(set) {
+                let word = |way| stash_word::TAKEN | stash_word::ACKNOWLEDGED | (1_000 + way as u64) << stash_word::SERVICE | since;
+                found.set(StashSet { words: core::array::from_fn(|way| if taken { word(way) } else { 0 }) });
             }
         }
     }
@@ -481,8 +536,15 @@ impl Env for Maps {
     fn http_rules(&self, service: u32) -> Option<Ref<HttpRules>> {
         self.http_rules.get(&service)
     }
+    fn stash_set(&self, set: u32) -> Option<Ref<StashSet>> {
+        self.stash_sets.put_new(&set, StashSet::default());
+        (set < STASH_SETS).then(|| self.stash_sets.get(&set)).flatten()
+    }
+    fn count_loss(&self, key: &LossKey) {
+        *self.losses.borrow_mut().entry(*key).or_default() += 1;
+    }
     fn stash(&self, slot: u32) -> Option<Ref<Stash>> {
-        let empty = Stash { taken: 0, since: 0, len: 0, acknowledged: 0, pad: 0, text: [0; _] };
+        let empty = Stash { len: 0, acknowledged: 0, lock: 0, pad: 0, text: [0; _] };
         self.stashes.put_new(&slot, empty);
         (slot < STASH_SLOTS).then(|| self.stashes.get(&slot)).flatten()
     }

@@ -13,7 +13,7 @@ use splitter_common::{
     http::{HEAD_LIMIT, HeadText},
 };
 use splitter_ebpf::{
-    bytes::{Ref, within},
+    bytes::{Ref, add_to_long, within},
     env::{Env, Note, Scratch, Table, Tables},
     lb::Search,
 };
@@ -132,6 +132,20 @@ impl Env for Kernel {
     #[inline(always)]
     fn stash(&self, slot: u32) -> Option<Ref<Stash>> {
         maps::reference(maps::STASHES.get_ptr_mut(slot))
+    }
+    #[inline(always)]
+    fn stash_set(&self, set: u32) -> Option<Ref<StashSet>> {
+        maps::reference(maps::STASH_SETS.get_ptr_mut(set))
+    }
+    #[inline(always)]
+    fn count_loss(&self, key: &LossKey) {
+        if maps::HEAD_LOSSES.get_ptr(key).is_none() {
+            let _ = maps::HEAD_LOSSES.insert(key, 0, maps::NOEXIST);
+        }
+        if let Some(count) = maps::HEAD_LOSSES.get_ptr_mut(key) {
+            // SAFETY: a lookup's value is live while the program runs.
+            unsafe { add_to_long(count, 1) };
+        }
     }
     #[inline(always)]
     fn splice_lock(&self, slot: u32) -> Option<Ref<u64>> {

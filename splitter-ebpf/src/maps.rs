@@ -78,6 +78,12 @@ flow_maps! {
 
 #[map]
 pub static STASHES: Array<Stash> = Array::pinned(STASH_SLOTS, 0);
+/// Who has which of them.
+#[map]
+pub static STASH_SETS: Array<StashSet> = Array::pinned(splitter_common::abi::STASH_SETS, 0);
+/// What clients suffered for want of one.
+#[map]
+pub static HEAD_LOSSES: HashMap<LossKey, u64> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
 /// See `splice::lock`.
 #[map]
 pub static SPLICE_LOCKS: Array<u64> = Array::pinned(splitter_common::abi::SPLICE_LOCKS, 0);

@@ -283,6 +283,7 @@ impl Node {
             service: id.div_ceil(2),
             window: 0,
             stash: 0,
+            stashed: 0,
             state: splice_state::ESTABLISHED,
             options: 0,
             scale: 0,

@@ -82,6 +82,13 @@ pub fn head(status: &Status, now: f64, colour: bool) -> String {
             text += &line("", Style::Yellow.paint(&format!("and {more} more"), colour));
         }
     }
+    for full in status.nearly_full() {
+        text += &line("filling", Style::Yellow.paint(&full, colour));
+    }
+    for service in status.services.iter().filter(|service| !service.heads_lost.is_empty()).take(NAMED) {
+        let lost: Vec<String> = service.heads_lost.iter().map(|(reason, times)| format!("{reason} {times}")).collect();
+        text += &line("heads lost", Style::Yellow.paint(&format!("{}: {}", service.name, lost.join(", ")), colour));
+    }
     let names: Vec<_> = interfaces.iter().map(|interface| self::interface(interface, colour)).collect();
     let names = if names.is_empty() { Style::Yellow.paint("none: no traffic is split; see --interface", colour) } else { names.join(", ") };
     text += &line("interfaces", names);

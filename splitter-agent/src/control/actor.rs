@@ -318,7 +318,7 @@ impl Actor {
 
     pub(super) fn clock(&self) -> Result<Clock, DatapathError> {
         let (ticks, ticks_per_second) = self.datapath.as_ref().map_or(Ok((0, 1)), Datapath::ticks)?;
-        Ok(Clock { ticks, ticks_per_second })
+        Ok(Clock { ticks, ticks_per_second, heads: datapath::heads_clock() })
     }
 
     pub(super) fn save_runtime(&mut self) {

@@ -16,7 +16,7 @@ use crate::{
     reconcile::{Applied, Planned},
 };
 use splitter_common::{
-    abi::{Backend, Kind, Lapsed, Measure, Outcomes, VersionCounters, backend_state, is_suspected, trial},
+    abi::{Backend, Kind, Lapsed, Measure, Outcomes, Reason, VersionCounters, backend_state, is_suspected, trial},
     decide::SPACE,
 };
 use std::{
@@ -132,6 +132,8 @@ pub fn some(
         suspects: suspects(tables, clock)?,
         ticks: clock.ticks,
         lapsed: lapsed(tables)?,
+        losses: losses(tables)?,
+        findings,
         rates,
     };
     let mut services: Vec<_> = planned.into_iter().map(|planned| service(planned, runtime, &facts)).collect();
@@ -164,6 +166,8 @@ struct Facts<'a> {
     suspects: HashMap<u32, bool>,
     ticks: u32,
     lapsed: HashMap<u32, Lapsed>,
+    losses: HashMap<u32, BTreeMap<String, u64>>,
+    findings: &'a Findings,
     rates: &'a Rates,
 }
 
@@ -192,6 +196,17 @@ fn lapsed(tables: &impl Tables) -> Result<HashMap<u32, Lapsed>, TableError> {
         lapsed.insert(version, count);
     })?;
     Ok(lapsed)
+}
+
+/// What clients suffered for want of a slot for a head, by service and reason.
+fn losses(tables: &impl Tables) -> Result<HashMap<u32, BTreeMap<String, u64>>, TableError> {
+    let mut losses: HashMap<u32, BTreeMap<String, u64>> = HashMap::new();
+    crate::datapath::HEAD_LOSSES.each(tables, |key, count| {
+        if let Some(reason) = Reason::ALL.get(key.reason as usize) {
+            losses.entry(key.service).or_default().insert(reason.name().into(), count);
+        }
+    })?;
+    Ok(losses)
 }
 
 fn suspects(tables: &impl Tables, clock: Clock) -> Result<HashMap<u32, bool>, TableError> {
@@ -237,6 +252,8 @@ fn service(planned: &Planned, runtime: &Runtime, facts: &Facts<'_>) -> observed:
             None => "policy",
         }
         .into(),
+        heads: facts.findings.heads(planned.image.id),
+        heads_lost: facts.losses.get(&planned.image.id).cloned().unwrap_or_default(),
         policy_weights: runtime.overrides.get(&model.name).map(|kept| kept.base.clone()),
         versions: (0..model.versions.len()).map(one).collect(),
     }

@@ -33,6 +33,8 @@ const NEXT_HOP: u32 = 60;
 pub struct Clock {
     pub ticks: u32,
     pub ticks_per_second: u32,
+    /// Of slots for heads: see [`stash_word::clock`].
+    pub heads: u32,
 }
 
 impl Clock {
@@ -58,7 +60,8 @@ pub struct Findings {
     next_hops: Bits,
     /// Keys of source translations without a flow, as bytes, and the tick at which that was first seen.
     strays: HashMap<Vec<u8>, u32>,
-    stashes: splice::Stashes,
+    /// Slots for heads that are in use, by the low 16 bits of their service's number.
+    heads: HashMap<u16, u64>,
     /// Numbers that spliced flows name.
     backends: Bits,
     services: Bits,
@@ -67,6 +70,11 @@ pub struct Findings {
 }
 
 impl Findings {
+    /// Slots for heads that a service's connections had.
+    pub fn heads(&self, service: u32) -> u64 {
+        self.heads.get(&(service as u16)).copied().unwrap_or(0)
+    }
+
     /// Whether a spliced flow named a backend or service, by [`identity_kind`] and number: nobody else may get it yet.
     pub fn names(&self, kind: u32, number: u32) -> bool {
         let named = match kind {
@@ -92,7 +100,6 @@ enum Kind {
 }
 
 const STAGES: [(Kind, bool); 17] = [
-    // Before the flows that name them.
     (Kind::Stashes, false),
     (Kind::Spliced, false),
     (Kind::Spliced, true),
@@ -159,7 +166,6 @@ impl Janitor {
         } else {
             self.free_next_hops(tables, clock)?;
             end_suspicions(tables, clock)?;
-            self.free_stashes(tables, clock)?;
             self.last = Arc::new(std::mem::take(&mut self.now));
         }
         result?;
@@ -173,7 +179,7 @@ impl Janitor {
             Kind::Half => self.half::<F>(tables, cursor, clock),
             Kind::Closing => self.flows::<F, _>(F::CLOSING, tables, cursor, clock, |flow: &Flow<F>| *flow, |_| CLOSING),
             Kind::Snat => self.translations::<F>(tables, cursor, clock),
-            Kind::Stashes => self.stashes(tables, cursor),
+            Kind::Stashes => self.stashes(tables, clock),
             Kind::Spliced => self.spliced::<F>(tables, cursor, clock),
             Kind::Legs => self.legs::<F>(tables, cursor, clock),
             Kind::Fragments => {
@@ -353,7 +359,7 @@ mod tests {
     use super::*;
     use crate::datapath::{Memory, read};
 
-    const CLOCK: Clock = Clock { ticks: 5_000_000u32.wrapping_neg(), ticks_per_second: 250 };
+    const CLOCK: Clock = Clock { ticks: 5_000_000u32.wrapping_neg(), ticks_per_second: 250, heads: 0 };
 
     /// A flow of one client port, idle for some seconds in each direction.
     fn flow(memory: &mut Memory, table: Typed<FlowKey<V4>, Flow<V4>>, port: u16, flags: u8, idle: (u32, u32)) {

@@ -28,7 +28,7 @@ use std::{
     sync::Arc,
 };
 
-const CLOCK: Clock = Clock { ticks: 10_000, ticks_per_second: 250 };
+const CLOCK: Clock = Clock { ticks: 10_000, ticks_per_second: 250, heads: 0 };
 
 fn service(split_by: SplitBy, weights: [u32; 2]) -> Service {
     let backend = |text: &str| Backend { address: text.parse().unwrap(), state: BackendState::Ready };

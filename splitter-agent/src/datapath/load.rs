@@ -316,3 +316,11 @@ pub fn ticks_per_second() -> u32 {
     unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &mut resolution) };
     if resolution.tv_nsec > 0 { (1_000_000_000 + resolution.tv_nsec / 2) as u32 / resolution.tv_nsec as u32 } else { 100 }
 }
+
+/// The clock of slots for heads: see [`splitter_common::abi::stash_word::clock`].
+pub fn heads_clock() -> u32 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a struct to write to.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    splitter_common::abi::stash_word::clock(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}

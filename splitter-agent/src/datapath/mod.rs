@@ -39,7 +39,7 @@ use diagnostics::Diagnostics;
 pub use bpf::Kernel;
 pub use interfaces::{PatternError, Patterns, XdpMode, matches as glob};
 pub use links::Hook;
-pub use load::{Sizes, has_maps};
+pub use load::{Sizes, has_maps, heads_clock};
 pub use memory::Memory;
 pub use netlink::{Events, Link, Route, dump as interfaces, route_to};
 pub use pins::{create as make_pins, directory, exist, remove};

@@ -34,6 +34,8 @@ plain!(
     HistogramKey,
     HistogramOctave,
     Stash,
+    StashSet,
+    LossKey,
     Suspected,
     Trace,
     TraceEvent,

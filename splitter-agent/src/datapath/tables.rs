@@ -64,6 +64,8 @@ tables! {
     Legs4 "LEGS4" FlowKey<V4> => Leg<V4>;
     Legs6 "LEGS6" FlowKey<V6> => Leg<V6>;
     Stashes "STASHES" u32 => Stash;
+    StashSets "STASH_SETS" u32 => StashSet;
+    HeadLosses "HEAD_LOSSES" LossKey => u64;
     Strays "STRAYS" u32 => u32;
     Trace "TRACE" u32 => Trace;
     Counters "COUNTERS" u32 => VersionCounters;
@@ -82,6 +84,7 @@ impl Table {
                 | Table::Backends
                 | Table::NextHops
                 | Table::Stashes
+                | Table::StashSets
                 | Table::Trace
                 | Table::Counters
                 | Table::Reasons
@@ -224,7 +227,8 @@ pub const NEXTHOP_OWNERS: Typed<u32, NextHop> = Typed::new(Table::NextHopOwners)
 pub const SUSPECTS: Typed<u32, u32> = Typed::new(Table::Suspects);
 pub const LAPSED: Typed<u32, Lapsed> = Typed::new(Table::Lapsed);
 pub const SUSPECTED: Typed<u32, Suspected> = Typed::new(Table::Suspected);
-pub const STASHES: Typed<u32, Stash> = Typed::new(Table::Stashes);
+pub const STASH_SETS: Typed<u32, StashSet> = Typed::new(Table::StashSets);
+pub const HEAD_LOSSES: Typed<LossKey, u64> = Typed::new(Table::HeadLosses);
 pub const TRACE: Typed<u32, Trace> = Typed::new(Table::Trace);
 
 /// The flow tables of one family.

@@ -18,7 +18,7 @@ pub use running::running;
 pub use work::{Portion, Services, Work};
 
 use crate::{
-    datapath::{HTTP_RULES, IDS, LAPSED, MAGLEV, RULES, SERVICES, Table, TableError, Tables, bytes_of},
+    datapath::{HEAD_LOSSES, HTTP_RULES, IDS, LAPSED, MAGLEV, RULES, SERVICES, Table, TableError, Tables, bytes_of},
     model,
     plan::{self, Generations, Ids, Key, OutOfIds},
 };
@@ -300,6 +300,9 @@ fn forget(tables: &mut impl Tables, free: &[Released]) -> Result<(), TableError>
         }
     }
     LAPSED.delete(tables, &versions)?;
+    let services = free.iter().map(|r| r.identity).filter(|i| i.kind == identity_kind::SERVICE).map(|i| i.id);
+    let losses = services.flat_map(|service| LOSSES.map(|reason| LossKey { service, reason: reason as u32 }));
+    HEAD_LOSSES.delete(tables, &losses.collect::<Vec<_>>())?;
     if !histograms.is_empty() {
         tables.delete(Table::Histograms, bytes_of(&histograms))?;
     }

@@ -113,7 +113,21 @@ impl Exposition {
         let events = kinds(&["event", "pass"]).filter(|([(_, reason)], _)| !is_handover(reason));
         counters(encoder, "splitter_events", "Other notable events in the datapath, by reason", None, events)?;
         let handover = kinds(&["event", "pass"]).filter(|([(_, reason)], _)| is_handover(reason));
-        counters(encoder, "splitter_handover", "Connections whose requests are no longer decided one by one, by reason", None, handover)
+        counters(encoder, "splitter_handover", "Connections whose requests are no longer decided one by one, by reason", None, handover)?;
+        self.heads(encoder)
+    }
+
+    /// Of services whose requests are read.
+    fn heads(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let all = || self.0.services.iter().filter(|service| service.mode == "http");
+        let waiting = all().map(|service| ([("service", service.name.as_str())], service.heads as f64));
+        gauges(encoder, "splitter_heads_waiting", "Heads of HTTP requests that wait for their end or for a backend", waiting)?;
+        let lost = all().flat_map(|service| {
+            let name = service.name.as_str();
+            service.heads_lost.iter().map(move |(reason, count)| ([("service", name), ("reason", reason.as_str())], *count))
+        });
+        let help = "Packets of HTTP services dropped, or connections reset, for want of room for a head, by reason";
+        counters(encoder, "splitter_heads_lost", help, None, lost)
     }
 
     fn tables(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -294,7 +308,8 @@ mod tests {
             ..Version::default()
         };
         let service = |name: &str, version| Service { name: name.into(), versions: vec![version], ..Service::default() };
-        status.services = vec![service("shop/checkout", v1), service("web", web)];
+        let heads = Service { mode: "http".into(), heads: 12, heads_lost: [("head_share".to_owned(), 3)].into(), ..service("web", web) };
+        status.services = vec![service("shop/checkout", v1), heads];
         let reason = |reason: &str, kind: &str| ReasonCount { reason: reason.into(), kind: kind.into(), count: 5 };
         status.reasons = vec![
             reason("no_version", "answer"),
@@ -328,6 +343,8 @@ mod tests {
             "splitter_requests_total{service=\"web\",version=\"v2\",code=\"5xx\"} 1",
             "splitter_switches_total{service=\"web\",version=\"v2\"} 4",
             "splitter_request_duration_seconds_count{service=\"web\",version=\"v2\"} 1",
+            "splitter_heads_waiting{service=\"web\"} 12.0",
+            "splitter_heads_lost_total{service=\"web\",reason=\"head_share\"} 3",
             "splitter_table_entries{table=\"tcp4\"} 2.0",
             "splitter_table_max_entries{table=\"tcp4\"} 100.0",
             "splitter_connections_total{service=\"shop/checkout\",version=\"v1\"} 7",

@@ -17,6 +17,7 @@ mod network;
 mod observe;
 mod pinned;
 mod pooled;
+mod slots;
 mod smuggling;
 mod stage;
 mod stamps;

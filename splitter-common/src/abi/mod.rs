@@ -93,12 +93,14 @@ mod tests {
             size_of::<Trace>(),
             size_of::<TraceEvent>(),
             size_of::<TraceCpu>(),
+            size_of::<StashSet>(),
+            size_of::<LossKey>(),
         ];
         assert_eq!(
             sizes,
             [
                 20, 272, 24, 12, 256, 24, 32, 8, 32, 24, 544, 16, 40, 16, 28, 32, 48, 8, 20, 16, 40, 536, 8, 128, 5144, 96, 120, 72, 96,
-                10264, 64, 184, 208
+                10256, 64, 184, 208, 128, 8
             ]
         );
         assert_eq!(offset_of!(Service, versions), 16);

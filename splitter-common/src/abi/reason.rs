@@ -84,7 +84,7 @@ reasons! {
     UdpRedecided = 22, "udp_redecided", Event;
     /// The packet could not be written to or answered (no memory in the kernel).
     WriteFailed = 23, "write_failed", Drop;
-    /// Every stash is taken: the client sends its request again.
+    /// Every slot for heads that a connection may take is taken: the client sends its request again.
     StashesExhausted = 24, "stashes_exhausted", Drop;
     /// A request head longer than is read here: decided by weight, and the connection stays with its backend.
     HeadTooLong = 25, "head_too_long", Event;
@@ -124,7 +124,16 @@ reasons! {
     Unstamped = 42, "unstamped", Event;
     /// A packet in a backend's name came in by another interface than the one behind which the backend is: it is no evidence.
     WrongSide = 43, "wrong_side", Event;
+    /// A service, or one client network of it, has its share of the slots for heads: the client sends its request again.
+    HeadShare = 44, "head_share", Drop;
+    /// A head that took too long lost its slot to another connection: its client is reset.
+    HeadLate = 45, "head_late", Answer;
+    /// A whole head lost its slot while its backend did not answer: the client sends it again.
+    HeadDisplaced = 46, "head_displaced", Drop;
 }
+
+/// Reasons that are also counted by service, in `HEAD_LOSSES`.
+pub const LOSSES: [Reason; 4] = [Reason::StashesExhausted, Reason::HeadShare, Reason::HeadLate, Reason::HeadDisplaced];
 
 /// Entries of `REASONS`; room to append.
 pub const REASON_SLOTS: u32 = 64;

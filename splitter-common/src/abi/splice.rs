@@ -5,6 +5,8 @@
 //! | `SPLICED` | [`FlowKey`], as the client sends | [`Spliced`] | a client's connection |
 //! | `LEGS` | [`FlowKey`], as the backend sends | [`Leg`] | a connection to a backend; a spliced flow has one in use and may have others idle |
 //! | `STASHES` (both families) | slot u32 | [`Stash`] | the head of a request until a backend has it |
+//! | `STASH_SETS` (both families) | slot / [`STASH_WAYS`] | [`StashSet`] | who has these slots, and since when |
+//! | `HEAD_LOSSES` (both families) | [`LossKey`] | u64 | drops and resets for want of a slot, by service and reason |
 //! | `SPLICE_LOCKS` (both families) | hash of the client's connection | u64 | who changes a spliced flow: 0 nobody, else 2^32 and the jiffies since when |
 //!
 //! Sequence numbers are in host order. *Client numbers* are those that the client sees, *leg numbers* those that the backend sees.
@@ -53,7 +55,7 @@ pub struct Spliced<F: Family> {
     pub service: u32,
     /// The client's window, as it said it; while a leg is being opened.
     pub window: u16,
-    /// Slot of `STASHES`; 0: none.
+    /// Slot of `STASHES` plus 1; 0: none.
     pub stash: u16,
     /// [`splice_state`] constant.
     pub state: u8,
@@ -67,6 +69,8 @@ pub struct Spliced<F: Family> {
     pub chunks: Chunks,
     /// Of the request that waits for its leg: see [`super::trial`].
     pub trial: u32,
+    /// When the stash was taken, as [`StashSet`] has it: the slot is this flow's as long as it says the same.
+    pub stashed: u32,
 }
 
 /// Values of [`Spliced::state`] and [`Leg::state`].
@@ -88,7 +92,7 @@ pub mod splice_flag {
     pub const PEER_FIN: u8 = 2;
     /// Requests are not decided any more: the connection stays with its backend.
     pub const PINNED: u8 = 4;
-    /// The node has acknowledged bytes to the client that the backend has not: they are in the stash.
+    /// The node has acknowledged bytes to the client that no backend has yet: they are in the stash.
     pub const STASHED: u8 = 8;
     /// A SYN came for this connection: the client may have begun anew.
     pub const SYN_AGAIN: u8 = 16;
@@ -179,8 +183,63 @@ pub mod leg_flag {
     pub const HEAD: u8 = 128;
 }
 
-/// Slots of `STASHES`; slot 0 is not used. A power of two.
+/// Slots of `STASHES`. A power of two.
 pub const STASH_SLOTS: u32 = 1024;
+/// Slots of a set: a connection looks for one in a few sets that a keyed hash names. A power of two.
+pub const STASH_WAYS: u32 = 16;
+/// Entries of `STASH_SETS`.
+pub const STASH_SETS: u32 = STASH_SLOTS / STASH_WAYS;
+
+/// Value of `STASH_SETS` (array): a word for each slot, 0: free. The bits are those of [`stash_word`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StashSet {
+    pub words: [u64; STASH_WAYS as usize],
+}
+
+/// The word of a slot that is taken.
+pub mod stash_word {
+    /// The slot is taken.
+    pub const TAKEN: u64 = 1 << 63;
+    /// The client has been told that a part of its head is here, and has no copy of it any more.
+    pub const ACKNOWLEDGED: u64 = 1 << 62;
+    /// Shift of the service's number, of which the low 16 bits are kept.
+    pub const SERVICE: u32 = 32;
+    /// Shift of a keyed hash of the client's network, 14 bits.
+    pub const NETWORK: u32 = 48;
+    /// Bits of service, and of service and network.
+    pub const OF_SERVICE: u64 = 0xffff << SERVICE;
+    pub const OF_NETWORK: u64 = 0x3fff << NETWORK | OF_SERVICE;
+
+    /// How long a slot is its owner's for sure, counted from the head's first byte and in the clock's units: with acknowledged bytes 10 s,
+    /// else 250 ms. Then somebody else may take it.
+    pub const LIMIT: u32 = 9_537;
+    pub const LIMIT_WHOLE: u32 = 238;
+    /// Clocks of CPUs may differ by as much as this.
+    const SKEW: u32 = 1_024;
+
+    /// The clock of slots: 2^20 ns of CLOCK_MONOTONIC, about a millisecond.
+    #[inline(always)]
+    pub const fn clock(nanoseconds: u64) -> u32 {
+        (nanoseconds >> 20) as u32
+    }
+
+    /// Whether a slot is its owner's for sure.
+    #[inline(always)]
+    pub const fn is_kept(word: u64, now: u32) -> bool {
+        let limit = if word & ACKNOWLEDGED != 0 { LIMIT } else { LIMIT_WHOLE };
+        word & TAKEN != 0 && now.wrapping_sub(word as u32).wrapping_add(SKEW) < limit + SKEW
+    }
+}
+
+/// Key of `HEAD_LOSSES` (hash).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LossKey {
+    pub service: u32,
+    /// A [`super::Reason`].
+    pub reason: u32,
+}
 
 /// Slots of `SPLICE_LOCKS`. A power of two.
 pub const SPLICE_LOCKS: u32 = 4096;
@@ -189,16 +248,14 @@ pub const SPLICE_LOCKS: u32 = 4096;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stash {
-    /// 1: taken.
-    pub taken: u64,
-    /// When it was taken, jiffies.
-    pub since: u32,
     /// Bytes in use.
     pub len: u32,
     /// Of these, bytes that the node has acknowledged to the client.
     pub acknowledged: u32,
+    /// Slot of `SPLICE_LOCKS` plus 1 that its owner works under.
+    pub lock: u32,
     pub pad: u32,
     pub text: HeadText,
 }
 
-pod!(Spliced<super::V4>, Spliced<super::V6>, Leg<super::V4>, Leg<super::V6>, Stash);
+pod!(Spliced<super::V4>, Spliced<super::V6>, Leg<super::V4>, Leg<super::V6>, Stash, StashSet, LossKey);

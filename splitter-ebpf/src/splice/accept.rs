@@ -149,11 +149,6 @@ pub fn flow_hash<F: Family>(key: &FlowKey<F>) -> u32 {
 #[inline(never)]
 fn begin<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, service: u32, found: u32) -> Option<Ref<Spliced<F>>> {
     let scratch = Tables::<F>::scratch(env)?;
-    let slot = stash::take(env, flow_hash(&p.key));
-    if slot == 0 {
-        env.count(Reason::StashesExhausted);
-        return None;
-    }
     let s = place!(scratch.spliced);
     s.src = p.key.src;
     s.dst = p.key.dst;
@@ -169,16 +164,21 @@ fn begin<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segme
     s.idle = [0; IDLE_LEGS];
     s.service = service;
     s.window = segment.window;
-    s.stash = slot as u16;
+    (s.stash, s.stashed) = (0, 0);
     s.state = splice_state::GATHERING;
     s.options = (found >> 24) as u8 & (tcp_option::SCALE | tcp_option::SACK | tcp_option::STAMPS);
     s.scale = (found >> 16 & 15) as u8;
     s.tries = 0;
     s.chunks = Chunks::default();
     s.trial = 0;
+    // SAFETY: memory of this CPU, nobody else's.
+    let new = unsafe { Ref::new(&raw mut *s) };
+    if stash::take(env, &p.key, new) == 0 {
+        return None;
+    }
     if !env.put_spliced(&p.key, s) {
         env.count(Reason::FlowInsertFailed);
-        stash::give_back(env, slot as u16);
+        stash::give_back(env, new);
         return None;
     }
     env.spliced(&p.key)
@@ -193,8 +193,7 @@ pub const NOBODY: u32 = 503;
 #[inline(never)]
 pub fn answer_with<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, status: u32) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
-    stash::give_back(env, field!(entry.stash));
-    field!(entry.stash = 0);
+    stash::give_back(env, entry);
     field!(entry.last = env.ticks());
     env.count(if status == REFUSED { Reason::HeadRefused } else { Reason::Unavailable });
     let (out, client) = (place!(scratch.out), place!(scratch.client));

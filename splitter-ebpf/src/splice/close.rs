@@ -42,8 +42,7 @@ pub fn part<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<S
 /// Drops the flow of `client`, the leg in use, whose key is `leg`, and what they hold.
 #[inline(always)]
 fn release<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, client: &FlowKey<F>, leg: &FlowKey<F>) {
-    stash::give_back(env, field!(entry.stash));
-    field!(entry.stash = 0);
+    stash::give_back(env, entry);
     if leg::source_translated(entry, client) {
         env.drop_snat(client);
         env.drop_snat(leg);

@@ -91,8 +91,21 @@ pub fn open<F: Ip, E: Env>(env: &E, key: &FlowKey<F>, segment: &Segment) -> u32 
     0
 }
 
+/// A name of a connection that nobody can tell beforehand.
+#[inline(never)]
+pub fn name<F: Ip, E: Env>(env: &E, key: &FlowKey<F>) -> u64 {
+    let Some(config) = env.config() else { return 0 };
+    // No counter of a cookie has this value.
+    sip(config, key, 0, u64::MAX)
+}
+
 #[inline(always)]
 fn hash<F: Ip>(config: Ref<Config>, key: &FlowKey<F>, number: u32, counter: u32) -> u32 {
+    sip(config, key, number, counter as u64) as u32
+}
+
+#[inline(always)]
+fn sip<F: Ip>(config: Ref<Config>, key: &FlowKey<F>, number: u32, last: u64) -> u64 {
     let secret = field!(config.secret);
     let mut state = Sip::new(secret);
     let (src, dst) = (key.src.as_ref(), key.dst.as_ref());
@@ -105,8 +118,8 @@ fn hash<F: Ip>(config: Ref<Config>, key: &FlowKey<F>, number: u32, counter: u32)
         }
     }
     state.feed(key.ports as u64 | (number as u64) << 32);
-    state.feed(counter as u64);
-    state.finish() as u32
+    state.feed(last);
+    state.finish()
 }
 
 /// SipHash-2-4 over whole words.

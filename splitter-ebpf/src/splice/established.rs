@@ -30,7 +30,14 @@ pub fn client<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &
         return Verdict::RESET;
     }
     if flags & splice_flag::STASHED != 0 && segment.len != 0 {
-        let end = stash::at(env, field!(entry.stash)).map_or(0, |stash| field!(stash.len)).wrapping_add(field!(entry.request_at));
+        let stash = stash::at(env, entry);
+        let end = stash.map_or(field!(entry.body_end), |stash| field!(stash.len).wrapping_add(field!(entry.request_at)));
+        if after(end, segment.seq) && stash.is_none() {
+            // A part of the request is nowhere any more.
+            stash::lost(env, field!(entry.service), Reason::HeadLate);
+            close::forget(env, p, entry, outcome::CLOSED);
+            return Verdict::RESET;
+        }
         if after(end, segment.seq) {
             // It sends again what the node has acknowledged in part: the leg gets all of it once more.
             *place!(scratch.client) = p.key;
@@ -190,10 +197,10 @@ fn greeted_again<F: Network, P: Packet, E: Env + Tables<F>>(
 /// The backend has acknowledged the stash: it is not needed any more. Or all of a request that it has answered before it was there.
 #[inline(never)]
 fn delivered<F: Network, E: Env>(env: &E, segment: &Segment, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) -> u32 {
-    let slot = field!(flow.stash);
     let missing = after(field!(leg.sent), segment.ack);
-    let Some(stash) = stash::at(env, slot) else {
+    let Some(stash) = stash::at(env, flow) else {
         if !missing {
+            flag!(clear flow.owner, splice_flag::STASHED);
             flag!(clear leg.owner, leg_flag::STASHED);
         }
         return 0;
@@ -204,8 +211,7 @@ fn delivered<F: Network, E: Env>(env: &E, segment: &Segment, flow: Ref<Spliced<F
         if !missing {
             flag!(clear leg.owner, leg_flag::STASHED);
         }
-        field!(flow.stash = 0);
-        stash::give_back(env, slot);
+        stash::give_back(env, flow);
     }
     0
 }

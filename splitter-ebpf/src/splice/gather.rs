@@ -70,12 +70,14 @@ pub fn more<F: Network, P: Packet, E: Env + Tables<F>>(
 ) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     if segment.is(tcp::RST) {
-        stash::give_back(env, field!(entry.stash));
+        stash::give_back(env, entry);
         env.drop_spliced(&p.key);
         return Verdict::DROP;
     }
-    let Some(stash) = stash::at(env, field!(entry.stash)) else {
-        env.drop_spliced(&p.key);
+    let Some(stash) = stash::at(env, entry) else {
+        // What is missing has been acknowledged: nobody has it any more.
+        stash::lost(env, field!(entry.service), Reason::HeadLate);
+        close::forget(env, p, entry, trial::outcome::ABANDONED);
         return Verdict::RESET;
     };
     if segment.is(tcp::FIN) && segment.len == 0 && segment.seq == field!(entry.next) {

@@ -70,3 +70,19 @@ pub fn release<F: Network, E: Env + Tables<F>>(env: &E) {
         unsafe { compare_exchange(lock.as_ptr(), mine, 0) };
     }
 }
+
+/// Takes a lock besides the one that this packet holds, for a moment: it is asked for once. `locked`: its slot plus 1. 0: somebody has it.
+#[inline(always)]
+pub fn seize<E: Env>(env: &E, locked: u32, now: u32) -> u32 {
+    let Some(lock) = env.splice_lock(opaque(locked.wrapping_sub(1)) & (SPLICE_LOCKS - 1)) else { return 0 };
+    // SAFETY: a Ref points to a live map value.
+    (unsafe { compare_exchange(lock.as_ptr(), 0, HELD | now as u64) } == 0) as u32
+}
+
+/// Gives back what [`seize`] took.
+#[inline(always)]
+pub fn give_up<E: Env>(env: &E, locked: u32) {
+    if let Some(lock) = env.splice_lock(opaque(locked.wrapping_sub(1)) & (SPLICE_LOCKS - 1)) {
+        lock.set(0);
+    }
+}

@@ -46,6 +46,7 @@ pub use numbers::{Numbers, Renumber};
 pub use open::Pieces;
 pub use request::{OPEN, STAY};
 pub use segment::{Segment, Stamps};
+pub use stash::Claim;
 
 use crate::{
     answer,

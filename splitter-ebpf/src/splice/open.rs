@@ -189,9 +189,25 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
         return Verdict::DROP;
     }
     field!(entry.window = segment.window);
+    let mut stash = stash::at(env, entry);
+    let displaced = stash.is_none();
+    if displaced {
+        if field!(entry.owner) >> 24 & splice_flag::STASHED as u32 != 0 {
+            // A part of the head is nowhere any more.
+            stash::lost(env, field!(entry.service), Reason::HeadLate);
+            close::forget(env, p, entry, outcome::UNOPENED);
+            return Verdict::RESET;
+        }
+        if segment.seq != field!(entry.request_at) || stash::take(env, &p.key, entry) == 0 {
+            env.count(Reason::NotYetOpen);
+            return Verdict::DROP;
+        }
+        request::stow(packet, env, segment, entry);
+        stash = stash::at(env, entry);
+    }
     if segment.seq == field!(entry.next) {
         // More of the request: as much as there is room for goes along.
-        if let Some(stash) = stash::at(env, field!(entry.stash))
+        if let Some(stash) = stash
             && field!(stash.len) < HEAD_LIMIT
         {
             // SAFETY: the stash is this flow's.
@@ -212,7 +228,13 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
         close::forget(env, p, entry, outcome::UNAVAILABLE);
         return Verdict::RESET;
     };
-    let age = env.now().wrapping_sub(field!(leg.stamp));
+    let mut age = env.now().wrapping_sub(field!(leg.stamp));
+    if displaced && field!(leg.next) != 0 {
+        // It has answered, and what it was to get was not here.
+        field!(leg.next = 0);
+        field!(leg.stamp = env.now());
+        age = AGAIN;
+    }
     if age < AGAIN || !after(field!(entry.next), segment.seq) {
         env.count(Reason::NotYetOpen);
         return Verdict::DROP;
@@ -362,6 +384,12 @@ pub fn joined<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     if segment.ack != at || field!(flow.state) != splice_state::OPENING {
         return Verdict::RESET;
     }
+    if stash::at(env, flow).is_none() {
+        // The client sends it again, and the SYN goes out once more.
+        stash::lost(env, field!(flow.service), Reason::HeadDisplaced);
+        field!(entry.next = number);
+        return Verdict::DROP;
+    }
     let stamps = place!(scratch.stamps);
     let found = options(packet, segment, stamps);
     agree(env, flow, entry, found, stamps);
@@ -413,8 +441,7 @@ pub fn deliver<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let Some(flow) = env.spliced(place!(scratch.client)) else { return Verdict::DROP };
     field!(flow.state = splice_state::ESTABLISHED);
-    let slot = field!(flow.stash);
-    let Some(stash) = stash::at(env, slot) else { return Verdict::DROP };
+    let Some(stash) = stash::at(env, flow) else { return Verdict::DROP };
     let key = place!(scratch.partner);
     leg::key_in_use(flow, key);
     let Some(leg) = env.leg(key) else { return Verdict::DROP };
@@ -423,8 +450,7 @@ pub fn deliver<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
         flag!(set flow.owner, splice_flag::STASHED);
         flag!(set leg.owner, leg_flag::STASHED);
     } else {
-        stash::give_back(env, slot);
-        field!(flow.stash = 0);
+        stash::give_back(env, flow);
     }
     verdict
 }
@@ -447,7 +473,7 @@ fn pieces<F: Network, P: Packet, E: Env + Tables<F>>(
     leg: Ref<Leg<F>>,
 ) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
-    let Some(stash) = stash::at(env, field!(flow.stash)) else { return Verdict::DROP };
+    let Some(stash) = stash::at(env, flow) else { return Verdict::DROP };
     way(packet, env, flow);
     let (out, t) = (place!(scratch.out), place!(scratch.translation));
     (out.src, out.dst, out.ports) = (t.src, t.dst, t.ports);

@@ -149,7 +149,7 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
         return counted(env, segment, entry);
     }
     if place!(scratch.request).verdict == verdict::INCOMPLETE && field!(scratch.read) < HEAD_LIMIT {
-        if !gathered && (keep(env, p, segment, entry, splice_state::GATHERING) == 0 || stow(packet, env, segment, entry) == 0) {
+        if !gathered && hold(packet, env, segment, entry) == 0 {
             return Verdict::DROP;
         }
         return incomplete(env, p, entry);
@@ -161,22 +161,23 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
         STAY if gathered => or_body::<F, E>(env, entry, field!(entry.next), Verdict::DELIVER),
         STAY => or_body::<F, E>(env, entry, segment.end(), Verdict::PLAIN),
         OPEN => {
-            if !gathered && (keep(env, p, segment, entry, splice_state::OPENING) == 0 || stow(packet, env, segment, entry) == 0) {
+            if !gathered && hold(packet, env, segment, entry) == 0 {
                 // It is a new request when it comes again.
                 field!(entry.body_end = segment.seq);
                 flag!(clear entry.owner, splice_flag::CHUNKED | splice_flag::PINNED | splice_flag::BLIND);
                 return Verdict::DROP;
             }
-            leg::park(env, entry, at, 0);
+            leg::park(env, entry, field!(entry.request_at), 0);
             trial::given(env, entry, chosen::<F, E>(env));
             or_body::<F, E>(env, entry, field!(entry.next), Verdict::CONNECT)
         }
         status => {
-            field!(entry.ack_base = ack);
             if !gathered {
+                field!(entry.request_at = segment.seq);
+                field!(entry.ack_base = segment.ack);
                 field!(entry.next = segment.end());
             }
-            leg::park(env, entry, at, 0);
+            leg::park(env, entry, field!(entry.request_at), 0);
             accept::answer_with(env, entry, status);
             Verdict::ANSWER
         }
@@ -262,12 +263,15 @@ pub fn or_more<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, 
 }
 
 /// Acknowledges the part of a head that is here, so that the client sends the rest even when it waits for that (RFC 896).
-#[inline(always)]
+#[inline(never)]
 fn incomplete<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
-    let Some(stash) = stash::at(env, field!(entry.stash)) else { return Verdict::DROP };
+    let Some(stash) = stash::at(env, entry) else { return Verdict::DROP };
     let len = field!(stash.len);
+    field!(entry.state = splice_state::GATHERING);
     field!(stash.acknowledged = len);
+    stash::acknowledge(env, entry);
+    flag!(set entry.owner, splice_flag::STASHED);
     let window = accept::window(len, field!(entry.options));
     let out = place!(scratch.out);
     emit::answer_to(p, out, field!(entry.ack_base), field!(entry.next), tcp::ACK, window);
@@ -276,30 +280,28 @@ fn incomplete<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref
     Verdict::ANSWER
 }
 
-/// Makes room for a request that does not go on at once.
+/// Takes a slot for a request of `scratch.client` that does not go on at once, and puts the packet's payload there.
 #[inline(never)]
-fn keep<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, entry: Ref<Spliced<F>>, state: u8) -> u32 {
-    stash::give_back(env, field!(entry.stash));
-    let slot = stash::take(env, accept::flow_hash(&p.key));
-    field!(entry.stash = slot as u16);
-    if slot == 0 {
-        env.count(Reason::StashesExhausted);
+fn hold<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment, entry: Ref<Spliced<F>>) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    stash::give_back(env, entry);
+    if stash::take(env, place!(scratch.client), entry) == 0 {
         return 0;
     }
     flag!(clear entry.owner, splice_flag::STASHED);
-    field!(entry.state = state);
+    field!(entry.state = splice_state::OPENING);
     field!(entry.request_at = segment.seq);
     field!(entry.ack_base = segment.ack);
     field!(entry.next = segment.seq);
     field!(entry.tries = 0);
     field!(entry.last = env.ticks());
-    1
+    stow(packet, env, segment, entry)
 }
 
 /// Puts the packet's payload into the flow's stash.
 #[inline(never)]
-fn stow<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, segment: &Segment, entry: Ref<Spliced<F>>) -> u32 {
-    let Some(stash) = stash::at(env, field!(entry.stash)) else { return 0 };
+pub fn stow<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, segment: &Segment, entry: Ref<Spliced<F>>) -> u32 {
+    let Some(stash) = stash::at(env, entry) else { return 0 };
     // SAFETY: the stash is this flow's.
     let got = gather::fill(packet, segment, unsafe { &mut (*stash.as_ptr()).text }, 0);
     field!(stash.len = got);

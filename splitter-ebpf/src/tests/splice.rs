@@ -12,6 +12,7 @@ mod lock;
 mod pin;
 mod pinned;
 mod responses;
+mod slots;
 mod stamps;
 mod switch;
 mod trace;

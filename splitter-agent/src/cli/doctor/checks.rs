@@ -139,6 +139,22 @@ pub fn agent(status: &anyhow::Result<Status>) -> Check {
     }
 }
 
+/// Tables of the running agent.
+pub fn tables(status: &anyhow::Result<Status>) -> Option<Check> {
+    let status = status.as_ref().ok()?;
+    let full = status.nearly_full();
+    Some(if full.is_empty() {
+        Check::ok("tables", "none is nearly full")
+    } else {
+        let shown: Vec<&str> = full.iter().map(String::as_str).collect();
+        Check::warn(
+            "tables",
+            format!("nearly full: {}", shorten(&shown)),
+            "stashes: `splitter status` names the services that hold them; others: splitter detach, then a larger --max-flows",
+        )
+    })
+}
+
 pub fn kube_proxy(rules: &[String]) -> Check {
     if rules.is_empty() {
         return Check::warn("kube-proxy", "not checked: nft and iptables-save are missing or may not run", "run as root");
@@ -253,6 +269,16 @@ mod tests {
         assert_eq!(bpffs(&line("/sys/fs/bpf", "bpf")).verdict, Verdict::Ok);
         assert_eq!(bpffs(&line("/run/bpf", "bpf")).verdict, Verdict::Warn);
         assert_eq!(bpffs(&line("/sys/fs/bpf", "tmpfs")).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn tables_that_are_nearly_full() {
+        let table = |name: &str, entries| crate::observed::Table { name: name.into(), entries, max_entries: 1_000, memory: 0 };
+        let status = |tables| Ok(Status { tables, ..Status::default() });
+        assert_eq!(tables(&status(vec![table("tcp4", 899), table("stashes", 749)])).unwrap().verdict, Verdict::Ok);
+        let found = tables(&status(vec![table("tcp4", 900), table("stashes", 750), table("udp4", 0)])).unwrap();
+        assert_eq!(found.found, "nearly full: tcp4: 900 of 1000 entries, stashes: 750 of 1000 entries");
+        assert!(tables(&Err(anyhow::anyhow!("no agent"))).is_none());
     }
 
     #[test]

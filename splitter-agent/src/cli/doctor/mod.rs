@@ -78,6 +78,7 @@ pub async fn run(client: &Client, policy: Option<&Path>, output: Output) -> Resu
     list.extend(checks::forwarding(host.forward4.as_deref(), host.forward6.as_deref(), families));
     list.push(checks::reverse_path(&host.reverse_path, families));
     list.push(checks::agent(&status));
+    list.extend(checks::tables(&status));
     list.extend(network::interfaces(&host.interfaces, served, &ways));
     list.extend(network::backends(&needs, &ways, served));
     list.extend(network::loops(&needs, &ways, served, &host.interfaces));

@@ -43,6 +43,8 @@ fn service(name: &str, connections: u64, failed: u64) -> Service {
         frontends: vec!["10.9.9.9:80/TCP".into()],
         weights_from: "policy".into(),
         policy_weights: None,
+        heads: 0,
+        heads_lost: Default::default(),
         versions: vec![version("v1", 95, connections * 19, 0), version("v2", 5, connections, failed)],
     }
 }

@@ -3,25 +3,13 @@
 
 use super::{Clock, ESTABLISHED, HALF_CLOSED, HALF_OPEN, Janitor, ORPHANED};
 use crate::{
-    datapath::{Cursor, FlowTables, STASHES, Table, TableError, Tables, read},
+    datapath::{Cursor, FlowTables, STASH_SETS, Table, TableError, Tables},
     reconcile::flows::{client_of, leg_in_use, translated_source},
 };
 use splitter_common::abi::*;
-use std::{collections::BTreeMap, mem::offset_of};
 
-/// Stashes that one step reads, ten kilobytes each.
-const STASHES_A_STEP: usize = 64;
-/// A stash that no flow names is free after this, seconds.
-const FORGOTTEN: u32 = 120;
-
-/// The stashes that are taken.
-#[derive(Clone, Debug, Default)]
-pub struct Stashes {
-    /// Slot to the tick at which it was taken.
-    taken: BTreeMap<u32, u32>,
-    /// Of these, the slots that a flow names.
-    named: crate::reconcile::Bits,
-}
+/// The clock of slots for heads goes this often in a second.
+const HEADS_PER_SECOND: f64 = 1e9 / (1 << 20) as f64;
 
 /// How long a flow of this state may be idle, seconds.
 fn timeout(state: u8, flags: u8) -> u32 {
@@ -45,17 +33,18 @@ impl Janitor {
         backend != 0 && self.live.as_ref().is_some_and(|live| !live.has(backend))
     }
 
-    /// Notes which stashes are taken. Before the flows are looked at.
-    pub(super) fn stashes(&mut self, tables: &impl Tables, cursor: &mut Cursor) -> Result<bool, TableError> {
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
-        let more = tables.scan(Table::Stashes, cursor, STASHES_A_STEP, &mut keys, &mut values)?;
-        for (slot, stash) in keys.chunks_exact(size_of::<u32>()).zip(values.chunks_exact(size_of::<Stash>())) {
-            if read::<u64>(&stash[offset_of!(Stash, taken)..]) != 0 {
-                self.now.stashes.taken.insert(read(slot), read(&stash[offset_of!(Stash, since)..]));
+    /// Counts the slots for heads. What their owners have had for too long the kernel gives to others by itself.
+    pub(super) fn stashes(&mut self, tables: &impl Tables, clock: Clock) -> Result<bool, TableError> {
+        let (mut kept, mut heads) = (0, std::collections::HashMap::new());
+        STASH_SETS.each(tables, |_, set| {
+            for word in set.words.into_iter().filter(|word| stash_word::is_kept(*word, clock.heads)) {
+                *heads.entry((word >> stash_word::SERVICE) as u16).or_default() += 1;
+                kept += 1;
             }
-        }
-        self.now.entries.insert(Table::Stashes, self.now.stashes.taken.len() as u64);
-        Ok(more)
+        })?;
+        self.now.heads = heads;
+        self.now.entries.insert(Table::Stashes, kept);
+        Ok(false)
     }
 
     /// One step over the spliced flows.
@@ -69,7 +58,8 @@ impl Janitor {
         let more = F::SPLICED.scan(tables, cursor, |key, spliced| {
             seen += 1;
             self.note(&spliced);
-            if clock.is_older(spliced.last, self.limit(&spliced)) {
+            // Acknowledgements refresh an entry whose head is not complete; its age is that of the head.
+            if clock.is_older(spliced.last, self.limit(&spliced)) || spliced.state == splice_state::GATHERING {
                 idle.push(key);
             } else {
                 self.count(&spliced);
@@ -92,7 +82,6 @@ impl Janitor {
             if translated_source(&key, &spliced).is_some() {
                 translated.extend([key, leg_key]);
             }
-            self.give_back(tables, u32::from(spliced.stash), HALF_OPEN, clock)?;
         }
         *self.now.entries.entry(F::SPLICED.0).or_default() += seen - dead.len() as u64;
         F::SPLICED.delete(tables, &dead)?;
@@ -106,9 +95,6 @@ impl Janitor {
         self.now.next_hops.set(u32::from(spliced.nexthop));
         self.now.backends.set(backend(spliced.owner));
         self.now.services.set(spliced.service);
-        if spliced.stash != 0 {
-            self.now.stashes.named.set(u32::from(spliced.stash));
-        }
     }
 
     /// Counts a flow that has a backend.
@@ -129,12 +115,17 @@ impl Janitor {
         if self.is_dead(backend(spliced.owner)) { limit.min(ORPHANED) } else { limit }
     }
 
-    /// Whether nobody has been heard of for long: neither client nor backend, and no request has begun.
+    /// Whether nobody has been heard of for long: neither client nor backend, and no request has begun. A head that is not complete ages by its first
+    /// byte alone: acknowledgements of an earlier response keep nobody.
     fn is_over<F: FlowTables>(&self, spliced: &Spliced<F>, leg: Option<&Leg<F>>, clock: Clock) -> bool {
         let limit = self.limit(spliced);
-        let begun = (spliced.state != splice_state::ESTABLISHED).then(|| self.now.stashes.taken.get(&u32::from(spliced.stash))).flatten();
-        let clocks = [Some(spliced.last), leg.map(|leg| leg.last), begun.copied()];
-        clocks.into_iter().flatten().all(|last| clock.is_older(last, limit))
+        let waits = matches!(spliced.state, splice_state::GATHERING | splice_state::OPENING) && spliced.stash != 0;
+        let age = f64::from((clock.heads.wrapping_sub(spliced.stashed) as i32).max(0)) / HEADS_PER_SECOND;
+        if waits && age <= f64::from(limit) {
+            return false;
+        }
+        let heard = [Some(spliced.last), leg.map(|leg| leg.last)];
+        spliced.state == splice_state::GATHERING || heard.into_iter().flatten().all(|last| clock.is_older(last, limit))
     }
 
     /// One step over the legs: those that no flow can use any more go.
@@ -166,27 +157,6 @@ impl Janitor {
         *self.now.entries.entry(F::LEGS.0).or_default() += seen - dead.len() as u64;
         F::LEGS.delete(tables, &dead)?;
         Ok(more)
-    }
-
-    /// Frees the stashes whose flows were evicted.
-    pub(super) fn free_stashes(&mut self, tables: &mut impl Tables, clock: Clock) -> Result<(), TableError> {
-        let unnamed: Vec<u32> = self.now.stashes.taken.keys().filter(|slot| !self.now.stashes.named.has(**slot)).copied().collect();
-        if self.now.incomplete {
-            return Ok(());
-        }
-        unnamed.into_iter().try_for_each(|slot| self.give_back(tables, slot, FORGOTTEN, clock))
-    }
-
-    /// Frees a stash that was taken longer ago than `age` seconds. A younger one has another owner by now.
-    fn give_back(&mut self, tables: &mut impl Tables, slot: u32, age: u32, clock: Clock) -> Result<(), TableError> {
-        let Some(stash) = (if slot == 0 { None } else { STASHES.get(tables, slot)? }) else { return Ok(()) };
-        if stash.taken == 0 || !clock.is_older(stash.since, age) {
-            return Ok(());
-        }
-        STASHES.replace(tables, slot, Stash { taken: 0, ..stash })?;
-        self.now.stashes.taken.remove(&slot);
-        self.now.entries.insert(Table::Stashes, self.now.stashes.taken.len() as u64);
-        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-const CLOCK: Clock = Clock { ticks: 10_000, ticks_per_second: 250 };
+const CLOCK: Clock = Clock { ticks: 10_000, ticks_per_second: 250, heads: 0 };
 
 fn applied() -> (Memory, Reconciler) {
     applied_with(Pinned::Keep)

@@ -1,9 +1,9 @@
 use super::super::AWAITED;
 use super::*;
-use crate::datapath::{Memory, NEXTHOP_OWNERS, NEXTHOPS, Plain, Typed};
+use crate::datapath::{Memory, NEXTHOP_OWNERS, NEXTHOPS, Plain, Typed, read};
 use crate::reconcile::Bits;
 
-const CLOCK: Clock = Clock { ticks: 77, ticks_per_second: 250 };
+const CLOCK: Clock = Clock { ticks: 77, ticks_per_second: 250, heads: 5_000 };
 
 fn zeroed<T: Plain>() -> T {
     read(&[])
@@ -90,7 +90,6 @@ fn a_flow_ends_when_client_and_backend_are_silent() {
         (splice_state::ESTABLISHED, splice_flag::FIN, HALF_CLOSED, 3),
         (splice_state::ESTABLISHED, splice_flag::PEER_FIN, HALF_CLOSED, 3),
         (splice_state::ESTABLISHED, splice_flag::PINNED, ESTABLISHED, 3),
-        (splice_state::GATHERING, 0, HALF_OPEN, 3),
         (splice_state::OPENING, 0, HALF_OPEN, 0),
         (splice_state::ANSWERED, 0, HALF_OPEN, 0),
     ] {
@@ -124,7 +123,7 @@ fn flows_of_dead_backends_wait_for_a_packet() {
     let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
     put(&mut memory, V4::SPLICED, &[(key(1), flow(1, splice_state::ESTABLISHED, 0, 0))]);
     put(&mut memory, V4::SPLICED, &[(key(2), flow(2, splice_state::ESTABLISHED, 0, ORPHANED + 1))]);
-    put(&mut memory, V4::SPLICED, &[(key(3), Spliced { owner: 0, ..flow(3, splice_state::GATHERING, 0, 1) })]);
+    put(&mut memory, V4::SPLICED, &[(key(3), Spliced { owner: 0, ..begun(3, splice_state::GATHERING, 1, 1) })]);
     let parked = |idle| leg(1, 2, leg_flag::IDLE, idle);
     put(&mut memory, V4::LEGS, &[parked(0), leg(1, 1, 0, 0)]);
     sweep(&mut janitor, &mut memory);
@@ -201,47 +200,52 @@ fn translations_of_http_live_and_end_with_their_flow() {
     assert_eq!((memory.entries(Table::Legs4).count(), is_there(&memory, 1)), (1, true));
 }
 
-fn stash(memory: &mut Memory, slot: u32, since: u32) {
-    STASHES.put_one(memory, slot, Stash { taken: 1, since: ago(since), len: 5, ..zeroed() }).unwrap();
-}
-
-fn taken(memory: &Memory) -> Vec<u32> {
-    let slots = memory.entries(Table::Stashes).map(|(key, value)| (read::<u32>(key), read::<Stash>(value)));
-    slots.filter(|(_, stash)| stash.taken != 0).map(|(slot, _)| slot).collect()
+/// The head's first byte came so many seconds ago.
+fn begun(port: u16, state: u8, seconds: u32, idle: u32) -> Spliced<V4> {
+    Spliced { stash: port, stashed: CLOCK.heads.wrapping_sub(seconds * 954), ..flow(port, state, 0, idle) }
 }
 
 #[test]
-fn a_flow_gives_its_stash_back() {
+fn a_head_ages_by_its_first_byte() {
     let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
-    for (port, since) in [(1, HALF_OPEN + 1), (2, HALF_OPEN - 1)] {
-        put(&mut memory, V4::SPLICED, &[(key(port), Spliced { stash: port, ..flow(port, splice_state::GATHERING, 0, 9999) })]);
-        stash(&mut memory, u32::from(port), since);
+    let (old, young) = (HALF_OPEN + 1, HALF_OPEN - 1);
+    let flows = [
+        begun(1, splice_state::GATHERING, old, 0),
+        begun(2, splice_state::GATHERING, young, 9999),
+        begun(3, splice_state::OPENING, old, old),
+        begun(4, splice_state::OPENING, young, 9999),
+        begun(5, splice_state::OPENING, old, 0),
+        begun(6, splice_state::ESTABLISHED, 0, ESTABLISHED + 1),
+    ];
+    for flow in flows {
+        put(&mut memory, V4::SPLICED, &[(key(flow.stash), flow)]);
     }
-    // This one's stash has another owner by now.
-    put(&mut memory, V4::SPLICED, &[(key(3), Spliced { stash: 3, ..flow(3, splice_state::ESTABLISHED, 0, 9999) })]);
-    stash(&mut memory, 3, 1);
+    put(&mut memory, V4::LEGS, &[leg(1, 1, 0, 0)]);
     sweep(&mut janitor, &mut memory);
-    assert!(!is_there(&memory, 1) && is_there(&memory, 2), "a request that has just begun is no idle one");
-    assert!(!is_there(&memory, 3));
-    assert_eq!(taken(&memory), [2, 3]);
-    assert_eq!(janitor.findings().entries[&Table::Stashes], 2);
+    let left: Vec<u16> = (1..=6).filter(|port| is_there(&memory, *port)).collect();
+    assert_eq!(left, [2, 4, 5], "acknowledgements keep no head that does not end; a request that has just begun is no idle one");
+    assert_eq!(memory.entries(Table::Legs4).count(), 0, "the leg that kept being acknowledged goes along");
 }
 
 #[test]
-fn forgotten_stashes_are_freed() {
+fn slots_for_heads_are_counted_by_service() {
     let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
-    for slot in [1, 2, 70, 200] {
-        stash(&mut memory, slot, FORGOTTEN + 1);
-    }
-    stash(&mut memory, 3, FORGOTTEN - 1);
-    for slot in 300..300 + STASHES_A_STEP as u32 {
-        STASHES.put_one(&mut memory, slot, zeroed()).unwrap();
-    }
-    put(&mut memory, V4::SPLICED, &[(key(1), Spliced { stash: 2, ..flow(1, splice_state::ESTABLISHED, splice_flag::STASHED, 0) })]);
+    let word = |service: u64, flags: u64, ms: u32| {
+        stash_word::TAKEN | flags | service << stash_word::SERVICE | u64::from(CLOCK.heads.wrapping_sub(ms))
+    };
+    let mut set = StashSet::default();
+    set.words[..4].copy_from_slice(&[
+        word(7, stash_word::ACKNOWLEDGED, 9_000),
+        word(7, 0, 9_000),
+        word(7, stash_word::ACKNOWLEDGED, 11_000),
+        word(9, 0, 100),
+    ]);
+    STASH_SETS.put_one(&mut memory, 3, set).unwrap();
+    STASH_SETS.put_one(&mut memory, 63, StashSet { words: [word(9, stash_word::ACKNOWLEDGED, 0); 16] }).unwrap();
     sweep(&mut janitor, &mut memory);
-    assert_eq!(taken(&memory), [2, 3], "named, young");
-    assert_eq!(janitor.findings().entries[&Table::Stashes], 2);
-    assert_eq!(STASHES.get(&memory, 1).unwrap().unwrap().len, 5, "nothing else of it changes");
+    let findings = janitor.findings();
+    let heads = [7, 9, 1].map(|service| findings.heads(service));
+    assert_eq!((findings.entries[&Table::Stashes], heads), (18, [1, 17, 0]), "those that anybody may take count as free");
 }
 
 #[test]
