@@ -176,6 +176,10 @@ pub trait Tables<F: Family> {
     fn spliced(&self, key: &FlowKey<F>) -> Option<Ref<Spliced<F>>>;
     fn put_spliced(&self, key: &FlowKey<F>, spliced: &Spliced<F>) -> bool;
     fn drop_spliced(&self, key: &FlowKey<F>);
+    /// A client that the node has answered itself.
+    fn answered(&self, key: &FlowKey<F>) -> Option<Ref<Spliced<F>>>;
+    fn put_answered(&self, key: &FlowKey<F>, spliced: &Spliced<F>) -> bool;
+    fn drop_answered(&self, key: &FlowKey<F>);
     fn leg(&self, key: &FlowKey<F>) -> Option<Ref<Leg<F>>>;
     fn put_leg(&self, key: &FlowKey<F>, leg: &Leg<F>) -> bool;
     fn new_leg(&self, key: &FlowKey<F>, leg: &Leg<F>) -> bool;

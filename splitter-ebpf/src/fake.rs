@@ -58,6 +58,7 @@ pub struct Flows<F: Family> {
     snat: Map<FlowKey<F>, Snat<F>>,
     fragments: Map<FragmentKey<F>, u32>,
     spliced: Map<FlowKey<F>, Spliced<F>>,
+    answered: Map<FlowKey<F>, Spliced<F>>,
     legs: Map<FlowKey<F>, Leg<F>>,
     /// What another CPU puts into `TCP` before `CLOSING` is looked at.
     pub late: Cell<Option<(FlowKey<F>, Flow<F>)>>,
@@ -76,6 +77,7 @@ impl<F: Family> Flows<F> {
             snat: Map::new(),
             fragments: Map::new(),
             spliced: Map::new(),
+            answered: Map::new(),
             legs: Map::new(),
             late: Cell::new(None),
             scratch: UnsafeCell::new(scratch),
@@ -100,6 +102,10 @@ impl<F: Family> Flows<F> {
     pub fn mark_spliced(&self, flags: u8) {
         self.legs.0.borrow_mut().values_mut().for_each(|leg| leg.get_mut().last = leg.get_mut().last.wrapping_sub(REFRESH_TICKS));
         self.spliced.0.borrow_mut().values_mut().for_each(|spliced| spliced.get_mut().owner |= u32::from(flags) << 24);
+    }
+    /// Entries of `ANSWERED`.
+    pub fn answered_size(&self) -> usize {
+        self.answered.len()
     }
     /// Evicts all of `HALF`.
     pub fn forget_half(&self) {
@@ -645,6 +651,15 @@ macro_rules! tables {
             }
             fn drop_spliced(&self, key: &FlowKey<$family>) {
                 self.$field.spliced.remove(key);
+            }
+            fn answered(&self, key: &FlowKey<$family>) -> Option<Ref<Spliced<$family>>> {
+                self.$field.answered.get(key)
+            }
+            fn put_answered(&self, key: &FlowKey<$family>, spliced: &Spliced<$family>) -> bool {
+                self.$field.answered.put(key, *spliced)
+            }
+            fn drop_answered(&self, key: &FlowKey<$family>) {
+                self.$field.answered.remove(key);
             }
             fn leg(&self, key: &FlowKey<$family>) -> Option<Ref<Leg<$family>>> {
                 self.$field.legs.get(key)

@@ -187,7 +187,7 @@ impl Env for Kernel {
 }
 
 macro_rules! tables {
-    ($family:ty, $tcp:ident $udp:ident $half:ident $closing:ident $snat:ident $fragments:ident $spliced:ident $legs:ident $scratch:ident) => {
+    ($family:ty, $tcp:ident $udp:ident $half:ident $closing:ident $snat:ident $fragments:ident $spliced:ident $answered:ident $legs:ident $scratch:ident) => {
         impl Tables<$family> for Kernel {
             #[inline(always)]
             fn scratch(&self) -> Option<Ref<Scratch<$family>>> {
@@ -278,6 +278,18 @@ macro_rules! tables {
                 let _ = maps::$spliced.remove(key);
             }
             #[inline(always)]
+            fn answered(&self, key: &FlowKey<$family>) -> Option<Ref<Spliced<$family>>> {
+                maps::reference(maps::$answered.get_ptr_mut(key))
+            }
+            #[inline(always)]
+            fn put_answered(&self, key: &FlowKey<$family>, spliced: &Spliced<$family>) -> bool {
+                maps::$answered.insert(key, spliced, 0).is_ok()
+            }
+            #[inline(always)]
+            fn drop_answered(&self, key: &FlowKey<$family>) {
+                let _ = maps::$answered.remove(key);
+            }
+            #[inline(always)]
             fn leg(&self, key: &FlowKey<$family>) -> Option<Ref<Leg<$family>>> {
                 maps::reference(maps::$legs.get_ptr_mut(key))
             }
@@ -296,5 +308,5 @@ macro_rules! tables {
         }
     };
 }
-tables!(V4, TCP4 UDP4 HALF4 CLOSING4 SNAT4 FRAGMENTS4 SPLICED4 LEGS4 SCRATCH4);
-tables!(V6, TCP6 UDP6 HALF6 CLOSING6 SNAT6 FRAGMENTS6 SPLICED6 LEGS6 SCRATCH6);
+tables!(V4, TCP4 UDP4 HALF4 CLOSING4 SNAT4 FRAGMENTS4 SPLICED4 ANSWERED4 LEGS4 SCRATCH4);
+tables!(V6, TCP6 UDP6 HALF6 CLOSING6 SNAT6 FRAGMENTS6 SPLICED6 ANSWERED6 LEGS6 SCRATCH6);

@@ -52,7 +52,7 @@ pub static SUSPECTED: LruHashMap<u32, Suspected> = LruHashMap::pinned(4_096, 0);
 pub static STRAYS: LruHashMap<u32, u32> = LruHashMap::pinned(4_096, 0);
 
 macro_rules! flow_maps {
-    ($($tcp:ident $udp:ident $half:ident $closing:ident $snat:ident $fragments:ident $spliced:ident $legs:ident $family:ty;)*) => { $(
+    ($($tcp:ident $udp:ident $half:ident $closing:ident $snat:ident $fragments:ident $spliced:ident $answered:ident $legs:ident $family:ty;)*) => { $(
         #[map]
         pub static $tcp: LruHashMap<FlowKey<$family>, Flow<$family>> = LruHashMap::pinned(1_024, 0);
         #[map]
@@ -67,13 +67,16 @@ macro_rules! flow_maps {
         pub static $fragments: LruHashMap<FragmentKey<$family>, u32> = LruHashMap::pinned(1_024, 0);
         #[map]
         pub static $spliced: LruHashMap<FlowKey<$family>, Spliced<$family>> = LruHashMap::pinned(1_024, 0);
+        /// Clients that the node has answered itself, until they have closed: however many, they displace nobody else.
+        #[map]
+        pub static $answered: LruHashMap<FlowKey<$family>, Spliced<$family>> = LruHashMap::pinned(8_192, 0);
         #[map]
         pub static $legs: LruHashMap<FlowKey<$family>, Leg<$family>> = LruHashMap::pinned(1_024, 0);
     )* };
 }
 flow_maps! {
-    TCP4 UDP4 HALF4 CLOSING4 SNAT4 FRAGMENTS4 SPLICED4 LEGS4 V4;
-    TCP6 UDP6 HALF6 CLOSING6 SNAT6 FRAGMENTS6 SPLICED6 LEGS6 V6;
+    TCP4 UDP4 HALF4 CLOSING4 SNAT4 FRAGMENTS4 SPLICED4 ANSWERED4 LEGS4 V4;
+    TCP6 UDP6 HALF6 CLOSING6 SNAT6 FRAGMENTS6 SPLICED6 ANSWERED6 LEGS6 V6;
 }
 
 #[map]

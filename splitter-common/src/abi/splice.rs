@@ -3,6 +3,7 @@
 //! | map (`4` and `6`) | key | value | holds |
 //! |---|---|---|---|
 //! | `SPLICED` | [`FlowKey`], as the client sends | [`Spliced`] | a client's connection |
+//! | `ANSWERED` | [`FlowKey`], as the client sends | [`Spliced`] | a client that the node has answered itself, until it has closed |
 //! | `LEGS` | [`FlowKey`], as the backend sends | [`Leg`] | a connection to a backend; a spliced flow has one in use and may have others idle |
 //! | `STASHES` (both families) | slot u32 | [`Stash`] | the head of a request until a backend has it |
 //! | `STASH_SETS` (both families) | slot / [`STASH_WAYS`] | [`StashSet`] | who has these slots, and since when |

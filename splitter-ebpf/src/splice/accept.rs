@@ -208,6 +208,7 @@ pub fn answer_with<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F
     if reset {
         out.flags = tcp::RST | tcp::ACK;
         env.drop_spliced(client);
+        env.drop_answered(client);
         return 1;
     }
     out.flags = LAST;
@@ -219,8 +220,13 @@ pub fn answer_with<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F
         text[..UNAVAILABLE.len()].copy_from_slice(&UNAVAILABLE);
         out.len = UNAVAILABLE.len() as u32;
     }
-    field!(entry.state = splice_state::ANSWERED);
     field!(entry.tries = (status == REFUSED) as u8);
+    if field!(entry.state) != splice_state::ANSWERED {
+        field!(entry.state = splice_state::ANSWERED);
+        // SAFETY: a Ref points to a live map value; the kernel copies it.
+        env.put_answered(client, unsafe { &*entry.as_ptr() });
+        env.drop_spliced(client);
+    }
     1
 }
 
@@ -235,7 +241,7 @@ pub fn answered<F: Network, P: Packet, E: Env + Tables<F>>(
 ) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     if segment.is(tcp::RST) {
-        env.drop_spliced(&p.key);
+        env.drop_answered(&p.key);
         return Verdict::DROP;
     }
     let len = if field!(entry.tries) != 0 { BAD_REQUEST.len() } else { UNAVAILABLE.len() } as u32;
@@ -244,7 +250,7 @@ pub fn answered<F: Network, P: Packet, E: Env + Tables<F>>(
     if segment.is(tcp::FIN) {
         emit::acknowledge(packet, p, segment, out, end, segment.end().wrapping_add(1), 0);
         if segment.ack == end {
-            env.drop_spliced(&p.key);
+            env.drop_answered(&p.key);
         } else {
             flag!(set entry.owner, splice_flag::FIN);
         }
@@ -252,7 +258,7 @@ pub fn answered<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     if segment.len == 0 {
         if segment.ack == end && field!(entry.owner) >> 24 & splice_flag::FIN as u32 != 0 {
-            env.drop_spliced(&p.key);
+            env.drop_answered(&p.key);
         }
         return Verdict::DROP;
     }

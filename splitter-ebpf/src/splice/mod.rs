@@ -96,7 +96,10 @@ pub fn connection<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env
     if let Some(scratch) = Tables::<F>::scratch(env) {
         field!(scratch.more = 0);
     }
-    let entry = env.spliced(&p.key);
+    let entry = match env.spliced(&p.key) {
+        None => env.answered(&p.key),
+        found => found,
+    };
     from_client(packet, env, p, &segment, entry)
 }
 
@@ -352,7 +355,11 @@ fn from_client<F: Network, P: Packet, E: Env + Tables<F>>(
     leg::heard(packet, segment, entry);
     if field!(entry.owner) >> 24 & splice_flag::SYN_AGAIN as u32 != 0 && cookie::open(env, &p.key, segment) != 0 {
         // The client uses its port again: what was there is over.
-        close::forget(env, p, entry, outcome::ABANDONED);
+        if field!(entry.state) == splice_state::ANSWERED {
+            env.drop_answered(&p.key);
+        } else {
+            close::forget(env, p, entry, outcome::ABANDONED);
+        }
         return accept::stranger(packet, env, p, segment);
     }
     match field!(entry.state) {

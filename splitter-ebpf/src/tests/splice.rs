@@ -291,6 +291,11 @@ impl Http {
         if self.ipv6() { self.maps.v6.spliced_sizes() } else { self.maps.v4.spliced_sizes() }
     }
 
+    /// Entries of `ANSWERED`.
+    fn answered(&self) -> usize {
+        if self.ipv6() { self.maps.v6.answered_size() } else { self.maps.v4.answered_size() }
+    }
+
     fn counted(&self, reason: Reason) -> u64 {
         self.maps.counted(reason)
     }

@@ -76,10 +76,10 @@ fn told(lab: &Http, client: &mut End<'_>, answer: &Wire, reset: bool) {
         return;
     }
     assert!(answer.payload.starts_with(b"HTTP/1.1 503 Service Unavailable\r\n"), "{answer:?}");
-    assert_eq!((answer.flags, lab.entries()), (FIN | ACK | PSH, [1, 0]));
+    assert_eq!((answer.flags, lab.entries(), lab.answered()), (FIN | ACK | PSH, [0, 0], 1));
     let last = one(client.send(FIN | ACK, &[]));
     client.hear(&last);
-    assert_eq!((last.flags, lab.entries()), (ACK, [0, 0]));
+    assert_eq!((last.flags, lab.entries(), lab.answered()), (ACK, [0, 0], 0));
 }
 
 #[test]

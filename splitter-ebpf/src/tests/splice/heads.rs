@@ -141,7 +141,7 @@ fn what_is_no_head_is_refused_and_closed() {
             }
             let answer = one(out);
             assert!(answer.payload.starts_with(b"HTTP/1.1 400 Bad Request\r\n") && answer.payload.ends_with(b"\r\n\r\n"));
-            assert_eq!((answer.flags, lab.maps.taken(), lab.entries()), (FIN | PSH | ACK, 0, [1, 0]));
+            assert_eq!((answer.flags, lab.maps.taken(), lab.entries(), lab.answered()), (FIN | PSH | ACK, 0, [0, 0], 1));
             // The answer was lost.
             let again = one(client.again(ACK | PSH, pieces[pieces.len() - 1]));
             assert_eq!(again.unstamped(), answer.clone().unstamped());
@@ -149,7 +149,7 @@ fn what_is_no_head_is_refused_and_closed() {
             assert_eq!(client.send(ACK, &[]), []);
             let last = one(client.send(FIN | ACK, &[]));
             client.hear(&last);
-            assert_eq!((last.flags, lab.entries()), (ACK, [0, 0]));
+            assert_eq!((last.flags, lab.entries(), lab.answered()), (ACK, [0, 0], 0));
         }
         assert_eq!((lab.counted(Reason::HeadRefused), lab.maps.version(1).requests), (4, 0));
     }
@@ -164,7 +164,27 @@ fn both_ends_close_after_a_refusal_at_once() {
         assert_eq!((ack.flags, ack.ack), (ACK, client.seq));
         client.ack = answer.seq.wrapping_add(answer.len());
         client.send(ACK, &[]);
-        assert_eq!(lab.entries(), [0, 0]);
+        assert_eq!((lab.entries(), lab.answered()), ([0, 0], 0));
+    }
+}
+
+/// However many are answered and do not close: they are in nobody's way, and their ports serve again.
+#[test]
+fn answers_hold_no_entry_of_a_connection() {
+    for lab in Http::both() {
+        let (mut kept, mut server) = lab.ready();
+        for round in 0..2 {
+            for port in 50_000..50_100 {
+                let mut client = End { me: SocketAddr::new(lab.client.ip(), port), seq: 7_000 + round, ..lab.stranger() };
+                let syn_ack = one(client.send(SYN, &[]));
+                client.ack = syn_ack.seq;
+                client.hear(&syn_ack);
+                assert!(one(client.say(b"nonsense\r\n\r\n")).payload.starts_with(b"HTTP/1.1 400 "));
+            }
+            assert_eq!((lab.entries(), lab.answered()), ([1, 1], 100));
+        }
+        server.hear(&one(kept.say(GET)));
+        kept.send(RST, &[]);
     }
 }
 
@@ -173,7 +193,7 @@ fn a_refused_client_may_reset() {
     let lab = Http::new(false);
     let mut client = lab.client();
     client.say(b"nonsense\r\n\r\n");
-    assert_eq!((client.send(RST, &[]), lab.entries()), (vec![], [0, 0]));
+    assert_eq!((client.send(RST, &[]), lab.entries(), lab.answered()), (vec![], [0, 0], 0));
 }
 
 #[test]
