@@ -455,6 +455,10 @@ impl Maps {
     pub fn events_lost(&self) -> [u64; 2] {
         self.trace_cpu().map_or([0; 2], |cpu| [cpu.get().over, cpu.get().full])
     }
+    /// Turns the clock on until it shows `ticks`.
+    pub fn turn_clock(&self, ticks: u32) {
+        self.pass(ticks.wrapping_sub(self.ticks()) as u64 * 4);
+    }
     /// Turns the clock.
     pub fn pass(&self, ms: u64) {
         self.ns.set(self.ns.get() + ms * 1_000_000);

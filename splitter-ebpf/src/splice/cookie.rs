@@ -68,7 +68,7 @@ impl Client {
 #[inline(never)]
 pub fn make<F: Ip, E: Env>(env: &E, key: &FlowKey<F>, segment: &Segment, options: u32) -> u32 {
     let Some(config) = env.config() else { return 0 };
-    let hash = hash(config, key, segment.seq, env.ticks() >> STEP);
+    let hash = hash(config, key, segment.seq, step(env.ticks(), 0));
     hash & !0xff | (hash as u8 ^ Client::of(options).pack()) as u32
 }
 
@@ -78,10 +78,10 @@ pub fn make<F: Ip, E: Env>(env: &E, key: &FlowKey<F>, segment: &Segment, options
 pub fn open<F: Ip, E: Env>(env: &E, key: &FlowKey<F>, segment: &Segment) -> u32 {
     let Some(config) = env.config() else { return 0 };
     let cookie = segment.ack.wrapping_sub(1);
-    let now = env.ticks() >> STEP;
+    let now = env.ticks();
     let mut age = 0;
     while age < 2 {
-        let hash = hash(config, key, segment.seq.wrapping_sub(1), now.wrapping_sub(age));
+        let hash = hash(config, key, segment.seq.wrapping_sub(1), step(now, age));
         if (hash ^ cookie) >> 8 == 0 {
             let client = Client::unpack((cookie ^ hash) as u8);
             return 1 << 31 | (client.options as u32) << 24 | (client.scale as u32) << 16 | client.mss as u32;
@@ -97,6 +97,12 @@ pub fn name<F: Ip, E: Env>(env: &E, key: &FlowKey<F>) -> u64 {
     let Some(config) = env.config() else { return 0 };
     // No counter of a cookie has this value.
     sip(config, key, 0, u64::MAX)
+}
+
+/// The counter `age` steps ago. It wraps with the clock: it has as many bits as jiffies have above a step.
+#[inline(always)]
+const fn step(ticks: u32, age: u32) -> u32 {
+    (ticks >> STEP).wrapping_sub(age) & u32::MAX >> STEP
 }
 
 #[inline(always)]

@@ -1,5 +1,6 @@
 //! What the node answers before it knows a connection.
 use super::*;
+use crate::env::Env;
 
 #[test]
 fn a_syn_is_answered_and_nothing_is_kept() {
@@ -39,6 +40,26 @@ fn the_bare_end_of_a_handshake_is_absorbed() {
     for lab in Http::both() {
         lab.client();
         assert_eq!((lab.counted(Reason::Handshake), lab.entries(), lab.last.get()), (1, [0, 0], Action::Drop));
+    }
+}
+
+/// Jiffies wrap five minutes after a boot, and every 199 days at 250 Hz.
+#[test]
+fn a_handshake_over_the_wrap_of_the_clock_holds() {
+    for lab in Http::both() {
+        lab.maps.turn_clock(u32::MAX - 10);
+        let mut client = lab.client();
+        lab.maps.pass(80);
+        assert!(lab.maps.ticks() < 20, "it has wrapped");
+        let mut server = lab.open(&mut client, GET);
+        lab.respond(&mut client, &mut server, OK);
+        client.send(RST, &[]);
+        // A cookie of two steps ago is too old there as well.
+        lab.maps.turn_clock(u32::MAX - 10);
+        let mut client = lab.client();
+        lab.maps.pass((1 << 16) * 4 + 80);
+        let reset = one(client.send(ACK | FIN, &[]));
+        assert_eq!((reset.flags & RST, lab.counted(Reason::UnknownConnection)), (RST, 1));
     }
 }
 
