@@ -221,6 +221,21 @@ fn check_abi(pins: &Path) -> Result<bool, DatapathError> {
     Ok(true)
 }
 
+/// The maps in `pins` without their programs; `None` when there are none, or of another layout.
+///
+/// # Errors
+/// When they cannot be opened.
+pub(super) fn open_tables(pins: &Path) -> Result<Option<Kernel>, DatapathError> {
+    match check_abi(pins) {
+        Ok(true) => {
+            let cpus = aya::util::nr_cpus().map_err(|(_, source)| DatapathError::Cpus(source))?;
+            Ok(Some(Kernel::new(open_maps(pins)?, cpus)))
+        }
+        Ok(false) | Err(DatapathError::Abi { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn open(path: &Path) -> Result<MapData, DatapathError> {
     MapData::from_pin(path).map_err(|e| DatapathError::map(path, e))
 }

@@ -9,6 +9,7 @@
 //! | `refusal` | why the kernel does not take a program or a map |
 //! | `trial` | what this kernel takes, by trying it |
 //! | `pins` | the directory on bpffs, and removing everything |
+//! | `farewell` | the resets that connections of http get when everything is removed |
 //! | `links` | programs on interfaces |
 //! | `clsact` | the same where the kernel has no TCX |
 //! | `attached` | whether they still are there |
@@ -20,6 +21,7 @@ mod attached;
 mod bpf;
 mod clsact;
 mod diagnostics;
+mod farewell;
 mod interfaces;
 mod links;
 mod load;

@@ -1,6 +1,6 @@
 //! Where this node's pins are: a bpffs, and in it one directory for each network namespace. Also how everything is removed again.
 
-use super::{DatapathError, bpf, clsact, tables::Table};
+use super::{DatapathError, bpf, clsact, farewell, tables::Table};
 use std::{
     ffi::CString,
     fs, io,
@@ -140,6 +140,12 @@ pub fn remove(pins: &Path) -> Result<Vec<String>, DatapathError> {
         let (index, program) = name.split_once('-').unwrap_or(("", &name));
         let interface = index.parse().ok().and_then(interface_name).unwrap_or_else(|| format!("interface {index} (gone)"));
         lines.push(format!("link {program} on {interface}"));
+    }
+    match farewell::reset_spliced(pins) {
+        Ok(0) => {}
+        Ok(connections) => lines.push(format!("{connections} http connections: both ends are reset")),
+        // What is left is to be removed all the same.
+        Err(error) => lines.push(format!("http connections could not be reset, and hang until their ends give up: {error}")),
     }
     for name in entries(pins).into_iter().filter(|name| name != LINKS) {
         fs::remove_file(pins.join(&name)).map_err(failed)?;

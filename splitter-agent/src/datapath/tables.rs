@@ -243,6 +243,8 @@ pub trait FlowTables: Family {
     const LEGS: Typed<FlowKey<Self>, Leg<Self>>;
     /// The ABI's form of an address.
     fn mapped(words: &Self::Words) -> Addr;
+    /// The other way round.
+    fn words(addr: &Addr) -> Self::Words;
 }
 
 impl FlowTables for V4 {
@@ -256,6 +258,9 @@ impl FlowTables for V4 {
     const LEGS: Typed<FlowKey<V4>, Leg<V4>> = Typed::new(Table::Legs4);
     fn mapped(words: &[u32; 1]) -> Addr {
         mapped(words[0].to_ne_bytes())
+    }
+    fn words(addr: &Addr) -> [u32; 1] {
+        [read(&addr[12..])]
     }
 }
 
@@ -274,6 +279,9 @@ impl FlowTables for V6 {
             bytes.copy_from_slice(&word.to_ne_bytes());
         }
         addr
+    }
+    fn words(addr: &Addr) -> [u32; 4] {
+        read(addr)
     }
 }
 
