@@ -71,6 +71,8 @@ pub trait Env: Tables<V4> + Tables<V6> {
     fn set_suspect(&self, backend: u32, until: u32);
     /// The suspects of a version, made when they are not there; `None` without memory.
     fn suspected(&self, version: u32) -> Option<Ref<Suspected>>;
+    /// The same, not made.
+    fn known_suspected(&self, version: u32) -> Option<Ref<Suspected>>;
     /// Tick at which a segment of an unknown connection was first seen.
     fn stray(&self, connection: u32) -> Option<u32>;
     fn set_stray(&self, connection: u32, since: u32);

@@ -523,6 +523,9 @@ impl Env for Maps {
         self.suspected.put_new(&version, Suspected::default());
         self.suspected.get(&version)
     }
+    fn known_suspected(&self, version: u32) -> Option<Ref<Suspected>> {
+        self.suspected.get(&version)
+    }
     fn stray(&self, connection: u32) -> Option<u32> {
         self.strays.get(&connection).map(Ref::get)
     }
@@ -554,7 +557,7 @@ impl Env for Maps {
         *self.losses.borrow_mut().entry(*key).or_default() += 1;
     }
     fn stash(&self, slot: u32) -> Option<Ref<Stash>> {
-        let empty = Stash { len: 0, acknowledged: 0, lock: 0, pad: 0, text: [0; _] };
+        let empty = Stash { len: 0, acknowledged: 0, lock: 0, tried: 0, text: [0; _] };
         self.stashes.put_new(&slot, empty);
         (slot < STASH_SLOTS).then(|| self.stashes.get(&slot)).flatten()
     }

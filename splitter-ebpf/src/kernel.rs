@@ -97,6 +97,10 @@ impl Env for Kernel {
         maps::reference(maps::SUSPECTED.get_ptr_mut(version))
     }
     #[inline(always)]
+    fn known_suspected(&self, version: u32) -> Option<Ref<Suspected>> {
+        maps::reference(maps::SUSPECTED.get_ptr_mut(version))
+    }
+    #[inline(always)]
     fn stray(&self, connection: u32) -> Option<u32> {
         maps::STRAYS.get_ptr(connection).map(maps::load)
     }

@@ -182,6 +182,7 @@ impl Actor {
             self.store.save_policy(self.desired.services.clone());
         }
         self.janitor.set_live(Some(self.reconciler.applied().live().clone()));
+        self.janitor.set_leaving(self.reconciler.leaving());
         self.ask_for_stamps();
         self.answer_source(reply);
         if again {
@@ -193,6 +194,7 @@ impl Actor {
         tracing::error!(%error, "not applied; it is tried again every few seconds");
         self.applied.error = Some(error);
         self.janitor.set_live((!self.reconciler.is_unsure()).then(|| self.reconciler.applied().live().clone()));
+        self.janitor.set_leaving(self.reconciler.leaving());
         self.answer_source(reply);
     }
 

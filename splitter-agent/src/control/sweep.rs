@@ -25,6 +25,10 @@ const AWAITED: u32 = 150;
 /// Flows whose backend is gone, until a packet of theirs comes by; source translations whose flow was evicted, until a packet of the other
 /// direction puts it back.
 const ORPHANED: u32 = 60;
+/// What is known of a version that answers nobody is kept this long after its last failure.
+const SILENT: u32 = 60;
+/// Half-closed flows that idled out, and whose ends have not been told: they are until a packet of theirs comes by.
+const UNTOLD: u32 = 3600;
 /// A next hop that no flow names is kept this long after its last use.
 const NEXT_HOP: u32 = 60;
 
@@ -127,12 +131,19 @@ pub struct Janitor {
     last: Arc<Findings>,
     /// Flows of backends that are not among these are removed; `None`: not known yet.
     live: Option<Bits>,
+    /// Of the others, those that finish what they have begun.
+    leaving: Bits,
 }
 
 impl Janitor {
     /// Backends that may have flows.
     pub fn set_live(&mut self, live: Option<Bits>) {
         self.live = live;
+    }
+
+    /// Backends that are in the policy no more, and finish what they have begun.
+    pub fn set_leaving(&mut self, leaving: Bits) {
+        self.leaving = leaving;
     }
 
     pub fn is_sweeping(&self) -> bool {
@@ -224,14 +235,16 @@ impl Janitor {
         flow: impl Fn(&V) -> Flow<F>,
         timeout: impl Fn(u8) -> u32,
     ) -> Result<bool, TableError> {
-        let (mut seen, mut dead, mut idle) = (0, Vec::new(), Vec::new());
+        let (mut seen, mut dead, mut idle, mut untold) = (0, Vec::new(), Vec::new(), Vec::new());
         let more = table.scan(tables, cursor, |key, value| {
             let flow = flow(&value);
             seen += 1;
             self.now.next_hops.set(u32::from(flow.nexthop));
-            if self.live.as_ref().is_some_and(|live| !live.has(flow.backend())) {
-                // Established TCP of a dead backend waits for the packet that resets its ends.
-                if table.0 != F::TCP.0 || clock.is_older(flow.last, ORPHANED) {
+            let nobodys = table.0 == F::TCP.0 && flow.backend() == flows::NOBODY;
+            if nobodys || self.live.as_ref().is_some_and(|live| !live.has(flow.backend())) {
+                // Established TCP of a dead backend waits for the packet that resets its ends, and what has idled out half-closed for longer.
+                let limit = if nobodys && flow.is(EITHER_FIN) { UNTOLD } else { ORPHANED };
+                if table.0 != F::TCP.0 || clock.is_older(flow.last, limit) {
                     dead.push((key, flow));
                 }
             } else if clock.is_older(flow.last, timeout(flow.flags())) {
@@ -248,13 +261,19 @@ impl Janitor {
             };
             let limit = timeout(own.flags() | other.map_or(0, |other| other.flags()));
             if clock.is_older(own.last, limit) && other.is_none_or(|other| clock.is_older(other.last, limit)) {
-                dead.push((key, own));
+                // Who is half closed waits for an answer: a silent end would have it wait for ever.
+                if table.0 == F::TCP.0 && own.flags() & EITHER_FIN | other.map_or(0, |other| other.flags() & EITHER_FIN) != 0 {
+                    untold.push((key, flows::orphan(own, other)));
+                } else {
+                    dead.push((key, own));
+                }
             } else if !own.is(flow_flag::REVERSE) && table.0 != F::CLOSING.0 {
                 *self.now.flows.entry(own.backend()).or_default() += 1;
             }
         }
         *self.now.entries.entry(table.0).or_default() += seen - dead.len() as u64;
         flows::remove(tables, table, &dead)?;
+        F::TCP.put(tables, &untold)?;
         Ok(more)
     }
 
@@ -327,7 +346,8 @@ fn end_suspicions(tables: &mut impl Tables, clock: Clock) -> Result<(), TableErr
     SUSPECTS.delete(tables, &over)?;
     let mut empty = Vec::new();
     SUSPECTED.each(tables, |version, suspected| {
-        if suspected.until.iter().all(|until| !is_suspected(*until, clock.ticks)) {
+        let silent = suspected.is_silent(clock.ticks, SILENT * clock.ticks_per_second);
+        if !silent && suspected.until.iter().all(|until| !is_suspected(*until, clock.ticks)) {
             empty.push(version);
         }
     })?;
@@ -345,6 +365,8 @@ fn has_flow<F: FlowTables>(tables: &impl Tables, key: FlowKey<F>) -> Result<bool
         || F::SPLICED.get(tables, key)?.is_some()
         || F::LEGS.get(tables, key)?.is_some())
 }
+
+const EITHER_FIN: u8 = flow_flag::FIN | flow_flag::PEER_FIN;
 
 fn tcp_timeout(flags: u8) -> u32 {
     if flags & (flow_flag::FIN | flow_flag::PEER_FIN | flow_flag::RESET) != 0 { HALF_CLOSED } else { ESTABLISHED }
@@ -384,13 +406,9 @@ mod tests {
 
     #[test]
     fn flows_end_when_both_directions_are_idle() {
-        for (table, flags, timeout) in [
-            (V4::TCP, 0, ESTABLISHED),
-            (V4::TCP, flow_flag::FIN, HALF_CLOSED),
-            (V4::UDP, 0, UDP_UNREPLIED),
-            (V4::UDP, flow_flag::REPLIED, UDP_REPLIED),
-            (V4::CLOSING, 0, CLOSING),
-        ] {
+        for (table, flags, timeout) in
+            [(V4::TCP, 0, ESTABLISHED), (V4::UDP, 0, UDP_UNREPLIED), (V4::UDP, flow_flag::REPLIED, UDP_REPLIED), (V4::CLOSING, 0, CLOSING)]
+        {
             let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
             flow(&mut memory, table, 1, flags, (timeout + 1, timeout + 1));
             flow(&mut memory, table, 2, flags, (timeout + 1, 1));
@@ -401,6 +419,35 @@ mod tests {
             assert_eq!(janitor.findings().entries[&table.0], 6);
             let counted = if table.0 == Table::Closing4 { None } else { Some(&3) };
             assert_eq!(janitor.findings().flows.get(&1), counted);
+        }
+    }
+
+    #[test]
+    fn half_closed_flows_that_idle_out_are_told() {
+        for flags in [flow_flag::FIN, flow_flag::PEER_FIN] {
+            let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
+            flow(&mut memory, V4::TCP, 1, flags, (HALF_CLOSED + 1, HALF_CLOSED + 1));
+            flow(&mut memory, V4::TCP, 2, flags, (HALF_CLOSED + 1, 1));
+            flow(&mut memory, V4::TCP, 3, flags, (UNTOLD + 1, UNTOLD + 1));
+            let mut live = Bits::default();
+            live.set(1);
+            janitor.set_live(Some(live));
+            let owners = |memory: &Memory| {
+                let mut owners: Vec<(u32, u8)> = memory
+                    .entries(Table::Tcp4)
+                    .map(|(_, flow)| read::<Flow<V4>>(flow))
+                    .map(|flow| (flow.backend(), flow.flags()))
+                    .collect();
+                owners.sort_unstable();
+                owners
+            };
+            let reverse = flags | flow_flag::REVERSE;
+            let live = [(1, flags), (1, reverse)];
+            let told = |each| [vec![(flows::NOBODY, flags); each], vec![(flows::NOBODY, reverse); each], live.to_vec()].concat();
+            sweep(&mut janitor, &mut memory);
+            assert_eq!(owners(&memory), told(2), "the kernel resets both ends with its next packet");
+            sweep(&mut janitor, &mut memory);
+            assert_eq!(owners(&memory), told(1), "not for ever");
         }
     }
 
@@ -452,11 +499,18 @@ mod tests {
         let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
         let at = |ticks: u32| CLOCK.ticks.wrapping_add(ticks);
         SUSPECTS.put(&mut memory, &[(1, at(1_250)), (2, at(0)), (3, at(1 << 31)), (4, at(1))]).unwrap();
-        let list = |until: u32| Suspected { backends: [9; SUSPECTS_MOST], until: [until; SUSPECTS_MOST] };
-        SUSPECTED.put(&mut memory, &[(5, list(at(7))), (6, list(at(0)))]).unwrap();
+        let list = |until: u32| Suspected { backends: [9; SUSPECTS_MOST], until: [until; SUSPECTS_MOST], ..Suspected::default() };
+        let silent = |last: u32| Suspected { silent_since: 1, silent_last: last, ..list(at(0)) };
+        let rows = [
+            (5, list(at(7))),
+            (6, list(at(0))),
+            (7, silent(at(0).wrapping_sub(SILENT * 250))),
+            (8, silent(at(0).wrapping_sub(SILENT * 250 + 1))),
+        ];
+        SUSPECTED.put(&mut memory, &rows).unwrap();
         sweep(&mut janitor, &mut memory);
         let left = |table| memory.entries(table).map(|(key, _)| key[0]).collect::<Vec<_>>();
-        assert_eq!((left(Table::Suspects), left(Table::Suspected)), (vec![1, 4], vec![5]));
+        assert_eq!((left(Table::Suspects), left(Table::Suspected)), (vec![1, 4], vec![5, 7]));
     }
 
     #[test]

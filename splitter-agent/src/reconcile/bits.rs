@@ -18,10 +18,14 @@ impl Reconciler {
         self.put_filter(tables, words)
     }
 
-    /// Leaves nothing but the bits of what was applied.
+    /// Leaves nothing but the bits of what was applied, and of backends that still have something to finish.
     pub(super) fn narrow_filter(&mut self, tables: &mut impl Tables) -> Result<(), TableError> {
         let mut words = vec![0; filter::WORDS as usize];
         self.services().for_each(|planned| set_bits(&mut words, &planned.image));
+        for backend in self.leaving.values() {
+            let (word, bits) = filter::bits_of(Role::Backend, &backend.addr, backend.port, splitter_common::abi::TCP);
+            words[word as usize] |= bits | filter::http(bits);
+        }
         self.put_filter(tables, words)
     }
 

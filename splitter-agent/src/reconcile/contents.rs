@@ -55,7 +55,8 @@ pub struct Gone {
     pub frontends: Vec<FrontendKey>,
     /// Of services that stay.
     pub rules: Vec<RuleKey>,
-    pub backends: Vec<u32>,
+    /// With their last rows.
+    pub backends: Vec<(u32, Backend)>,
     pub garbage: Garbage,
 }
 
@@ -165,7 +166,7 @@ impl Gone {
     /// Adds what nothing claimed. `stays`: whether a service's number is in use.
     pub fn add(&mut self, old: Contents, stays: impl Fn(u32) -> bool) {
         self.frontends.extend(old.frontends.into_keys());
-        self.backends.extend(old.backends.into_keys());
+        self.backends.extend(old.backends);
         let (rules, rest): (Vec<_>, Vec<_>) = old.rules.into_keys().partition(|key| stays(service_of(key)));
         self.rules.extend(rules);
         self.garbage.rules.extend(rest);

@@ -83,7 +83,7 @@ fn purge_family<F: FlowTables>(tables: &mut impl Tables, gone: &dyn Fn(u32) -> b
         |flow| *flow,
         gone,
         |tables, found| {
-            let orphans: Vec<_> = found.iter().map(|(key, flow)| (*key, Flow { owner: owner(NOBODY, flow.flags()), ..*flow })).collect();
+            let orphans: Vec<_> = found.iter().map(|(key, flow)| (*key, orphan(*flow, None))).collect();
             F::TCP.put(tables, &orphans)
         },
     )?;
@@ -93,7 +93,14 @@ fn purge_family<F: FlowTables>(tables: &mut impl Tables, gone: &dyn Fn(u32) -> b
 }
 
 /// The backend id that is never given: its state is "gone" for ever.
-const NOBODY: u32 = 0;
+pub const NOBODY: u32 = 0;
+
+/// An established flow's entry, of no backend any more: the kernel resets both ends with the flow's next packet. `other`: the entry of the other
+/// direction, whose FIN this one may not have seen.
+pub fn orphan<F: Family>(flow: Flow<F>, other: Option<Flow<F>>) -> Flow<F> {
+    let fins = other.map_or(0, |other| other.flags() & (flow_flag::FIN | flow_flag::PEER_FIN));
+    Flow { owner: owner(NOBODY, flow.flags() | fins), ..flow }
+}
 
 fn each_of<F: FlowTables, V: crate::datapath::Plain, T: Tables>(
     tables: &mut T,

@@ -18,7 +18,7 @@ pub use running::running;
 pub use work::{Portion, Services, Work};
 
 use crate::{
-    datapath::{HEAD_LOSSES, HTTP_RULES, IDS, LAPSED, MAGLEV, RULES, SERVICES, Table, TableError, Tables, bytes_of},
+    datapath::{BACKENDS, HEAD_LOSSES, HTTP_RULES, IDS, LAPSED, MAGLEV, RULES, SERVICES, Table, TableError, Tables, bytes_of},
     model,
     plan::{self, Generations, Ids, Key, OutOfIds},
 };
@@ -82,6 +82,8 @@ pub struct Reconciler {
     wide: bool,
     garbage: Garbage,
     released: Vec<Released>,
+    /// Backends of http that are in the policy no more and finish what they have begun, with their rows; until their numbers are free.
+    leaving: HashMap<u32, Backend>,
     sweep: u64,
     mtu: u32,
     /// Of the kernel's clock.
@@ -108,6 +110,7 @@ impl Default for Reconciler {
             wide: false,
             garbage: Garbage::default(),
             released: Vec::new(),
+            leaving: HashMap::new(),
             sweep: 0,
             mtu: MTU,
             ticks_per_second: 250,
@@ -154,6 +157,13 @@ impl Reconciler {
     /// What was applied last.
     pub fn applied(&self) -> &Applied {
         &self.applied
+    }
+
+    /// Backends that are in the policy no more and finish what they have begun.
+    pub fn leaving(&self) -> Bits {
+        let mut bits = Bits::default();
+        self.leaving.keys().for_each(|id| bits.set(*id));
+        bits
     }
 
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Planned> {
@@ -231,16 +241,25 @@ impl Reconciler {
     pub fn swept(&mut self, tables: &mut impl Tables, named: impl Fn(u32, u32) -> bool) -> Result<(), TableError> {
         self.prune(tables)?;
         let Some((ids, generations)) = &mut self.numbers else { return Ok(()) };
+        // What they finish still counts for their version.
+        let judged: HashSet<u32> = self.leaving.values().map(|row| row.version).collect();
+        let named = |kind, id| named(kind, id) || kind == identity_kind::VERSION && judged.contains(&id);
         let unnamed = |released: &Released| released.sweep < self.sweep && !named(released.identity.kind, released.identity.id);
         let (free, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.released).into_iter().partition(unnamed);
         self.released = later;
         if free.is_empty() {
             return Ok(());
         }
-        if let Err(error) = forget(tables, &free) {
+        let left = free.iter().map(|released| released.identity).filter(|identity| identity.kind == identity_kind::BACKEND);
+        let left: Vec<_> = left.filter(|identity| self.leaving.contains_key(&identity.id)).map(|it| (it.id, Backend::default())).collect();
+        if let Err(error) = BACKENDS.put(tables, &left).and_then(|()| forget(tables, &free)) {
             self.released.extend(free);
             return Err(error);
         }
+        for (id, _) in &left {
+            self.leaving.remove(id);
+        }
+        self.wide |= !left.is_empty();
         for released in free {
             match released.key {
                 Some(key) => ids.free(&key),

@@ -482,3 +482,64 @@ fn numbers_that_live_connections_name_stay_taken() {
     assert_eq!(left(&|kind, number| held.contains(&(kind, number))), held);
     assert_eq!(left(&|_, _| false), []);
 }
+
+/// A backend of http that leaves the policy keeps its row, its bits in the filter and its version's number while connections name it; a service that goes
+/// takes it along.
+#[test]
+fn a_backend_of_http_finishes_what_it_has_begun() {
+    let ready = |host| (host, BackendState::Ready);
+    let http = |versions: Parts| [as_http(service(0, versions, Vec::new(), &[0, 1, 2, 3]).unwrap())];
+    let all = http(vec![(0, 1, vec![ready(1), ready(2)]), (1, 1, vec![ready(3)])]);
+    let fewer = http(vec![(0, 1, vec![ready(1)])]);
+    for (after, states) in [(&fewer[..], [backend_state::LEAVING; 2]), (&[][..], [backend_state::NONE; 2])] {
+        for restart in [false, true] {
+            let (mut reconciler, mut memory) = (Reconciler::new(), Memory::new());
+            reconciler.apply(&mut memory, &all).unwrap();
+            let rows = reconciler.service("s0").unwrap().image.backends.clone();
+            let left: Vec<(u32, Backend)> = rows.iter().copied().filter(|(_, row)| row.addr != mapped([10, 2, 0, 1])).collect();
+            reconciler.apply(&mut memory, after).unwrap();
+            if restart {
+                reconciler = Reconciler::new();
+                reconciler.apply(&mut memory, after).unwrap();
+            }
+            let seen = |memory: &Memory| left.iter().map(|(id, _)| BACKENDS.get(memory, *id).unwrap().unwrap().state).collect::<Vec<_>>();
+            assert_eq!((left.len(), seen(&memory)), (2, states.to_vec()), "restart {restart}");
+            let leaving = states[0] == backend_state::LEAVING;
+            assert!(left.iter().all(|(id, _)| reconciler.leaving().has(*id) == leaving));
+            let named = |kind, id| kind == identity_kind::BACKEND && left.iter().any(|(other, _)| *other == id);
+            for _ in 0..3 {
+                reconciler.sweep_begins();
+                reconciler.swept(&mut memory, named).unwrap();
+            }
+            assert_eq!(seen(&memory), states, "as long as connections name it");
+            let mut words = vec![0u64; filter::WORDS as usize];
+            memory.get(Table::Filter, bytes_of(&[0u32]), bytes_of_mut(&mut words)).unwrap();
+            for (_, row) in &left {
+                let (word, bits) = filter::bits_of(Role::Backend, &row.addr, row.port, TCP);
+                assert_eq!(words[word as usize] & (bits | filter::http(bits)) == bits | filter::http(bits), leaving);
+            }
+            let mut numbers = 0;
+            IDS.each(&memory, |_, identity| numbers += u32::from(identity.kind == identity_kind::VERSION)).unwrap();
+            assert_eq!(numbers, if leaving { 2 } else { 0 }, "what it finishes counts for its version");
+            // It may come back, under the same number.
+            let back = if leaving { &all[..] } else { after };
+            reconciler.apply(&mut memory, back).unwrap();
+            assert_eq!(seen(&memory) == [backend_state::READY; 2], leaving);
+            reconciler.apply(&mut memory, after).unwrap();
+            settle(&mut reconciler, &mut memory);
+            assert_nothing_left(&memory, after);
+            assert_eq!(seen(&memory), [backend_state::NONE; 2]);
+        }
+    }
+}
+
+/// Who is down when it leaves has nothing to finish.
+#[test]
+fn a_backend_that_is_down_leaves_at_once() {
+    let http = |backends| [as_http(service(0, vec![(0, 1, backends)], Vec::new(), &[0, 1, 2, 3]).unwrap())];
+    let (mut reconciler, mut memory) = (Reconciler::new(), Memory::new());
+    reconciler.apply(&mut memory, &http(vec![(1, BackendState::Ready), (2, BackendState::Down)])).unwrap();
+    let (id, _) = reconciler.service("s0").unwrap().image.backends[1];
+    reconciler.apply(&mut memory, &http(vec![(1, BackendState::Ready)])).unwrap();
+    assert_eq!(BACKENDS.get(&memory, id).unwrap().unwrap(), Backend::default());
+}

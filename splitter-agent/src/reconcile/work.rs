@@ -340,6 +340,9 @@ impl Reconciler {
             self.released.retain(|released| released.key.is_none_or(|key| !is_live(&key)));
         }
         for planned in &planned {
+            for (id, _) in &planned.image.backends {
+                self.leaving.remove(id);
+            }
             let Some(old) = self.applied.service(&planned.model.name) else { continue };
             // What a packet of http is marked by stays until the tables are pruned.
             self.wide |= old.image.record.mode != planned.image.record.mode;
@@ -372,7 +375,10 @@ impl Reconciler {
         work.gone.frontends.retain(|frontend| !moved.contains(frontend));
         // A shorter prefix first out.
         work.gone.rules.sort_unstable_by_key(|key| std::cmp::Reverse(key.prefix_len));
-        work.dead.extend(&work.gone.backends);
+        // Who has left a service that is gone now has nothing to finish.
+        let gone_services: HashSet<u32> = work.gone.garbage.services.iter().copied().collect();
+        work.gone.backends.extend(self.leaving.iter().filter(|(_, row)| gone_services.contains(&row.service)).map(|(id, row)| (*id, *row)));
+        work.dead.extend(work.gone.backends.iter().map(|(id, _)| *id));
         // Bits of what is gone stay until the tables are pruned: late answers of removed backends still become resets.
         self.wide |= !work.gone.backends.is_empty() || !work.gone.frontends.is_empty();
     }
@@ -406,8 +412,29 @@ impl Reconciler {
         } else if !gone.rules.is_empty() {
             RULES.delete(tables, &last(&mut gone.rules))?;
         } else if !gone.backends.is_empty() {
-            let none: Vec<_> = last(&mut gone.backends).into_iter().map(|id| (id, Backend::default())).collect();
-            BACKENDS.put(tables, &none)?;
+            let (gone_services, left) = (&gone.garbage.services, last(&mut gone.backends));
+            let mut http: HashMap<u32, bool> = HashMap::new();
+            let mut rows = Vec::with_capacity(left.len());
+            for (id, row) in left {
+                let finishes = match http.get(&row.service) {
+                    _ if !backend_state::finishes(row.state) => false,
+                    Some(known) => *known,
+                    None => {
+                        let http_now = |record: Service| record.mode == service_mode::HTTP && !gone_services.contains(&row.service);
+                        *http.entry(row.service).or_insert(SERVICES.get(tables, row.service)?.is_some_and(http_now))
+                    }
+                };
+                let row = if finishes { Backend { state: backend_state::LEAVING, ..row } } else { Backend::default() };
+                rows.push((id, row));
+            }
+            BACKENDS.put(tables, &rows)?;
+            for (id, row) in rows {
+                if row.state == backend_state::LEAVING {
+                    self.leaving.insert(id, row);
+                } else {
+                    self.leaving.remove(&id);
+                }
+            }
         } else {
             let dead = &work.dead;
             work.report.flows_removed = if dead.is_empty() { 0 } else { flows::purge(tables, &|id| dead.contains(&id))? };

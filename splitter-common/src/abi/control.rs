@@ -166,6 +166,26 @@ pub mod backend_state {
     pub const DRAINING: u8 = 2;
     /// Gives up its flows.
     pub const DOWN: u8 = 3;
+    /// `mode: http`: is in the policy no more, while its service is. Finishes what it has begun; the next request of each connection leaves it.
+    pub const LEAVING: u8 = 4 | DRAINING;
+
+    /// `mode: http`: whether a backend finishes what it has begun.
+    #[inline(always)]
+    pub const fn finishes(state: u8) -> bool {
+        // One comparison for three states.
+        (state & 3).wrapping_sub(READY) < 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::backend_state::*;
+
+    #[test]
+    fn who_is_down_or_gone_finishes_nothing() {
+        let states = [NONE, READY, DRAINING, DOWN, LEAVING];
+        assert_eq!(states.map(finishes), [false, true, true, false, true]);
+    }
 }
 
 /// Value of `IDS` (key: 128-bit hash of the object's path, see the agent's plan): which id a named object has, so that a restarted

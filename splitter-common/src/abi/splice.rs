@@ -255,7 +255,8 @@ pub struct Stash {
     pub acknowledged: u32,
     /// Slot of `SPLICE_LOCKS` plus 1 that its owner works under.
     pub lock: u32,
-    pub pad: u32,
+    /// Backends that failed this request: a bit for each, by its id modulo 32.
+    pub tried: u32,
     pub text: HeadText,
 }
 

@@ -24,7 +24,7 @@ use splitter_common::abi::{
 
 /// Whether a backend keeps its flows.
 #[inline(always)]
-pub fn serves(state: u8) -> bool {
+fn serves(state: u8) -> bool {
     state == backend_state::READY || state == backend_state::DRAINING
 }
 

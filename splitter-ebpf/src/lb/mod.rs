@@ -12,10 +12,9 @@ mod unreachable;
 
 pub use first::{facts_of, frontend_of};
 pub use flow::{find_nexthop, kept_nexthop, partner_key};
-pub use hit::serves;
-pub use select::{Choice, Facts, Search, backend_of, select};
+pub use select::{Avoid, Choice, Facts, Search, backend_of, select, tried_bit};
 pub use side::genuine;
-pub use suspect::suspect;
+pub use suspect::{is_suspect, opened, silent, suspect};
 pub use unreachable::unreachable;
 
 use crate::{

@@ -38,6 +38,37 @@ pub fn suspect<E: Env>(env: &E, backend: u32) -> u32 {
     1
 }
 
+/// What a version's silence is measured in, by [`Config::suspect_ticks`], five seconds: after the fifth part of them it is known to whoever comes; after
+/// all of them, to those who have waited all the time; it is forgotten a minute after its last witness.
+const KNOWN: u32 = 5;
+const FORGOTTEN: u32 = 12;
+
+/// A backend of a version has left a SYN unanswered, for longer than the client's timer is patient. 0: that may be chance; 1: nobody of the version has
+/// answered any for a second; 2: for five.
+#[inline(never)]
+pub fn silent<E: Env>(env: &E, version: u32) -> u32 {
+    let (Some(config), Some(list)) = (env.config(), env.suspected(version)) else { return 0 };
+    let (now, ticks) = (env.ticks(), field!(config.suspect_ticks));
+    // 0 stands for "it answers".
+    let last = if now == 0 { 1 } else { now };
+    if !list.with(|list| list.is_silent(now, ticks.wrapping_mul(FORGOTTEN))) {
+        field!(list.silent_since = last);
+    }
+    field!(list.silent_last = last);
+    let age = last.wrapping_sub(field!(list.silent_since));
+    (age >= ticks / KNOWN) as u32 + (age >= ticks) as u32
+}
+
+/// A backend of a version has answered a SYN.
+#[inline(always)]
+pub fn opened<E: Env>(env: &E, version: u32) {
+    if let Some(list) = env.known_suspected(version)
+        && field!(list.silent_last) != 0
+    {
+        field!(list.silent_last = 0);
+    }
+}
+
 /// Backends of a version that take new flows.
 #[inline(always)]
 fn ready<E: Env>(env: &E, service: u32, version: u32) -> u32 {
@@ -57,8 +88,11 @@ fn ready<E: Env>(env: &E, service: u32, version: u32) -> u32 {
 #[inline(always)]
 pub fn another<E: Env>(env: &E, service: u32, facts: &Facts, choice: &mut Choice, failed: u32) -> bool {
     select(env, service, facts, failed, choice);
-    choice.backend != 0 && choice.backend != failed && {
-        let now = env.ticks();
-        env.suspect(choice.backend).is_none_or(|until| !is_suspected(until, now))
-    }
+    choice.backend != 0 && choice.backend != failed && !is_suspect(env, choice.backend)
+}
+
+/// Whether a backend is suspect now.
+#[inline(always)]
+pub fn is_suspect<E: Env>(env: &E, backend: u32) -> bool {
+    env.suspect(backend).is_some_and(|until| is_suspected(until, env.ticks()))
 }

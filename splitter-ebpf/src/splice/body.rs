@@ -42,7 +42,7 @@ pub fn body<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
     let Some(entry) = env.spliced(&p.key) else { return Verdict::DROP };
     let mut source = Source { from: segment.seq, end: segment.end(), stashed: 0 };
     if field!(entry.state) != splice_state::ESTABLISHED {
-        let Some(stash) = stash::at(env, field!(entry.stash)) else { return Verdict::DROP };
+        let Some(stash) = stash::at(env, entry) else { return Verdict::DROP };
         source.from = field!(entry.request_at);
         source.end = source.from.wrapping_add(field!(stash.len));
         source.stashed = 1;
@@ -81,7 +81,7 @@ fn fetch<F: Network, P: Packet, E: Env + Tables<F>>(
         let got = packet.copy_in(segment.at.wrapping_add(at.wrapping_sub(segment.seq)), text, 0, len);
         return got.then(|| text.as_ptr().cast());
     }
-    let stash = stash::at(env, field!(entry.stash))?;
+    let stash = stash::at(env, entry)?;
     let from = opaque(at.wrapping_sub(field!(entry.request_at))) & (HEAD_LIMIT - 1);
     // SAFETY: the stash is this flow's; a text is longer than its limit by more than a window.
     Some(unsafe { (&raw const (*stash.as_ptr()).text).cast::<u8>().add(from as usize).cast() })

@@ -11,7 +11,7 @@ use crate::{
     place,
     verdict::{Action, Verdict},
 };
-use splitter_common::abi::*;
+use splitter_common::abi::{trial::outcome, *};
 
 const BOTH: u8 = splice_flag::FIN | splice_flag::PEER_FIN;
 
@@ -49,6 +49,36 @@ fn release<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, clie
     }
     env.drop_leg(leg);
     env.drop_spliced(client);
+}
+
+/// The backend of the flow `scratch.client` is down, and its packet in hand comes before any of the client, which may wait for its answer without a
+/// word: both ends are reset, the client by what the packet becomes. Idle legs are reset when they speak.
+#[inline(never)]
+pub fn cut<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let (client, t, out) = (place!(scratch.client), place!(scratch.translation), place!(scratch.out));
+    let Some(segment) = Segment::read(packet, p) else { return Verdict::DROP };
+    let (Some(leg), Some(flow)) = (env.leg(&p.key), env.spliced(client)) else { return Verdict::DROP };
+    env.count(Reason::BackendDown);
+    (t.src, t.dst, t.ports) = (field!(leg.src), field!(leg.dst), field!(leg.ports));
+    // What the client expects next: all that was forwarded to it, a FIN included.
+    let end = field!(leg.next).wrapping_add((field!(leg.owner) >> 24 & leg_flag::FIN as u32 != 0) as u32);
+    let (seq, ack) = (end.wrapping_add(field!(leg.seq_add)), segment.ack.wrapping_add(field!(leg.ack_add)));
+    trial::lost(env, flow, &p.key, outcome::UNAVAILABLE);
+    release(env, flow, client, &p.key);
+    find_nexthop(packet, env, TCP as u32, t);
+    if !P::EGRESS {
+        emit::answer_to(p, out, segment.ack, 0, tcp::RST, 0);
+        if emit::emit(packet, p, out, place!(scratch.text)) == 0 {
+            env.count(Reason::WriteFailed);
+            return Verdict::DROP;
+        }
+        packet.clone_to(packet.ifindex());
+    }
+    (out.src, out.dst, out.ports) = (t.src, t.dst, t.ports);
+    (out.seq, out.ack, out.window, out.flags) = (seq, ack, 0, tcp::RST | tcp::ACK);
+    (out.options, out.offset, out.len) = (0, 0, 0);
+    Verdict::SEND
 }
 
 /// Notes a FIN or RST of the client. 1: with this packet the flow is over.

@@ -10,7 +10,7 @@ use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
     field, flag,
-    lb::{find_nexthop, genuine, kept_nexthop, serves},
+    lb::{find_nexthop, genuine, kept_nexthop},
     nat,
     network::Network,
     packet::{Parsed, tcp},
@@ -56,7 +56,7 @@ pub fn plain<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let Some(entry) = env.spliced(&p.key) else { return Verdict::DROP };
     let Some(backend) = env.backend(field!(entry.owner) & 0xff_ffff) else { return Verdict::DROP };
-    if !serves(field!(backend.state)) {
+    if !backend_state::finishes(field!(backend.state)) {
         env.count(Reason::BackendDown);
         close::forget(env, p, entry, outcome::UNAVAILABLE);
         return Verdict::RESET;
@@ -117,10 +117,8 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
         return told_to_reset(env, segment, flow, leg);
     }
     let Some(backend) = env.backend(field!(leg.owner) & 0xff_ffff) else { return Verdict::DROP };
-    if !serves(field!(backend.state)) {
-        env.count(Reason::BackendDown);
-        trial::lost(env, flow, &p.key, outcome::UNAVAILABLE);
-        return close::over(env, flow, Verdict::RESET);
+    if !backend_state::finishes(field!(backend.state)) && !segment.is(tcp::RST) {
+        return Verdict::CUT;
     }
     let flags = (field!(leg.owner) >> 24) as u8;
     if flags & leg_flag::STASHED != 0 {

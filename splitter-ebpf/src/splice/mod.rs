@@ -53,7 +53,7 @@ use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
     field, flag,
-    lb::{self, Translation},
+    lb::Translation,
     nat,
     network::Network,
     packet::{Ip, Parsed, tcp},
@@ -212,6 +212,9 @@ pub fn steps<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     if verdict == Verdict::CONNECT {
         verdict = open::connect(packet, env, p);
     }
+    if verdict == Verdict::CUT {
+        verdict = close::cut(packet, env, p);
+    }
     if verdict == Verdict::STALE {
         verdict = open::reset_stale(packet, env, p);
     }
@@ -288,7 +291,7 @@ fn usual_client<F: Network, E: Env + Tables<F>>(
         return None;
     }
     let backend = env.backend(owner & 0xff_ffff)?;
-    if !lb::serves(field!(backend.state)) {
+    if !backend_state::finishes(field!(backend.state)) {
         return None;
     }
     if segment.len != 0 && after(end, field!(entry.next)) {
@@ -326,7 +329,7 @@ fn usual_server<F: Network, E: Env + Tables<F>>(
         return None;
     }
     let backend = env.backend(owner & 0xff_ffff)?;
-    if !lb::serves(field!(backend.state)) {
+    if !backend_state::finishes(field!(backend.state)) {
         return None;
     }
     if segment.len != 0 && after(segment.end(), field!(entry.next)) {

@@ -12,7 +12,7 @@ use crate::{
     bytes::{Packet, Ref},
     env::{Env, Scratch, Tables},
     field, flag,
-    lb::{Translation, facts_of, find_nexthop, genuine, kept_nexthop, partner_key, suspect},
+    lb::{Avoid, Translation, facts_of, find_nexthop, genuine, kept_nexthop, opened, partner_key, silent, suspect, tried_bit},
     nat,
     network::Network,
     packet::{Parsed, destination_port, ports, tcp},
@@ -246,31 +246,51 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
         return syn(env, entry);
     }
     let failed = field!(entry.owner) & 0xff_ffff;
-    if let Some(backend) = env.backend(failed)
-        && let Some(counters) = env.counters(field!(backend.version))
-    {
-        field!(counters.timeouts += 1);
+    let mut how = SILENT;
+    if let Some(backend) = env.backend(failed) {
+        let version = field!(backend.version);
+        if let Some(counters) = env.counters(version) {
+            field!(counters.timeouts += 1);
+        }
+        let known = silent(env, version);
+        // Its own first SYN may have been lost by chance; what was known before it came was not.
+        if known == 2 || known == 1 && field!(entry.tries) == 1 {
+            how = DARK;
+        }
     }
     env.drop_leg(key);
     place!(scratch.choice).backend = failed;
-    elsewhere(env, entry, true)
+    elsewhere(env, entry, how)
 }
 
-/// Tries another backend of the version than `scratch.choice` names; when there is none, the request is answered, unless that one has only
-/// been `silent`: a SYN may be lost more than once.
+/// How a backend failed a request: see [`elsewhere`].
+const REFUSED: u32 = 0;
+/// It may only be that the SYN was lost.
+const SILENT: u32 = 1;
+/// As `SILENT`, and nobody of its version has answered for a while.
+const DARK: u32 = 2;
+
+/// Tries another backend of the version than `scratch.choice` names, which has failed the request: one that it has not tried yet. When there is none,
+/// the request is answered, unless that one has only been silent: a SYN may be lost more than once.
 #[inline(always)]
-fn elsewhere<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, silent: bool) -> Verdict {
+fn elsewhere<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, how: u32) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let (client, facts, choice) = (place!(scratch.client), place!(scratch.facts), place!(scratch.choice));
     let failed = choice.backend;
     suspect(env, failed);
     facts_of(client, facts);
     choice.version = env.backend(failed).map_or(0, |backend| field!(backend.version));
-    decide::backend(env, field!(entry.service), facts, choice, failed);
-    if choice.backend != 0 && (silent || choice.backend != failed) && field!(entry.tries) < TRIES {
+    choice.avoid = Avoid { last: failed, tried: 0 };
+    if let Some(stash) = stash::at(env, entry) {
+        choice.avoid.tried = field!(stash.tried) | tried_bit(failed);
+        field!(stash.tried = choice.avoid.tried);
+    }
+    decide::backend(env, field!(entry.service), facts, choice);
+    let untried = choice.backend != 0 && !choice.avoid.has(choice.backend);
+    if (untried && how != DARK || choice.backend != 0 && how == SILENT) && field!(entry.tries) < TRIES {
         return Verdict::CONNECT;
     }
-    trial::failed(env, entry, failed, if silent { outcome::UNOPENED } else { outcome::REFUSED });
+    trial::failed(env, entry, failed, if how == REFUSED { outcome::REFUSED } else { outcome::UNOPENED });
     accept::answer_with(env, entry, accept::NOBODY);
     Verdict::TO_CLIENT
 }
@@ -332,7 +352,7 @@ fn refuses<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, flow: Ref<
     }
     env.drop_leg(key);
     place!(scratch.choice).backend = failed;
-    elsewhere(env, flow, false)
+    elsewhere(env, flow, REFUSED)
 }
 
 /// An ICMP error says that the SYN of the leg `scratch.quoted` cannot be delivered: that is a refusal, as a RST is (RFC 9293, 3.9.2.2). It must quote
@@ -414,6 +434,7 @@ pub fn joined<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
         if let Some(counters) = env.counters(version) {
             field!(counters.opened += 1);
         }
+        opened(env, version);
     }
     field!(entry.state = splice_state::ESTABLISHED);
     leg::expect_response(env, entry, flow);

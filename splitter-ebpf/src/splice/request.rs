@@ -5,7 +5,7 @@ use crate::{
     bytes::{Packet, Ref, ordered},
     env::{Env, Tables},
     field, flag,
-    lb::{facts_of, serves},
+    lb::facts_of,
     network::Network,
     packet::{Parsed, tcp},
     place, trace,
@@ -20,6 +20,8 @@ use splitter_common::{
 /// What [`place_request`] found; other values: the node answers with this status.
 pub const STAY: u32 = 0;
 pub const OPEN: u32 = 1;
+/// The version is chosen, and its backend is not.
+const ASK: u32 = 2;
 
 /// Data behind the end of the request under way: `READ` when it is the next request, and `scratch.text` holds it.
 #[inline(never)]
@@ -155,7 +157,14 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
         return incomplete(env, p, entry);
     }
     let (at, ack) = if gathered { (field!(entry.request_at), field!(entry.ack_base)) } else { (segment.seq, segment.ack) };
-    let placed = place_request(env, p, entry, at, ack);
+    let mut placed = place_request(env, p, entry, at);
+    if placed == ASK {
+        // Not from there: its frame would lie under that of the choice.
+        let (facts, choice) = (place!(scratch.facts), place!(scratch.choice));
+        decide::backend(env, field!(entry.service), facts, choice);
+        decide::drained(env, choice);
+        placed = go(env, p, entry, at as u64 | (ack as u64) << 32);
+    }
     trace::asked(env, entry, placed);
     match placed {
         STAY if gathered => or_body::<F, E>(env, entry, field!(entry.next), Verdict::DELIVER),
@@ -309,10 +318,9 @@ pub fn stow<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, segment: &Se
     got
 }
 
-/// Decides for the request whose head `scratch.request` describes, and brings the flow to the leg that it goes to. `at`: number of its
-/// first byte; `ack`: what the client expects next.
+/// Decides for the request whose head `scratch.request` describes, and gives it to the leg in use when that is of the version. `at`: number of its first byte.
 #[inline(never)]
-fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, at: u32, ack: u32) -> u32 {
+fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, at: u32) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return accept::NOBODY };
     let (head, facts, choice) = (place!(scratch.request), place!(scratch.facts), place!(scratch.choice));
     let current = field!(entry.owner) & 0xff_ffff;
@@ -338,23 +346,28 @@ fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: 
         }
     }
     facts_of(&p.key, facts);
+    choice.backend = current;
     if decide::choose(env, field!(entry.service), facts, head, at as u64 | (field!(scratch.ruled) as u64) << 32, choice) == 0 {
         return if current != 0 && choice.none == Reason::ServiceUnknown { stay(env, entry, current) } else { accept::NOBODY };
     }
-    if current != 0
-        && let Some(backend) = env.backend(current)
-        && field!(backend.version) == choice.version
-        && serves(field!(backend.state))
-    {
+    if choice.backend == 0 { ASK } else { stay(env, entry, current) }
+}
+
+/// The request goes to the backend in `scratch.choice`. `at_ack`: number of its first byte, and above it what the client expects next.
+#[inline(never)]
+fn go<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, at_ack: u64) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return accept::NOBODY };
+    let (choice, current) = (place!(scratch.choice), field!(entry.owner) & 0xff_ffff);
+    if current != 0 && choice.backend == current {
         return stay(env, entry, current);
     }
     count(env, current, choice.version);
-    if decide::backend(env, field!(entry.service), facts, choice, 0) == 0 {
+    if choice.backend == 0 {
         let reset = env.service(field!(entry.service)).is_some_and(|service| field!(service.http) & http_flag::RESET != 0);
         trial::unserved::<F, E>(env, reset as u32);
         return accept::NOBODY;
     }
-    if current == 0 { OPEN } else { switch(env, p, entry, at, ack) }
+    if current == 0 { OPEN } else { switch(env, p, entry, at_ack) }
 }
 
 /// Backend that was chosen.
@@ -394,7 +407,7 @@ fn stay<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, current
 
 /// The request goes to another leg: one that is idle, or one that has to be opened.
 #[inline(always)]
-fn switch<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, at: u32, ack: u32) -> u32 {
+fn switch<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, at_ack: u64) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return OPEN };
     let (key, wanted) = (place!(scratch.quoted), place!(scratch.choice).backend);
     let Some(backend) = env.backend(wanted) else { return OPEN };
@@ -407,8 +420,8 @@ fn switch<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spl
     if !usable {
         return OPEN;
     }
-    leg::park(env, entry, at, wanted);
-    leg::take_up(entry, env, key, leg, at as u64 | (ack as u64) << 32);
+    leg::park(env, entry, at_ack as u32, wanted);
+    leg::take_up(entry, env, key, leg, at_ack);
     trial::given(env, entry, wanted);
     leg::expect_response(env, leg, entry);
     STAY

@@ -152,6 +152,7 @@ fn seize<F: Ip, E: Env + Tables<F>>(env: &E, slot: u32, old: u64) -> u32 {
     }
     field!(stash.len = 0);
     field!(stash.acknowledged = 0);
+    field!(stash.tried = 0);
     field!(stash.lock = field!(scratch.locked));
     slot + 1
 }

@@ -144,13 +144,19 @@ impl Http {
         }
         let vip = if ipv6 { "[fd09::9]:80" } else { "10.9.9.9:80" }.parse::<SocketAddr>().expect("an address");
         let client = if ipv6 { "[fd01::2]:40000" } else { "10.1.0.2:40000" }.parse().expect("an address");
-        let frontend = FrontendKey { addr: addr(vip.ip()), port: vip.port().to_be_bytes(), proto: TCP, pad: 0 };
-        maps.serve(1, frontend, split_by::CONNECTION, &[(100, &[1, 2]), (0, &[3]), (0, &[4])]);
-        maps.serve_http(1, MSS, Some(rules()));
-        if stamps {
-            maps.change_service(1, |service| service.http = http_flag::STAMPS);
+        let lab = Self { maps, vip, client, last: Cell::new(Action::Pass), layer4: Cell::new(false), stamps, clock: Cell::new(0) };
+        lab.serve(&[(100, &[1, 2]), (0, &[3]), (0, &[4])]);
+        lab
+    }
+
+    /// Weights and backends of the versions.
+    fn serve(&self, versions: &[(u32, &[u32])]) {
+        let frontend = FrontendKey { addr: addr(self.vip.ip()), port: self.vip.port().to_be_bytes(), proto: TCP, pad: 0 };
+        self.maps.serve(1, frontend, split_by::CONNECTION, versions);
+        self.maps.serve_http(1, MSS, Some(rules()));
+        if self.stamps {
+            self.maps.change_service(1, |service| service.http = http_flag::STAMPS);
         }
-        Self { maps, vip, client, last: Cell::new(Action::Pass), layer4: Cell::new(false), stamps, clock: Cell::new(0) }
     }
 
     /// Both families, with and without timestamps.

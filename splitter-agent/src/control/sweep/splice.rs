@@ -28,6 +28,12 @@ const fn flags(owner: u32) -> u8 {
     (owner >> 24) as u8
 }
 
+/// Whether the backend of a leg in use has not said all of its response.
+fn owes<F: FlowTables>(leg: &Leg<F>) -> bool {
+    let (flags, left) = (flags(leg.owner), leg.body_end.wrapping_sub(leg.next) as i32);
+    flags & leg_flag::FIN == 0 && (flags & (leg_flag::AWAIT | leg_flag::CHUNKED | leg_flag::UNSURE) != 0 || left > 0)
+}
+
 impl Janitor {
     fn is_dead(&self, backend: u32) -> bool {
         backend != 0 && self.live.as_ref().is_some_and(|live| !live.has(backend))
@@ -59,7 +65,7 @@ impl Janitor {
             seen += 1;
             self.note(&spliced);
             // Acknowledgements refresh an entry whose head is not complete; its age is that of the head.
-            if clock.is_older(spliced.last, self.limit(&spliced)) || spliced.state == splice_state::GATHERING {
+            if clock.is_older(spliced.last, self.limit(&spliced, None)) || spliced.state == splice_state::GATHERING {
                 idle.push(key);
             } else {
                 self.count(&spliced);
@@ -109,16 +115,20 @@ impl Janitor {
         }
     }
 
-    /// A flow of a dead backend waits for the packet that resets its ends, or the request that goes elsewhere.
-    fn limit<F: FlowTables>(&self, spliced: &Spliced<F>) -> u32 {
-        let limit = timeout(spliced.state, flags(spliced.owner));
-        if self.is_dead(backend(spliced.owner)) { limit.min(ORPHANED) } else { limit }
+    /// A flow of a dead backend waits for the packet that resets its ends, or the request that goes elsewhere. Who owes an answer is waited for as long
+    /// as an open connection is.
+    fn limit<F: FlowTables>(&self, spliced: &Spliced<F>, leg: Option<&Leg<F>>) -> u32 {
+        let (backend, pinned) = (backend(spliced.owner), flags(spliced.owner) & splice_flag::PINNED != 0);
+        let owes = spliced.state == splice_state::ESTABLISHED && leg.is_some_and(owes);
+        let finishes = self.leaving.has(backend) && (owes || pinned);
+        let limit = if owes { ESTABLISHED } else { timeout(spliced.state, flags(spliced.owner)) };
+        if self.is_dead(backend) && !finishes { limit.min(ORPHANED) } else { limit }
     }
 
     /// Whether nobody has been heard of for long: neither client nor backend, and no request has begun. A head that is not complete ages by its first
     /// byte alone: acknowledgements of an earlier response keep nobody.
     fn is_over<F: FlowTables>(&self, spliced: &Spliced<F>, leg: Option<&Leg<F>>, clock: Clock) -> bool {
-        let limit = self.limit(spliced);
+        let limit = self.limit(spliced, leg);
         let waits = matches!(spliced.state, splice_state::GATHERING | splice_state::OPENING) && spliced.stash != 0;
         let age = f64::from((clock.heads.wrapping_sub(spliced.stashed) as i32).max(0)) / HEADS_PER_SECOND;
         if waits && age <= f64::from(limit) {

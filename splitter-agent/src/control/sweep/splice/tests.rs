@@ -107,6 +107,35 @@ fn a_flow_ends_when_client_and_backend_are_silent() {
     }
 }
 
+/// Its client waits for the answer, half closed or not: however long that takes.
+#[test]
+fn who_is_owed_an_answer_is_waited_for() {
+    let response = |flags, left: u32| {
+        let (key, one) = leg(1, 1, flags, ORPHANED + HALF_CLOSED + 1);
+        (key, Leg { next: 5, body_end: 5u32.wrapping_add(left), ..one })
+    };
+    let owing = [response(leg_flag::AWAIT, 0), response(leg_flag::CHUNKED, 0), response(leg_flag::UNSURE, 0), response(0, 1)];
+    let done = [response(0, 0), response(0, 1u32.wrapping_neg()), response(leg_flag::UNSURE | leg_flag::FIN, 0)];
+    for (backends, leaving, flags) in [
+        (live(&[1]), live(&[]), splice_flag::FIN),
+        (live(&[]), live(&[1]), 0),
+        (live(&[]), live(&[1]), splice_flag::FIN),
+        // Nobody will answer.
+        (live(&[]), live(&[]), 0),
+    ] {
+        let never = backends.as_ref().is_some_and(|bits| !bits.has(1)) && leaving.as_ref().is_some_and(|bits| !bits.has(1));
+        for (one, waits) in owing.iter().map(|one| (one, !never)).chain(done.iter().map(|one| (one, false))) {
+            let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
+            put(&mut memory, V4::SPLICED, &[(key(1), flow(1, splice_state::ESTABLISHED, flags, ORPHANED + HALF_CLOSED + 1))]);
+            put(&mut memory, V4::LEGS, &[*one]);
+            janitor.set_live(backends.clone());
+            janitor.set_leaving(leaving.clone().unwrap_or_default());
+            sweep(&mut janitor, &mut memory);
+            assert_eq!(is_there(&memory, 1), waits, "{flags} {:?}", one.1);
+        }
+    }
+}
+
 #[test]
 fn a_leg_of_another_client_is_no_sign_of_life() {
     let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
