@@ -13,6 +13,7 @@ mod explain;
 mod flood;
 mod heads;
 mod hooks;
+mod inflight;
 mod network;
 mod observe;
 mod pinned;
