@@ -72,7 +72,7 @@ impl Verdict {
     /// As `CONNECT`: an ICMP error has come in answer to a leg's SYN.
     pub const UNREACHABLE: Self = Self(25 << 32);
     /// The backend in use is down, and its packet in hand has come first: both ends are reset.
-    pub const CUT: Self = Self(26 << 32);
+    pub const CUT: Self = Self(27 << 32);
 
     /// The client's data goes on behind what is known of its request: see `splice::body`.
     pub const BODY: Self = Self(26 << 32);
@@ -132,7 +132,7 @@ impl Verdict {
             11 => Action::ResetReceiver,
             12 => Action::SpliceClient,
             13 => Action::SpliceServer,
-            14..20 | 21 | 25 | 26 => Action::Step,
+            14..20 | 21 | 25 | 27 => Action::Step,
             20 => Action::Over(detail),
             22 => Action::Read,
             23 => Action::SpliceConnection,
