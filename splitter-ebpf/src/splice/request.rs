@@ -308,7 +308,7 @@ fn hold<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segm
 }
 
 /// Puts the packet's payload into the flow's stash.
-#[inline(never)]
+#[inline(always)]
 pub fn stow<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, segment: &Segment, entry: Ref<Spliced<F>>) -> u32 {
     let Some(stash) = stash::at(env, entry) else { return 0 };
     // SAFETY: the stash is this flow's.
