@@ -366,6 +366,17 @@ mod tests {
     }
 
     #[test]
+    fn what_fills_up_and_who_loses_heads_is_told() {
+        let mut status = status();
+        assert!(!head(&status, 10.0, false).contains("filling") && !head(&status, 10.0, false).contains("heads lost"));
+        status.tables = vec![crate::observed::Table { name: "stashes".into(), entries: 800, max_entries: 1_024, memory: 0 }];
+        status.services[0].heads_lost = [("head_late".to_owned(), 2), ("head_share".to_owned(), 7)].into();
+        let text = head(&status, 10.0, false);
+        assert!(text.contains("filling    stashes: 800 of 1024 entries\n"), "{text}");
+        assert!(text.contains("heads lost checkout: head_late 2, head_share 7\n"), "{text}");
+    }
+
+    #[test]
     fn requests_are_shown_where_they_are_read() {
         let mut status = status();
         assert!(!text(&status, &named(), 10.0, false).contains("REQUESTS"));
