@@ -258,11 +258,15 @@ fn a_request_behind_the_last_chunk_is_pipelined() {
 /// A backend that answers before it has the body: the next request waits until it has.
 #[test]
 fn an_answer_before_the_last_chunk() {
-    for lab in Http::both() {
+    for (lab, all_so_far) in Http::both().into_iter().flat_map(|lab| [(Http::with(lab.ipv6(), lab.stamps), true), (lab, false)]) {
         let mut client = lab.client();
-        let mut server = lab.open(&mut client, &[HEAD, b"5\r\nhe"].concat());
+        // When it answers, it has all that was sent, or knows that data is missing.
+        let begun = if all_so_far { HEAD.to_vec() } else { [HEAD, b"5\r\nhe"].concat() };
+        let mut server = lab.open(&mut client, &begun);
         lab.respond(&mut client, &mut server, OK);
-        sends(&mut client, &mut server, b"llo\r\n");
+        if !all_so_far {
+            sends(&mut client, &mut server, b"llo\r\n");
+        }
         // The rest is lost behind the node; the next request must not leave it behind.
         assert_eq!(one(client.say(b"0\r\n\r\n")).payload, b"0\r\n\r\n");
         assert_eq!(client.say(GET2), []);
