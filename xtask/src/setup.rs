@@ -40,7 +40,7 @@ const KERNEL_TOOLS: &[(&str, &str)] = &[
     ("md5sum", "coreutils"),
 ];
 const RIVALS: &[(&str, &str)] = &[("nft", "nftables"), ("iptables", "iptables"), ("wrk", "wrk")];
-/// apache2-bin is the server without its service; the browser takes 64 MB to download and 220 MB on disk.
+/// apache2-bin is the server without its service; the browser takes 64 MB to download and 220 MB on disk, the JDK (a client) 110 MB and 280 MB.
 const TEST_TOOLS: &[(&str, &str)] = &[
     ("ethtool", "ethtool"),
     ("tcpdump", "tcpdump"),
@@ -49,6 +49,7 @@ const TEST_TOOLS: &[(&str, &str)] = &[
     ("apache2", "apache2-bin"),
     ("node", "nodejs"),
     ("python3", "python3"),
+    ("javac", "openjdk-17-jdk-headless"),
     ("chromium-headless-shell", "chromium-headless-shell"),
 ];
 

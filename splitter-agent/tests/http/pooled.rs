@@ -6,7 +6,7 @@ use crate::{
     support::{Split, tool, vip},
 };
 use splitter_bench::{
-    foreign::{self, Server, find, require},
+    foreign::{self, Server, require},
     lab::Process,
 };
 use std::{
@@ -77,10 +77,6 @@ fn curl_that_asks_for_http2_is_split() {
 /// The JDK's own client asks for h2c with every request that opens a connection, unless it is told not to.
 #[test]
 fn the_client_of_java_is_split() {
-    if find("java").is_none() || find("javac").is_none() {
-        println!("not tested: there is no JDK on this machine");
-        return;
-    }
     let stage = two_servers("h2cjava");
     for v6 in [false, true] {
         let mut command = stage.lab.client().command(require("java").unwrap());
