@@ -40,7 +40,7 @@ const KERNEL_TOOLS: &[(&str, &str)] = &[
     ("md5sum", "coreutils"),
 ];
 const RIVALS: &[(&str, &str)] = &[("nft", "nftables"), ("iptables", "iptables"), ("wrk", "wrk")];
-/// apache2-bin is the server without its service; the browser takes 64 MB to download and 220 MB on disk, the JDK (a client) 110 MB and 280 MB.
+/// apache2-bin is the server without its service; the browser takes 64 MB to download and 220 MB on disk, the JDK, a client, 116 MB and 270 MB.
 const TEST_TOOLS: &[(&str, &str)] = &[
     ("ethtool", "ethtool"),
     ("tcpdump", "tcpdump"),
