@@ -60,7 +60,7 @@ pub struct Flows<F: Family> {
     spliced: Map<FlowKey<F>, Spliced<F>>,
     answered: Map<FlowKey<F>, Spliced<F>>,
     legs: Map<FlowKey<F>, Leg<F>>,
-    /// What another CPU puts into `TCP` before `CLOSING` is looked at.
+    /// What another CPU puts into `TCP` before `HALF` is looked at.
     pub late: Cell<Option<(FlowKey<F>, Flow<F>)>>,
     scratch: UnsafeCell<Scratch<F>>,
 }
@@ -422,9 +422,9 @@ impl Maps {
     pub fn forget_reverse(&self, server: SocketAddr, client: SocketAddr) {
         self.v4.tcp.remove(&reverse_key(server, client));
     }
-    /// The same entry is only on its way there: see [`Flows::late`].
-    pub fn delay_reverse(&self, server: SocketAddr, client: SocketAddr) {
-        let key = reverse_key(server, client);
+    /// The entry of an IPv4 TCP flow for what `from` sends `to` is only on its way there: see [`Flows::late`].
+    pub fn delay(&self, from: SocketAddr, to: SocketAddr) {
+        let key = reverse_key(from, to);
         self.v4.late.set(self.v4.tcp.get(&key).map(|flow| (key, flow.get())));
         self.v4.tcp.remove(&key);
     }
@@ -604,11 +604,6 @@ macro_rules! tables {
                 Some(unsafe { Ref::new(self.$field.scratch.get()) })
             }
             fn flow(&self, table: Table, key: &FlowKey<$family>) -> Option<Ref<Flow<$family>>> {
-                if table == Table::Closing
-                    && let Some((key, flow)) = self.$field.late.take()
-                {
-                    self.$field.tcp.put(&key, flow);
-                }
                 self.$field.table(table).get(key)
             }
             fn put_flow(&self, table: Table, key: &FlowKey<$family>, flow: &Flow<$family>) -> bool {
@@ -621,6 +616,9 @@ macro_rules! tables {
                 self.$field.table(table).remove(key);
             }
             fn half(&self, key: &FlowKey<$family>) -> Option<Ref<HalfOpen<$family>>> {
+                if let Some((key, flow)) = self.$field.late.take() {
+                    self.$field.tcp.put(&key, flow);
+                }
                 self.$field.half.get(key)
             }
             fn put_half(&self, key: &FlowKey<$family>, half: &HalfOpen<$family>) -> bool {

@@ -3,7 +3,7 @@
 use super::{
     args::Trace,
     out::{self, Style, printable},
-    table::seconds,
+    table::{self, seconds},
 };
 use crate::{
     admin::client::Client,
@@ -63,20 +63,7 @@ fn not_shown(lost: &TraceLost) -> Vec<String> {
         (lost.ring_full, "the agent was too slow"),
         (lost.reader_slow, "they were not taken in time"),
     ];
-    rows.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{} more were not shown: {why}", thousands(*count))).collect()
-}
-
-/// With commas: 1,234.
-fn thousands(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    rows.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{} more were not shown: {why}", table::count(*count))).collect()
 }
 
 /// A decision on one line: time, client, service, version, backend, request, answer, reason.

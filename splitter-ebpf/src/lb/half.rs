@@ -195,7 +195,11 @@ pub fn promote<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Trans
     let young = if payload == 0 { flow_flag::YOUNG } else { 0 };
     let flow = Flow { owner: owner(half.flow.backend(), kept | young), ..half.flow };
     let other = Flow { nexthop: back, ..partner_flow(&p.key, &flow, kept | unheard) };
-    if !env.put_flow(Table::Tcp, &p.key, &flow) || !env.put_flow(Table::Tcp, partner, &other) {
+    if payload == 0 && !env.new_flow(Table::Tcp, &p.key, &flow) && env.flow(Table::Tcp, &p.key).is_some() {
+        // Another CPU was faster with the data behind this packet, and knows more.
+        return 1;
+    }
+    if payload != 0 && !env.put_flow(Table::Tcp, &p.key, &flow) || !env.put_flow(Table::Tcp, partner, &other) {
         env.count(Reason::FlowInsertFailed);
         return 0;
     }

@@ -14,7 +14,7 @@ pub use first::{facts_of, frontend_of};
 pub use flow::{find_nexthop, kept_nexthop, partner_key};
 pub use select::{Avoid, Choice, Facts, Search, backend_of, select, tried_bit};
 pub use side::genuine;
-pub use suspect::{is_suspect, opened, silent, suspect};
+pub use suspect::{all_tried, is_suspect, opened, silent, suspect};
 pub use unreachable::unreachable;
 
 use crate::{

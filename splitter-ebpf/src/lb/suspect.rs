@@ -84,6 +84,13 @@ fn ready<E: Env>(env: &E, service: u32, version: u32) -> u32 {
     found
 }
 
+/// Whether as many backends have failed as the version has. `tried`: a bit for each ([`super::tried_bit`]); two may share one, and then this stays 0, so
+/// that nobody is passed over.
+#[inline(never)]
+pub fn all_tried<E: Env>(env: &E, service: u32, version: u32, tried: u32) -> u32 {
+    (tried.count_ones() >= ready(env, service, version)) as u32
+}
+
 /// Whether a service would give this client another backend than the one that failed.
 #[inline(always)]
 pub fn another<E: Env>(env: &E, service: u32, facts: &Facts, choice: &mut Choice, failed: u32) -> bool {

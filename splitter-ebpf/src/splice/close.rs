@@ -51,20 +51,25 @@ fn release<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, clie
     env.drop_spliced(client);
 }
 
-/// The backend of the flow `scratch.client` is down, and its packet in hand comes before any of the client, which may wait for its answer without a
-/// word: both ends are reset, the client by what the packet becomes. Idle legs are reset when they speak.
+/// The backend of the flow `scratch.client` is down, or the agent asks for the connection's end, and the backend's packet in hand comes before any of
+/// the client, which may wait for its answer without a word: both ends are reset, the client by what the packet becomes. Idle legs are reset when they speak.
 #[inline(never)]
 pub fn cut<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let (client, t, out) = (place!(scratch.client), place!(scratch.translation), place!(scratch.out));
     let Some(segment) = Segment::read(packet, p) else { return Verdict::DROP };
     let (Some(leg), Some(flow)) = (env.leg(&p.key), env.spliced(client)) else { return Verdict::DROP };
-    env.count(Reason::BackendDown);
+    let told = field!(flow.owner) >> 24 & splice_flag::RESET as u32 != 0;
+    env.count(if told { Reason::WeightChangeReset } else { Reason::BackendDown });
     (t.src, t.dst, t.ports) = (field!(leg.src), field!(leg.dst), field!(leg.ports));
     // What the client expects next: all that was forwarded to it, a FIN included.
     let end = field!(leg.next).wrapping_add((field!(leg.owner) >> 24 & leg_flag::FIN as u32 != 0) as u32);
     let (seq, ack) = (end.wrapping_add(field!(leg.seq_add)), segment.ack.wrapping_add(field!(leg.ack_add)));
-    trial::lost(env, flow, &p.key, outcome::UNAVAILABLE);
+    if told {
+        trial::unproven(env, leg);
+    } else {
+        trial::lost(env, flow, &p.key, outcome::UNAVAILABLE);
+    }
     release(env, flow, client, &p.key);
     find_nexthop(packet, env, TCP as u32, t);
     if !P::EGRESS {

@@ -113,11 +113,9 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
     if segment.is(tcp::SYN) {
         return greeted_again(packet, env, p, segment, flow);
     }
-    if field!(flow.owner) >> 24 & splice_flag::RESET as u32 != 0 {
-        return told_to_reset(env, segment, flow, leg);
-    }
     let Some(backend) = env.backend(field!(leg.owner) & 0xff_ffff) else { return Verdict::DROP };
-    if !backend_state::finishes(field!(backend.state)) && !segment.is(tcp::RST) {
+    let told = field!(flow.owner) >> 24 & splice_flag::RESET as u32 != 0;
+    if (told || !backend_state::finishes(field!(backend.state))) && !segment.is(tcp::RST) {
         return Verdict::CUT;
     }
     let flags = (field!(leg.owner) >> 24) as u8;
@@ -153,20 +151,6 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     let verdict = forward(packet, env, p, &numbers);
     if over { close::over(env, flow, verdict) } else { verdict }
-}
-
-/// The agent has asked for the connection's end: a backend's packet becomes the client's reset. The backend is reset when it speaks again.
-#[inline(never)]
-fn told_to_reset<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segment, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) -> Verdict {
-    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
-    env.count(Reason::WeightChangeReset);
-    let (out, client) = (place!(scratch.out), place!(scratch.client));
-    (out.src, out.dst, out.ports) = (client.dst, client.src, crate::answer::swapped(client.ports));
-    out.seq = segment.seq.wrapping_add(field!(leg.seq_add));
-    out.ack = segment.ack.wrapping_add(field!(leg.ack_add));
-    (out.flags, out.window, out.options, out.offset, out.len) = (tcp::RST | tcp::ACK, 0, 0, 0, 0);
-    trial::unproven(env, leg);
-    close::over(env, flow, Verdict::TO_CLIENT)
 }
 
 /// The backend has not heard the end of its handshake.

@@ -12,7 +12,7 @@ use crate::{
     bytes::{Packet, Ref},
     env::{Env, Scratch, Tables},
     field, flag,
-    lb::{Avoid, Translation, facts_of, find_nexthop, genuine, kept_nexthop, opened, partner_key, silent, suspect, tried_bit},
+    lb::{Avoid, Translation, all_tried, facts_of, find_nexthop, genuine, kept_nexthop, opened, partner_key, silent, suspect, tried_bit},
     nat,
     network::Network,
     packet::{Parsed, destination_port, ports, tcp},
@@ -286,8 +286,9 @@ fn elsewhere<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, ho
         field!(stash.tried = choice.avoid.tried);
     }
     decide::backend(env, field!(entry.service), facts, choice);
-    let untried = choice.backend != 0 && !choice.avoid.has(choice.backend);
-    if (untried && how != DARK || choice.backend != 0 && how == SILENT) && field!(entry.tries) < TRIES {
+    let untried = !choice.avoid.has(choice.backend)
+        || choice.backend != failed && all_tried(env, field!(entry.service), choice.version, choice.avoid.tried) == 0;
+    if choice.backend != 0 && (untried && how != DARK || how == SILENT) && field!(entry.tries) < TRIES {
         return Verdict::CONNECT;
     }
     trial::failed(env, entry, failed, if how == REFUSED { outcome::REFUSED } else { outcome::UNOPENED });

@@ -20,9 +20,23 @@ fn a_syn_flood_stays_half_open() {
 fn a_flow_that_moves_under_a_packet_is_found() {
     let lab = Lab::new(false, TCP);
     let server = lab.connect();
-    lab.maps.delay_reverse(server, lab.client);
+    lab.maps.delay(server, lab.client);
     let (_, bytes) = lab.reply(server, lab.client, tcp::SYN | tcp::ACK, &[]);
     assert_eq!(parse(&bytes).src, lab.vip);
+}
+
+/// The client's acknowledgement is late on one CPU, and another has seen the question behind it: who gives up then has asked.
+#[test]
+fn a_question_that_overtakes_the_handshakes_end_is_not_forgotten() {
+    let lab = Lab::new(false, TCP);
+    let (_, bytes) = lab.send(tcp::SYN, &[]);
+    lab.reply(parse(&bytes).dst, lab.client, tcp::SYN | tcp::ACK, &[]);
+    lab.send(tcp::ACK, b"question");
+    lab.maps.delay(lab.client, lab.vip);
+    lab.send(tcp::ACK, &[]);
+    lab.maps.pass(500);
+    lab.send(tcp::FIN | tcp::ACK, &[]);
+    assert_eq!((lab.maps.version(1).drawn.abandoned, lab.maps.version(1).opened), (1, 1));
 }
 
 #[test]

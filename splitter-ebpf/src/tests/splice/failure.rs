@@ -205,6 +205,24 @@ fn every_backend_of_a_version_is_tried_once() {
     }
 }
 
+/// Who has been tried is remembered by the last bits of numbers: two that share them are told apart all the same.
+#[test]
+fn a_backend_is_not_taken_for_another_that_failed() {
+    for lab in Http::both() {
+        lab.maps.add_backend(33, addr(backend(lab.ipv6(), 33).ip()), 8080, TCP);
+        lab.serve(&[(100, &[1, 33]), (0, &[3])]);
+        for port in 0..20 {
+            let mut client = lab.client_from(41_000 + port);
+            let syn = one(client.say(GET));
+            let (server, _) = lab.backend_of(&syn);
+            let other = one(lab.run(&server.wire(RST | ACK, &[]), BACKEND_SIDE));
+            assert_eq!(other.flags, SYN, "port {port}");
+            assert_ne!(lab.backend_of(&other).0.me, server.me, "port {port}");
+            client.send(RST, &[]);
+        }
+    }
+}
+
 /// What is known of a version that answers nobody is told to whoever comes, after one look; and forgotten with the first answer.
 #[test]
 fn a_version_that_is_known_to_be_silent_fails_fast() {

@@ -135,7 +135,10 @@ fn the_agent_can_ask_for_its_end() {
             let pending = lab.maps.version(1).drawn;
             lab.ask_for_the_end();
             let (seq, ack) = (client.seq, client.ack);
-            let reset = one(if by_client { client.say(GET) } else { server.send(ACK, &[]) });
+            let mut out = if by_client { client.say(GET) } else { server.send(ACK, &[]) };
+            // Who speaks is reset by an answer, the other end by what the packet becomes.
+            let reset = out.pop().expect("a reset");
+            assert!(out.iter().all(|wire| (wire.dst, wire.flags) == (server.me, RST)) && out.len() == !by_client as usize, "{out:?}");
             assert_eq!((reset.src, reset.dst, reset.flags & RST), (lab.vip, lab.client, RST), "{reset:?}");
             assert_eq!(if by_client { (seq, reset.seq) } else { (reset.ack, reset.seq) }, (seq, ack));
             assert_eq!((lab.entries(), lab.counted(Reason::WeightChangeReset)), ([0, 0], before + 1));
