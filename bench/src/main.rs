@@ -1,7 +1,8 @@
 //! `splitter-bench`: the lab's programs and the benchmarks. Dispatch only.
 
 use anyhow::{Result, bail};
-use splitter_bench::{cases::Usage, cleanup, lab, serve};
+use splitter_bench::cases::Usage;
+use splitter_lab::{cleanup, lab, serve};
 use std::process::ExitCode;
 
 const USAGE: &str = "splitter-bench serve --listen ADDR:PORT --name NAME ...   an HTTP/1.1 (and UDP) server that names itself
@@ -41,7 +42,7 @@ fn dispatch() -> Result<()> {
 fn verify(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     use std::io::Write;
     let (Some(object), None) = (arguments.next(), arguments.next()) else { bail!("verify takes one kernel object") };
-    splitter_bench::kernel::verify(object.as_ref(), |verdict| {
+    splitter_lab::kernel::verify(object.as_ref(), |verdict| {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{}", serde_json::to_string(verdict)?)?;
         Ok(out.flush()?)

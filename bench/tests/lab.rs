@@ -1,6 +1,6 @@
 //! The lab itself, with real servers: needs root and iproute2, and fails without them.
 
-use splitter_bench::{
+use splitter_lab::{
     lab::{Lab, Namespace, Options, Process, namespaces_of},
     load::{ErrorKind, Load, Plan, Reuse},
     serve,
@@ -141,7 +141,7 @@ fn signals_and_the_next_start_leave_nothing() {
     drop(namespace);
     child.kill().unwrap();
     child.wait().unwrap();
-    splitter_bench::lab::sweep().unwrap();
+    splitter_lab::lab::sweep().unwrap();
     assert_eq!(namespaces_of(&name), Vec::<String>::new());
     assert!(guest.exited().is_some(), "a process in a swept namespace lives on");
 }

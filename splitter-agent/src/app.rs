@@ -6,9 +6,17 @@ use crate::{
     admin,
     control::{self, Control, Hold, Loaded, Settings, Xdp},
     memory, privileges,
-    source::{self, Outcome},
 };
 use anyhow::{Context, Result};
+use splitter_policy::{
+    model::Way,
+    source::{
+        dns::{Dns, System},
+        follow::{Update, follow},
+        resolve::remembered,
+        watch::Watched,
+    },
+};
 use std::{
     env,
     net::SocketAddr,
@@ -35,6 +43,8 @@ const FIRST_WITH_MAPS: Duration = Duration::from_secs(5);
 /// The settings of `splitter agent`.
 pub struct Options {
     pub policy: PathBuf,
+    /// DNS servers for names of backends; those of the host when there is none.
+    pub resolvers: Vec<SocketAddr>,
     pub interfaces: Vec<String>,
     pub xdp: Xdp,
     pub admin: PathBuf,
@@ -42,6 +52,7 @@ pub struct Options {
     pub state: PathBuf,
     pub pins: Option<PathBuf>,
     pub max_flows: Option<u32>,
+    pub path: Way,
     pub timestamps: bool,
     pub debug_programs: bool,
     pub keep_capabilities: bool,
@@ -82,19 +93,22 @@ pub async fn run(options: Options) -> Result<()> {
     let metrics = TcpListener::bind(options.metrics)
         .await
         .with_context(|| format!("cannot listen on {} for metrics: name another address with --metrics", options.metrics))?;
-    let (sender, mut outcomes) = mpsc::channel(1);
+    let (sender, mut updates) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
-    let (policy, reload) = (options.policy.clone(), Arc::new(Notify::new()));
-    let asked = reload.clone();
-    tasks.spawn(async move { source::watch::watch(policy, source::watch::Timing::default(), &asked, sender).await });
+    let [reload, ask] = [Arc::new(Notify::new()), Arc::new(Notify::new())];
+    // What cannot be read is said by the control loop.
+    let before = control::last_policy(&options.state).ok().flatten().unwrap_or_default();
+    let dns = Dns::new(System::new(options.resolvers), remembered(&before), ask.clone());
+    tasks.spawn(follow(Watched::start(options.policy.clone(), reload.clone()), dns, sender));
+    drop(before);
     // Maps are made as large as the policy needs, and maps that are there are not brought back to an older one.
     let patience = if control::has_maps(options.pins.as_deref()) { FIRST_WITH_MAPS } else { FIRST };
     let mut read = tokio::select! {
-        outcome = timeout(patience, outcomes.recv()) => outcome.ok().flatten(),
+        update = timeout(patience, updates.recv()) => update.ok().flatten(),
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    let policy = read.as_ref().and_then(|outcome| outcome.result.as_ref().ok()).map(|policy| Arc::new(policy.services.clone()));
+    let policy = read.as_ref().and_then(|update| update.policy.as_ref()).map(|policy| Arc::new(policy.services.clone()));
     let settings = Settings {
         interfaces: options.interfaces,
         xdp: options.xdp,
@@ -103,13 +117,14 @@ pub async fn run(options: Options) -> Result<()> {
         max_flows: options.max_flows,
         source: options.policy.display().to_string(),
         policy,
+        path: options.path,
         timestamps: options.timestamps,
         debug_programs: options.debug_programs,
     };
     let (control, mut actor) = Control::start_on(settings, hold).await?;
     tasks.spawn(admin::serve_admin(listener, control.clone()));
     tasks.spawn(admin::serve_metrics(metrics, control.clone()));
-    let mut first = true;
+    let (mut first, mut log) = (true, Log::default());
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -117,14 +132,15 @@ pub async fn run(options: Options) -> Result<()> {
             _ = hangup.recv() => {
                 tracing::info!("SIGHUP: the policy is read again");
                 reload.notify_one();
+                ask.notify_one();
             }
             ended = &mut actor => {
                 ended.context("the control loop failed")?;
                 anyhow::bail!("the control loop ended by itself, the log says why; restart the agent");
             }
-            outcome = next(&mut read, &mut outcomes) => {
-                let outcome = outcome.context("the policy's watcher ended by itself; restart the agent")?;
-                control.load(loaded(outcome)).await;
+            update = next(&mut read, &mut updates) => {
+                let update = update.context("the policy's watcher ended by itself; restart the agent")?;
+                control.load(log.loaded(update)).await;
                 memory::release();
                 if std::mem::take(&mut first) {
                     notify("READY=1");
@@ -142,32 +158,41 @@ pub async fn run(options: Options) -> Result<()> {
 }
 
 /// What was read already, then what is read.
-async fn next(read: &mut Option<Outcome>, outcomes: &mut mpsc::Receiver<Outcome>) -> Option<Outcome> {
+async fn next(read: &mut Option<Update>, updates: &mut mpsc::Receiver<Update>) -> Option<Update> {
     match read.take() {
-        Some(outcome) => Some(outcome),
-        None => outcomes.recv().await,
+        Some(update) => Some(update),
+        None => updates.recv().await,
     }
 }
 
-/// Logs what the source says and shortens it for the status.
-fn loaded(outcome: Outcome) -> Loaded {
-    let warnings: Vec<_> = outcome.warnings.iter().map(ToString::to_string).collect();
-    let mut warnings = shorten(warnings);
-    for warning in &warnings {
-        tracing::warn!("{warning}");
-    }
-    warnings.shrink_to_fit();
-    let result = outcome.result.map_err(|errors| shorten(errors.iter().map(ToString::to_string).collect()));
-    match &result {
-        Ok(policy) => tracing::info!(services = policy.services.len(), "policy read"),
-        Err(errors) => {
-            for error in errors {
-                tracing::error!("{error}");
+/// What the log has said of lookups.
+#[derive(Default)]
+struct Log {
+    findings: Vec<String>,
+}
+
+impl Log {
+    /// Logs what the sources say, each finding of lookups once, and shortens it for the status.
+    fn loaded(&mut self, update: Update) -> Loaded {
+        let Update { policy, errors, warnings, findings, failing, read } = update;
+        let [errors, mut warnings] = [errors, warnings].map(|found| shorten(found.iter().map(ToString::to_string).collect()));
+        if read {
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            errors.iter().for_each(|error| tracing::error!("{error}"));
+            match &policy {
+                _ if !errors.is_empty() => tracing::error!("policy rejected; the last good one stays"),
+                Some(policy) => tracing::info!(services = policy.services.len(), "policy read"),
+                None => {}
             }
-            tracing::error!("policy rejected; the last good one stays");
+        } else if policy.is_some() {
+            tracing::info!("addresses of backends have changed");
         }
+        findings.iter().filter(|finding| !self.findings.contains(finding)).for_each(|finding| tracing::warn!("{finding}"));
+        warnings.extend(shorten(findings.clone()));
+        warnings.shrink_to_fit();
+        self.findings = findings;
+        Loaded { policy, errors, warnings, failing_lookups: failing, read }
     }
-    Loaded { result, warnings }
 }
 
 fn shorten(mut findings: Vec<String>) -> Vec<String> {

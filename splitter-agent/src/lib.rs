@@ -1,17 +1,23 @@
 //! The node agent as a library, so that tests and benchmarks drive the same code as the program.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`control`] | the one owner of the node's state, an actor |
+//! | [`outside`] | webhooks, commands, Prometheus, cgroups, probes |
+//! | [`admin`] | the HTTP listeners |
+//! | [`telemetry`] | metrics and logs |
+//! | [`cli`] | commands |
+//! | [`app`] | wiring of the agent: start, run, end |
+//! | `memory` | settings of the allocator |
+//! | `privileges` | the capabilities that are kept |
+//!
+//! The policy, the judge, the datapath and the admin API's JSON are crates of their own.
 
 pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod control;
-pub mod datapath;
 mod memory;
-pub mod model;
-pub mod observed;
 pub mod outside;
-pub mod plan;
 mod privileges;
-pub mod reconcile;
-pub mod rollout;
-pub mod source;
 pub mod telemetry;

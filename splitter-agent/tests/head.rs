@@ -4,16 +4,16 @@
 mod corpus;
 
 use corpus::{HEADS, Random};
-use splitter_bench::kernel::{Part, Scanner, padded};
 use splitter_common::{
     abi::{Addr, HttpRules, http_match, http_subject, mapped},
     http::{
-        Plain, RequestHead, ResponseHead, Scan,
+        HEAD_LIMIT, Plain, RequestHead, ResponseHead, Scan,
         chunks::{Chunks, WINDOW},
         compiler::{Compiler, Predicate},
         request, response, verdict,
     },
 };
+use splitter_lab::kernel::{Part, Scanner, padded};
 use std::path::Path;
 
 const CASES: u32 = 4_000;
@@ -23,8 +23,8 @@ const CLIENT: Addr = mapped([10, 1, 7, 9]);
 const VERIFIED: u32 = 70_000;
 
 fn scanner() -> Scanner {
-    assert!(splitter_bench::lab::is_root(), "this test needs root: it loads BPF programs");
-    Scanner::load(Path::new(env!("OUT_DIR"))).expect("the kernel accepts the head scanner")
+    assert!(splitter_lab::lab::is_root(), "this test needs root: it loads BPF programs");
+    Scanner::load(Path::new(splitter_datapath::objects::FOLDER)).expect("the kernel accepts the head scanner")
 }
 
 fn rules() -> Box<HttpRules> {
@@ -85,14 +85,15 @@ fn requests_are_read_as_on_the_host() {
 #[test]
 fn long_heads_are_read_to_their_ends() {
     let (mut scanner, rules) = (scanner(), rules());
-    for fill in [7_000, 8_092, 8_100, 8_101, 8_102, 8_200] {
+    let limit = HEAD_LIMIT as usize;
+    for fill in [7_000, 8_200, limit - 200, limit - 1, limit, limit + 1, limit + 100] {
         let tag = "X-Canary: always\r\n\r\n";
         let head = "GET / HTTP/1.1\r\nHost: a\r\nCookie: ";
-        let text = format!("{head}{}\r\n{tag}", "a=bcdefg; ".repeat(1_000).get(..fill - head.len() - tag.len()).unwrap_or_default());
+        let text = format!("{head}{}\r\n{tag}", "a=bcdefg; ".repeat(2_000).get(..fill - head.len() - tag.len()).unwrap_or_default());
         scanner.set(text.as_bytes(), Some(&rules), CLIENT, false).expect("maps");
         let kernel = scanner.request().expect("a run");
         assert_eq!(kernel, on_host(text.as_bytes(), Some(&rules)), "{fill}");
-        assert_eq!((kernel.verdict == verdict::COMPLETE, kernel.facts & 1), (text.len() <= 8192, (text.len() <= 8192).into()));
+        assert_eq!((kernel.verdict == verdict::COMPLETE, kernel.facts & 1), (text.len() <= limit, (text.len() <= limit).into()));
     }
 }
 
@@ -102,9 +103,12 @@ fn responses_are_read_as_on_the_host() {
     let mut random = Random::new(0xbac);
     let mut complete = 0;
     for case in 0..1_000u32 {
-        let mut text = random.head();
-        let line = text.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
-        text.splice(..line, b"HTTP/1.1 200 OK\r\n".iter().copied());
+        let mut text = random.response();
+        if case % 2 == 0 {
+            text = random.head();
+            let line = text.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
+            text.splice(..line, b"HTTP/1.1 200 OK\r\n".iter().copied());
+        }
         scanner.set(&text, None, CLIENT, case % 3 == 0).expect("maps");
         let mut host = ResponseHead::default();
         response::<Plain>(&padded(&text, 0).expect("short"), text.len() as u32, case % 3 == 0, &mut Scan::default(), &mut host);

@@ -15,6 +15,8 @@ pub enum Role {
     Frontend,
     /// Source of replies.
     Backend,
+    /// Destination of whatever goes to the address of a frontend; port and protocol are 0.
+    Vip,
 }
 
 /// Word and bits of an endpoint. `words`: the address's 32-bit words as loaded from the packet; `port`: as loaded (network order).
@@ -23,6 +25,7 @@ pub fn bits(role: Role, words: &[u32], port: u16, proto: u8) -> (u32, u64) {
     let role = match role {
         Role::Frontend => 1u64,
         Role::Backend => 2,
+        Role::Vip => 3,
     };
     let mut h = (port as u64 | (proto as u64) << 16 | role << 24) << 32;
     match words {

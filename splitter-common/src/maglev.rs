@@ -1,11 +1,11 @@
 //! Maglev consistent hashing (Eisenbud et al., NSDI 2016, section 3.4): which backend of a version serves a key.
 
 /// Sizes a table can have: primes, each at least a hundred times the backends it serves, so that no backend gets 1% more than another.
-#[cfg(any(test, feature = "user"))]
+#[cfg(any(test, feature = "std"))]
 const SIZES: [(usize, u32); 4] = [(5, 509), (40, 4_093), (160, 16_381), (usize::MAX, 65_521)];
 
 /// Entries of the table for a number of backends. 0: nobody; 1: no table needed.
-#[cfg(any(test, feature = "user"))]
+#[cfg(any(test, feature = "std"))]
 pub fn table_size(backends: usize) -> u32 {
     match backends {
         0 => 0,
@@ -22,7 +22,7 @@ pub const fn slot(hash: u32, size: u32) -> u32 {
 
 /// Builds a table of `size` (prime) entries: positions into `identities`. An identity is a stable 64-bit hash of the backend's endpoint,
 /// so that every node builds the same table whatever ids it gave. Backends must be in the same order everywhere (sort by identity).
-#[cfg(any(test, feature = "user"))]
+#[cfg(any(test, feature = "std"))]
 pub fn build(identities: &[u64], size: u32) -> Vec<u32> {
     const FREE: u32 = u32::MAX;
     let m = u64::from(size);

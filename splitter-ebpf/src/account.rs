@@ -42,12 +42,19 @@ pub fn sample<E: Env>(env: &E, version: u32, measure: u32, trial: u32, ns: u64) 
     0
 }
 
+/// Counters of a version whose trials are about to change: who judges it is told.
+#[inline(always)]
+pub fn trials<E: Env>(env: &E, version: u32) -> Option<Ref<VersionCounters>> {
+    env.moved(version);
+    env.counters(version)
+}
+
 /// A trial of the backend's version begins, and its client waits for the answer: its word, which the flow remembers. `ruled`: 1 when a rule
 /// sent it there, else 0.
 #[inline(never)]
 pub fn begun<E: Env>(env: &E, backend: Ref<Backend>, ruled: u32) -> u32 {
     let kind = if ruled != 0 { flag::RULED } else { 0 };
-    let Some(counters) = env.counters(field!(backend.version)) else { return 0 };
+    let Some(counters) = trials(env, field!(backend.version)) else { return 0 };
     add(counters, kind, outcome::TRIALS);
     wait(env, backend, counters, flag::UNDER_WAY | kind)
 }
@@ -56,7 +63,7 @@ pub fn begun<E: Env>(env: &E, backend: Ref<Backend>, ruled: u32) -> u32 {
 #[inline(never)]
 pub fn unserved<E: Env>(env: &E, version: u32, ruled: u32) -> u32 {
     let kind = if ruled != 0 { flag::RULED } else { 0 };
-    let Some(counters) = env.counters(version) else { return 0 };
+    let Some(counters) = trials(env, version) else { return 0 };
     add(counters, kind, outcome::TRIALS);
     add(counters, kind, outcome::UNAVAILABLE);
     0
@@ -66,7 +73,7 @@ pub fn unserved<E: Env>(env: &E, version: u32, ruled: u32) -> u32 {
 #[inline(never)]
 pub fn rests<E: Env>(env: &E, backend: Ref<Backend>, trial: u32) -> u32 {
     if trial & flag::PENDING != 0
-        && let Some(counters) = env.counters(field!(backend.version))
+        && let Some(counters) = trials(env, field!(backend.version))
     {
         leave(env, counters, field!(backend.timing), trial);
     }
@@ -76,7 +83,7 @@ pub fn rests<E: Env>(env: &E, backend: Ref<Backend>, trial: u32) -> u32 {
 /// A trial's client waits for an answer from now on: the word is another one from here on. As [`rests`], not for a trial that has ended.
 #[inline(never)]
 pub fn waits<E: Env>(env: &E, backend: Ref<Backend>, trial: u32) -> u32 {
-    let Some(counters) = env.counters(field!(backend.version)) else { return trial };
+    let Some(counters) = trials(env, field!(backend.version)) else { return trial };
     // As `rests`, without another frame on the stack.
     if trial & flag::PENDING != 0 {
         leave(env, counters, field!(backend.timing), trial);
@@ -91,7 +98,7 @@ pub fn ended<E: Env>(env: &E, backend: Ref<Backend>, trial: u32, outcome: u32) -
     if trial & flag::UNDER_WAY == 0 {
         return 0;
     }
-    let Some(counters) = env.counters(field!(backend.version)) else { return 0 };
+    let Some(counters) = trials(env, field!(backend.version)) else { return 0 };
     if trial & flag::PENDING != 0 {
         let (timing, unanswered, now) = (field!(backend.timing), field!(backend.unanswered), env.ticks());
         if trial::is_past(trial, now, timing) {

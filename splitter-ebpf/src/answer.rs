@@ -1,10 +1,13 @@
-//! Packets that the node sends back itself: TCP resets and "packet too big". TC only; a packet with options or extension headers, or
+//! Packets that the node sends back itself: TCP resets, ICMP errors, echo replies. TC only; a packet with options or extension headers, or
 //! one that cannot be resized, is dropped instead.
 
 use crate::{
-    bytes::Packet,
-    env::Env,
+    bytes::{Packet, Ref},
+    env::{Env, Tables},
+    field,
+    network::Answer,
     packet::{ETHERNET, Ip, Parsed, checksum, ports, tcp},
+    place,
     verdict::Verdict,
 };
 use splitter_common::abi::*;
@@ -15,24 +18,20 @@ const TCP_HEADER: u32 = 20;
 /// Bytes of the refused packet's transport header that an ICMP error quotes: a whole TCP header without options, or UDP's.
 const QUOTED_TCP: u32 = 20;
 const QUOTED_UDP: u32 = 8;
+/// Bytes of IPv6's fragment header.
+const FRAGMENT_HEADER: u32 = 8;
 
-/// How the answers of one IP version look.
-pub trait Answer: Ip {
-    /// Writes link and network header of a packet back to the sender of this one; `payload` bytes follow.
-    fn turn_round<P: Packet>(packet: &mut P, key: &FlowKey<Self>, proto: u8, payload: u32) -> bool
-    where
-        Self: Sized;
-    /// Writes the length of what follows the network header.
-    fn set_payload_length<P: Packet>(packet: &mut P, payload: u32) -> bool
-    where
-        Self: Sized;
-    /// Bytes that an ICMP error puts before the quoted packet: network and ICMP header.
-    const ERROR: u32;
-    /// Writes the ICMP header behind the network header; `quoted` bytes of the old packet follow it.
-    fn error_header<P: Packet>(packet: &mut P, key: &FlowKey<Self>, mtu: u32, quoted: u32) -> bool
-    where
-        Self: Sized;
-    const ICMP: u8;
+/// ICMP errors that a CPU sends in a second (of 2^30 ns), but those about sizes, which every sender needs (RFC 1812, 4.3.2.8; RFC 4443, 2.4).
+const ERRORS: u32 = 1_000;
+
+/// ICMP errors; what is below is an MTU.
+pub mod error {
+    /// Nobody serves the port.
+    pub const PORT: u32 = 1 << 16;
+    /// Nobody serves the protocol.
+    pub const PROTOCOL: u32 = 2 << 16;
+    /// The hop limit ends here.
+    pub const EXPIRED: u32 = 3 << 16;
 }
 
 /// Resets the sender's connection (RFC 9293, 3.10.7.1).
@@ -94,22 +93,88 @@ pub fn become_reset<F: Answer, P: Packet>(packet: &mut P, p: &Parsed<F>) -> u32 
     written as u32
 }
 
-/// Tells the sender the largest packet that fits (RFC 1191, RFC 8201).
+/// Tells the sender why its packet goes no further (RFC 792, RFC 1191, RFC 4443, RFC 8201). `what`: the largest packet that fits, or one of [`mod@error`].
 #[inline(never)]
-pub fn too_big<F: Answer, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F>, mtu: u32) -> Verdict {
-    env.count(Reason::FragmentationNeeded);
-    if p.l4 as usize != ETHERNET + F::HEADER {
+pub fn error<F: Answer, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, what: u32) -> Verdict {
+    if what < error::PORT {
+        env.count(Reason::FragmentationNeeded);
+    } else if what == error::EXPIRED {
+        env.count(Reason::TtlExpired);
+    }
+    let Some(quoted) = quotable(p) else { return Verdict::DROP };
+    if what >= error::PORT && (!F::answerable(&p.key.src) || limited(env)) {
         return Verdict::DROP;
     }
-    let quoted = F::HEADER as u32 + if p.is_tcp() { QUOTED_TCP } else { QUOTED_UDP };
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let key = place!(scratch.quoted);
+    *key = p.key;
+    if what == error::EXPIRED {
+        // A hop on the way names itself; the VIP is what comes behind it.
+        key.dst = node_address(packet, env, &p.key);
+    }
     let written = packet.resize(ETHERNET as u32 + quoted)
         && packet.insert_after_link(F::ERROR)
-        && F::turn_round(packet, &p.key, F::ICMP, F::ERROR - F::HEADER as u32 + quoted)
-        && F::error_header(packet, &p.key, mtu, quoted);
+        && F::turn_round(packet, key, F::ICMP, F::ERROR - F::HEADER as u32 + quoted)
+        && F::error_header(packet, key, what, quoted);
     if !written {
         env.count(Reason::WriteFailed);
         return Verdict::DROP;
     }
+    Verdict::back(packet.ifindex())
+}
+
+/// Bytes of a packet that an error quotes; `None`: it cannot be answered.
+#[inline(always)]
+fn quotable<F: Answer>(p: &Parsed<F>) -> Option<u32> {
+    // IPv6's first fragment is quoted with its fragment header; later ones are not: their sender would not know them again.
+    let l4 = (ETHERNET + F::HEADER) as u32;
+    if p.l4 != l4 && !(F::IPV6 && p.first_fragment.is_some() && p.l4 == l4 + FRAGMENT_HEADER) {
+        return None;
+    }
+    let quoted = p.l4 - ETHERNET as u32 + if p.is_tcp() { QUOTED_TCP } else { QUOTED_UDP };
+    (quoted <= p.ip_len).then_some(quoted)
+}
+
+/// The node's address where a packet came in; the packet's own destination where it has none.
+#[inline(never)]
+fn node_address<F: Answer, P: Packet, E: Env>(packet: &mut P, env: &E, key: &FlowKey<F>) -> F::Words {
+    let Some(iface) = env.iface(packet.ifindex()) else { return key.dst };
+    let found = F::address(iface);
+    if found.as_ref().iter().all(|word| *word == 0) { key.dst } else { found }
+}
+
+/// Whether this CPU has sent as many errors as a second may have.
+#[inline(never)]
+fn limited<E: Env>(env: &E) -> bool {
+    let Some(sent) = env.errors() else { return true };
+    let second = (env.now() >> 30) as u32;
+    let [before, count] = sent.get();
+    let count = if before == second { count } else { 0 };
+    if count >= ERRORS {
+        env.count(Reason::ErrorsLimited);
+        return true;
+    }
+    sent.set([second, count + 1]);
+    false
+}
+
+/// Answers an echo request. The caller has seen that it is one.
+#[inline(never)]
+pub fn echo<F: Answer, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let at = ETHERNET + F::HEADER;
+    if p.l4 as usize != at || !F::answerable(&p.key.src) {
+        return Verdict::DROP;
+    }
+    let Some(old) = packet.read::<4>(at) else { return Verdict::DROP };
+    let [request, reply] = F::ECHO;
+    let difference = checksum::difference(u16::from_ne_bytes([request, 0]) as u32, u16::from_ne_bytes([reply, 0]) as u32);
+    let [a, b] = (checksum::apply(u16::from_ne_bytes([old[2], old[3]]), checksum::fold(difference))).to_ne_bytes();
+    let length = p.ip_len.wrapping_sub(F::HEADER as u32);
+    if !packet.write(at, &[reply, 0, a, b]) || !F::turn_round(packet, &p.key, F::ICMP, length) {
+        env.count(Reason::WriteFailed);
+        return Verdict::DROP;
+    }
+    env.count(Reason::VipPing);
     Verdict::back(packet.ifindex())
 }
 
@@ -130,8 +195,12 @@ fn quoted_sum<P: Packet>(packet: &mut P, at: usize, quoted: u32) -> Option<u64> 
     if quoted > 40 {
         sum += checksum::sum(&packet.read::<8>(at + 40)?);
     }
-    if quoted > 48 {
+    if quoted > 56 {
         sum += checksum::sum(&packet.read::<12>(at + 48)?);
+    }
+    if quoted == 56 || quoted == 68 {
+        // With a fragment header.
+        sum += checksum::sum(&packet.read::<8>(at + quoted as usize - 8)?);
     }
     Some(sum)
 }
@@ -146,6 +215,17 @@ fn turn_link<P: Packet>(packet: &mut P) -> bool {
 impl Answer for V4 {
     const ERROR: u32 = 28;
     const ICMP: u8 = 1;
+    const ECHO: [u8; 2] = [8, 0];
+
+    #[inline(always)]
+    fn address(iface: Ref<Iface>) -> [u32; 1] {
+        [u32::from_ne_bytes(field!(iface.addr4))]
+    }
+    #[inline(always)]
+    fn answerable(words: &[u32; 1]) -> bool {
+        let first = words[0].to_ne_bytes()[0];
+        first != 0 && first != 127 && first < 224
+    }
 
     #[inline(always)]
     fn set_payload_length<P: Packet>(packet: &mut P, payload: u32) -> bool {
@@ -167,11 +247,17 @@ impl Answer for V4 {
     }
 
     #[inline(never)]
-    fn error_header<P: Packet>(packet: &mut P, _key: &FlowKey<V4>, mtu: u32, quoted: u32) -> bool {
+    fn error_header<P: Packet>(packet: &mut P, _key: &FlowKey<V4>, what: u32, quoted: u32) -> bool {
         let at = ETHERNET + 20;
-        let [m0, m1] = (mtu as u16).to_be_bytes();
-        // Destination unreachable, fragmentation needed and DF set.
-        let mut icmp = [3, 4, 0, 0, 0, 0, m0, m1];
+        let [m0, m1] = (what as u16).to_be_bytes();
+        let (kind, code) = match what {
+            error::PORT => (3, 3),
+            error::PROTOCOL => (3, 2),
+            error::EXPIRED => (11, 0),
+            // Destination unreachable, fragmentation needed and DF set.
+            _ => (3, 4),
+        };
+        let mut icmp = [kind, code, 0, 0, 0, 0, m0, m1];
         let Some(sum) = quoted_sum(packet, at + 8, quoted) else { return false };
         [icmp[2], icmp[3]] = (!checksum::fold(checksum::sum(&icmp) + sum) as u16).to_ne_bytes();
         packet.write(at, &icmp)
@@ -181,6 +267,16 @@ impl Answer for V4 {
 impl Answer for V6 {
     const ERROR: u32 = 48;
     const ICMP: u8 = 58;
+    const ECHO: [u8; 2] = [128, 129];
+
+    #[inline(always)]
+    fn address(iface: Ref<Iface>) -> [u32; 4] {
+        V6::words(&field!(iface.addr6))
+    }
+    #[inline(always)]
+    fn answerable(words: &[u32; 4]) -> bool {
+        words[0].to_ne_bytes()[0] != 0xff && words.iter().any(|word| *word != 0)
+    }
 
     #[inline(always)]
     fn set_payload_length<P: Packet>(packet: &mut P, payload: u32) -> bool {
@@ -198,10 +294,17 @@ impl Answer for V6 {
     }
 
     #[inline(never)]
-    fn error_header<P: Packet>(packet: &mut P, key: &FlowKey<V6>, mtu: u32, quoted: u32) -> bool {
+    fn error_header<P: Packet>(packet: &mut P, key: &FlowKey<V6>, what: u32, quoted: u32) -> bool {
         let at = ETHERNET + 40;
-        let [m0, m1, m2, m3] = mtu.to_be_bytes();
-        let mut icmp = [2, 0, 0, 0, m0, m1, m2, m3];
+        let (kind, code, word) = match what {
+            error::PORT => (1, 4, 0),
+            // A parameter problem, whose place is the next header.
+            error::PROTOCOL => (4, 1, 6),
+            error::EXPIRED => (3, 0, 0),
+            _ => (2, 0, what),
+        };
+        let [m0, m1, m2, m3] = u32::to_be_bytes(word);
+        let mut icmp = [kind, code, 0, 0, m0, m1, m2, m3];
         let Some(sum) = quoted_sum(packet, at + 8, quoted) else { return false };
         let pseudo = pseudo_header::<V6>(key, V6::ICMP, quoted + 8);
         [icmp[2], icmp[3]] = (!checksum::fold(pseudo + checksum::sum(&icmp) + sum) as u16).to_ne_bytes();

@@ -94,6 +94,8 @@ pub trait Packet {
     }
     /// A VLAN tag that the hardware took off (TC).
     fn tagged(&self) -> bool;
+    /// The frame is not for this host alone: for another one, or for many (TC ingress).
+    fn foreign(&self) -> bool;
     /// Payload bytes of the segments that it will be cut into; 0: it is one packet (TC).
     fn segment(&self) -> u32;
 
@@ -107,6 +109,9 @@ pub trait Packet {
     /// Route and neighbour of a destination, from the interface by which the packet came.
     fn route(&mut self, query: &RouteQuery) -> Route;
 
+    /// Whether the stack would hand a packet to a neighbour that has the destination's address itself; TC only.
+    fn on_link(&mut self, query: &RouteQuery) -> bool;
+
     /// Writes through the stack's bookkeeping (checksum state of the buffer); TC only. `false`: not written.
     fn write<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) -> bool;
     /// Reads bytes that may lie outside the linear part.
@@ -119,12 +124,26 @@ pub trait Packet {
     fn copy_out(&mut self, at: u32, text: &HeadText, offset: u32, len: u32) -> bool;
     /// One's complement sum of the 16-bit words of a part of a text, as [`Packet::copy_in`] limits it.
     fn sum(text: &HeadText, offset: u32, len: u32) -> u64;
+    /// The same of a part of the frame, of up to 64 KB, by way of a text; TC only.
+    fn sum_frame(&mut self, text: &mut HeadText, from: u32, len: u32) -> u64;
     /// Sends a copy out of an interface; TC only.
     fn clone_to(&mut self, ifindex: u32) -> bool;
     /// Makes room of `N` bytes between link and network header; TC only.
     fn insert_after_link(&mut self, bytes: u32) -> bool;
     /// Whether the transport checksum at `at` is still to be completed by the sender's device (CHECKSUM_PARTIAL).
     fn checksum_pending(&mut self, at: usize) -> bool;
+    /// What the kernel knows of the transport checksum at `at`. `unmade`: it looks as one that is still to be completed.
+    fn vouched(&mut self, at: usize, unmade: bool) -> Vouched;
+}
+
+/// What is known of a transport checksum without a look at the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vouched {
+    /// The device has found it to be right (CHECKSUM_UNNECESSARY), or the sender's is still to make it.
+    Right,
+    /// One's complement sum of all that follows the link header (CHECKSUM_COMPLETE), on words as they are loaded.
+    Sum(u32),
+    Nothing,
 }
 
 /// What to look up.
@@ -198,15 +217,26 @@ impl<T: Copy> Ref<T> {
 #[macro_export]
 macro_rules! flag {
     (set $r:ident . $($f:ident).+, $flag:expr) => {{
-            let bits = ($flag as u32) << 24;
-            // SAFETY: a Ref points to a live map value.
-        unsafe { $crate::bytes::set_bits(&raw mut (*$r.as_ptr()).$($f).+, bits) }
+        let owner: *mut splitter_common::abi::Owner = $crate::at!($r.$($f).+);
+        let bits = splitter_common::abi::Owner::bits($flag);
+        // SAFETY: a Ref points to a live map value.
+        unsafe { $crate::bytes::set_bits(owner.cast(), bits) }
     }};
     (clear $r:ident . $($f:ident).+, $flag:expr) => {{
-            let bits = ($flag as u32) << 24;
-            // SAFETY: a Ref points to a live map value.
-        unsafe { $crate::bytes::clear_bits(&raw mut (*$r.as_ptr()).$($f).+, bits) }
+        let owner: *mut splitter_common::abi::Owner = $crate::at!($r.$($f).+);
+        let bits = splitter_common::abi::Owner::bits($flag);
+        // SAFETY: a Ref points to a live map value.
+        unsafe { $crate::bytes::clear_bits(owner.cast(), bits) }
     }};
+}
+
+/// `at!(reference.name)`: where a field of a [`Ref`] lies.
+#[macro_export]
+macro_rules! at {
+    ($r:ident . $($f:ident).+) => {
+        // SAFETY: a Ref points to a live map value.
+        unsafe { &raw mut (*$r.as_ptr()).$($f).+ }
+    };
 }
 
 /// `field!(reference.name)` reads a field of a [`Ref`], `field!(reference.name = value)` writes it.

@@ -2,15 +2,22 @@
 
 use crate::{
     bytes::Ref,
-    lb::{Choice, Facts, Search, Translation},
     packet::Parsed,
-    splice::{Claim, Out, Pieces, Stamps},
+    state::{Claim, Out, Pieces, Probe, Rest, Seen, Stamps, Translation},
     verdict::Verdict,
 };
 use splitter_common::{
     abi::*,
+    decide::{Choice, Facts, Search},
     http::{HeadText, RequestHead, ResponseHead, Scan},
 };
+
+/// How loops of many rounds run.
+#[cfg(target_arch = "bpf")]
+pub type KernelLoop = crate::packet::http::BpfLoop;
+/// As above.
+#[cfg(not(target_arch = "bpf"))]
+pub type KernelLoop = splitter_common::http::Plain;
 
 /// Which flow table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,8 +59,8 @@ pub trait Env: Tables<V4> + Tables<V6> {
     fn now(&self) -> u64;
 
     fn config(&self) -> Option<Ref<Config>>;
-    /// Whether XDP may finish packets that come in by an interface.
-    fn xdp_port(&self, ifindex: u32) -> bool;
+    /// The entry of [`Config::xdp_ports`] at the index of an interface.
+    fn xdp_port(&self, ifindex: u32) -> u64;
     fn filter_word(&self, index: u32) -> u64;
     fn frontend(&self, key: &FrontendKey) -> Option<u32>;
     fn service(&self, id: u32) -> Option<Ref<Service>>;
@@ -62,6 +69,12 @@ pub trait Env: Tables<V4> + Tables<V6> {
     fn rule(&self, service: u32, client: &Addr) -> Option<u32>;
     fn backend(&self, id: u32) -> Option<Ref<Backend>>;
     fn iface(&self, ifindex: u32) -> Option<Ref<Iface>>;
+    /// [`vip_flag`] bits of an address that a frontend has.
+    fn vip(&self, addr: &Addr) -> Option<u32>;
+    /// Whether an address is the node's own.
+    fn owned(&self, addr: &Addr) -> bool;
+    /// ICMP errors that this CPU has sent: in which second, counted as `now` / 2^30, and how many.
+    fn errors(&self) -> Option<Ref<[u32; 2]>>;
     fn nexthop(&self, slot: u32) -> Option<Ref<NextHop>>;
     fn nexthop_owner(&self, slot: u32) -> Option<Ref<NextHop>>;
     /// `false` when the slot has an owner.
@@ -77,6 +90,8 @@ pub trait Env: Tables<V4> + Tables<V6> {
     fn stray(&self, connection: u32) -> Option<u32>;
     fn set_stray(&self, connection: u32, since: u32);
     fn counters(&self, version: u32) -> Option<Ref<VersionCounters>>;
+    /// Tells who judges a version that its trials are about to change.
+    fn moved(&self, version: u32);
     /// The octave of a histogram, made when it is not there; `None` without memory.
     fn octave(&self, key: &HistogramKey) -> Option<Ref<HistogramOctave>>;
     fn count(&self, reason: Reason);
@@ -85,6 +100,12 @@ pub trait Env: Tables<V4> + Tables<V6> {
     fn http_rules(&self, service: u32) -> Option<Ref<HttpRules>>;
     fn stash(&self, slot: u32) -> Option<Ref<Stash>>;
     fn stash_set(&self, set: u32) -> Option<Ref<StashSet>>;
+    /// Cookies that have begun a connection.
+    fn spent(&self, set: u32) -> Option<Ref<CookieSet>>;
+    /// What clients said in their SYN.
+    fn handshakes(&self, set: u32) -> Option<Ref<CookieSet>>;
+    /// Wrong cookies that services get.
+    fn guesses(&self, slot: u32) -> Option<Ref<Guesses>>;
     fn count_loss(&self, key: &LossKey);
     /// 0: nobody holds it.
     fn splice_lock(&self, slot: u32) -> Option<Ref<u64>>;
@@ -93,6 +114,8 @@ pub trait Env: Tables<V4> + Tables<V6> {
     /// Whether somebody looks at decisions, and at which.
     fn trace(&self) -> Option<Ref<Trace>>;
     fn trace_cpu(&self) -> Option<Ref<TraceCpu>>;
+    /// What stands for a connection whose request was told and whose answer was not; 0: nothing.
+    fn told(&self, slot: u32) -> Option<Ref<u64>>;
     /// Copies the beginning of a text into an event.
     fn copy_start(&self, to: &mut [u8; TRACE_TEXT], from: &HeadText);
     /// Whether the programs tell what they do (`--debug-programs`): never changes while they run, so that verifiers remove what depends on it.
@@ -118,6 +141,8 @@ pub struct Scratch<F: Family> {
     /// What a connection remembers of its trial, and the backend that it tried; 0: the packet begins a new one.
     pub trial: u32,
     pub tried: u32,
+    /// 1: the packet's flow was ended by a RST, and may live on.
+    pub old: u32,
     pub frontend: FrontendKey,
     pub half: HalfOpen<F>,
     pub partner: FlowKey<F>,
@@ -125,11 +150,14 @@ pub struct Scratch<F: Family> {
     /// What is added to a quoted sequence number.
     pub renumber: u32,
     pub snat: Snat<F>,
+    pub probe: Probe,
     pub spliced: Spliced<F>,
     pub leg: Leg<F>,
     pub out: Out<F>,
     pub pieces: Pieces,
     pub claim: Claim,
+    pub seen: Seen,
+    pub rest: Rest,
     pub stamps: Stamps,
     pub client: FlowKey<F>,
     pub step: Verdict,
@@ -138,13 +166,19 @@ pub struct Scratch<F: Family> {
     pub lock: u64,
     /// Bytes of `text` in use.
     pub read: u32,
-    /// Version that a rule names, or `splice::gather::NO_RULE`.
+    /// Version that a rule names, or [`splitter_common::decide::NO_RULE`].
     pub ruled: u32,
     /// 1: all of the request whose head was read is here.
     pub whole: u32,
     /// Requests of a pinned connection that were read in the packet.
     pub more: u32,
+    /// Backend of the leg that the request in hand has turned idle; 0: none, or it has been told.
+    pub parked: u32,
+    /// What `splice::fit::of_client` said of the packet; 0: nobody has asked.
+    pub fits: u32,
     pub scan: Scan,
+    /// Which rules it goes by: [`HttpRules::id`].
+    pub rules: u64,
     pub request: RequestHead,
     pub response: ResponseHead,
     pub text: HeadText,
@@ -171,10 +205,17 @@ pub trait Tables<F: Family> {
     fn put_half(&self, key: &FlowKey<F>, half: &HalfOpen<F>) -> bool;
     fn new_half(&self, key: &FlowKey<F>, half: &HalfOpen<F>) -> bool;
     fn drop_half(&self, key: &FlowKey<F>);
+    /// Of whatever flow.
     fn snat(&self, key: &FlowKey<F>) -> Option<Ref<Snat<F>>>;
+    /// Of a flow that was answered.
     fn put_snat(&self, key: &FlowKey<F>, snat: &Snat<F>) -> bool;
-    fn new_snat(&self, key: &FlowKey<F>, snat: &Snat<F>) -> bool;
+    /// Of whatever flow.
     fn drop_snat(&self, key: &FlowKey<F>);
+    /// Of a flow that nobody has answered yet.
+    fn claim(&self, key: &FlowKey<F>) -> Option<Ref<Snat<F>>>;
+    fn put_claim(&self, key: &FlowKey<F>, snat: &Snat<F>) -> bool;
+    fn new_claim(&self, key: &FlowKey<F>, snat: &Snat<F>) -> bool;
+    fn drop_claim(&self, key: &FlowKey<F>);
     fn spliced(&self, key: &FlowKey<F>) -> Option<Ref<Spliced<F>>>;
     fn put_spliced(&self, key: &FlowKey<F>, spliced: &Spliced<F>) -> bool;
     fn drop_spliced(&self, key: &FlowKey<F>);

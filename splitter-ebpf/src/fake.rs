@@ -1,48 +1,50 @@
 //! The pipeline's seams on a host: maps as hash maps, a clock that tests turn. `frame`: a packet in a vector.
 
 mod frame;
+mod rows;
 
 pub use frame::Frame;
 
 use crate::{
     bytes::Ref,
     env::{Env, Note, Scratch, Table, Tables},
-    lb::Search,
     packet::ports,
 };
 use splitter_common::{
     abi::*,
-    decide,
+    decide::{self, Search},
     filter::{self, Role},
-    http::HeadText,
+    http::{HeadText, Scan},
 };
 use std::{
     cell::{Cell, RefCell, UnsafeCell},
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::Hash,
     net::{IpAddr, SocketAddr},
 };
 
-/// A map whose values stay where they are.
-struct Map<K, V>(RefCell<HashMap<K, Box<UnsafeCell<V>>>>);
+/// A map whose values stay where they are, those that were replaced or removed too: who still has a reference reads what was there, as in the kernel.
+struct Map<K, V>(RefCell<HashMap<K, Box<UnsafeCell<V>>>>, RefCell<Vec<Box<UnsafeCell<V>>>>);
 
 impl<K: Hash + Eq + Copy, V: Copy> Map<K, V> {
     fn new() -> Self {
-        Self(RefCell::new(HashMap::new()))
+        Self(RefCell::default(), RefCell::default())
     }
     fn get(&self, key: &K) -> Option<Ref<V>> {
-        // SAFETY: boxed; tests are single-threaded and use no reference after removing its entry.
+        // SAFETY: boxed, and kept for as long as the map; tests are single-threaded.
         self.0.borrow().get(key).map(|value| unsafe { Ref::new(value.get()) })
     }
     fn put(&self, key: &K, value: V) -> bool {
-        self.0.borrow_mut().insert(*key, Box::new(UnsafeCell::new(value)));
+        let before = self.0.borrow_mut().insert(*key, Box::new(UnsafeCell::new(value)));
+        self.1.borrow_mut().extend(before);
         true
     }
     fn put_new(&self, key: &K, value: V) -> bool {
         !self.0.borrow().contains_key(key) && self.put(key, value)
     }
     fn remove(&self, key: &K) {
-        self.0.borrow_mut().remove(key);
+        let before = self.0.borrow_mut().remove(key);
+        self.1.borrow_mut().extend(before);
     }
     pub fn len(&self) -> usize {
         self.0.borrow().len()
@@ -56,31 +58,37 @@ pub struct Flows<F: Family> {
     closing: Map<FlowKey<F>, Flow<F>>,
     half: Map<FlowKey<F>, HalfOpen<F>>,
     snat: Map<FlowKey<F>, Snat<F>>,
+    claims: Map<FlowKey<F>, Snat<F>>,
     fragments: Map<FragmentKey<F>, u32>,
     spliced: Map<FlowKey<F>, Spliced<F>>,
     answered: Map<FlowKey<F>, Spliced<F>>,
     legs: Map<FlowKey<F>, Leg<F>>,
     /// What another CPU puts into `TCP` before `HALF` is looked at.
     pub late: Cell<Option<(FlowKey<F>, Flow<F>)>>,
-    scratch: UnsafeCell<Scratch<F>>,
+    scratch: Box<UnsafeCell<Scratch<F>>>,
 }
 
 impl<F: Family> Flows<F> {
     fn new() -> Self {
-        // SAFETY: integers, byte arrays, enums that have a zero, and an `Option` of an integer.
-        let scratch = unsafe { core::mem::zeroed() };
+        let mut scratch = Box::<UnsafeCell<Scratch<F>>>::new_uninit();
+        // SAFETY: integers, byte arrays, enums that have a zero, and an `Option` of an integer: all may be zero.
+        let scratch = unsafe {
+            scratch.as_mut_ptr().write_bytes(0, 1);
+            scratch.assume_init()
+        };
         Self {
             tcp: Map::new(),
             udp: Map::new(),
             closing: Map::new(),
             half: Map::new(),
             snat: Map::new(),
+            claims: Map::new(),
             fragments: Map::new(),
             spliced: Map::new(),
             answered: Map::new(),
             legs: Map::new(),
             late: Cell::new(None),
-            scratch: UnsafeCell::new(scratch),
+            scratch,
         }
     }
     fn table(&self, table: Table) -> &Map<FlowKey<F>, Flow<F>> {
@@ -90,9 +98,13 @@ impl<F: Family> Flows<F> {
             Table::Closing => &self.closing,
         }
     }
-    /// Entries of the tables `TCP`, `UDP`, `HALF`, `CLOSING`, `SNAT`.
+    /// Entries of the tables `TCP`, `UDP`, `HALF`, `CLOSING`, and of `SNAT` and `CLAIMS` together.
     pub fn sizes(&self) -> [usize; 5] {
-        [self.tcp.len(), self.udp.len(), self.half.len(), self.closing.len(), self.snat.len()]
+        [self.tcp.len(), self.udp.len(), self.half.len(), self.closing.len(), self.snat.len() + self.claims.len()]
+    }
+    /// Entries of `SNAT` and of `CLAIMS`.
+    pub fn translations(&self) -> [usize; 2] {
+        [self.snat.len(), self.claims.len()]
     }
     /// Entries of the tables `SPLICED`, `LEGS`.
     pub fn spliced_sizes(&self) -> [usize; 2] {
@@ -101,11 +113,19 @@ impl<F: Family> Flows<F> {
     /// Sets flags of all connections of http, and has their legs looked at again.
     pub fn mark_spliced(&self, flags: u8) {
         self.legs.0.borrow_mut().values_mut().for_each(|leg| leg.get_mut().last = leg.get_mut().last.wrapping_sub(REFRESH_TICKS));
-        self.spliced.0.borrow_mut().values_mut().for_each(|spliced| spliced.get_mut().owner |= u32::from(flags) << 24);
+        self.spliced.0.borrow_mut().values_mut().for_each(|spliced| spliced.get_mut().owner = spliced.get_mut().owner.with(flags));
+    }
+    /// Flags of all connections of http.
+    pub fn spliced_flags(&self) -> Vec<u8> {
+        self.spliced.0.borrow_mut().values_mut().map(|spliced| spliced.get_mut().owner.flags()).collect()
     }
     /// Entries of `ANSWERED`.
     pub fn answered_size(&self) -> usize {
         self.answered.len()
+    }
+    /// Evicts all of `CLAIMS`.
+    pub fn forget_claims(&self) {
+        self.claims.0.borrow_mut().clear();
     }
     /// Evicts all of `HALF`.
     pub fn forget_half(&self) {
@@ -113,7 +133,7 @@ impl<F: Family> Flows<F> {
     }
     /// Evicts the legs to a backend.
     pub fn forget_legs(&self, backend: u32) {
-        self.legs.0.borrow_mut().retain(|_, leg| leg.get_mut().owner & 0xff_ffff != backend);
+        self.legs.0.borrow_mut().retain(|_, leg| leg.get_mut().owner.backend() != backend);
     }
 }
 
@@ -136,22 +156,31 @@ pub struct Maps {
     rules: RefCell<Vec<(u32, Addr, u32, u32)>>,
     backends: Map<u32, Backend>,
     ifaces: Map<u32, Iface>,
+    vips: Map<Addr, u32>,
+    owned: Map<Addr, u32>,
+    errors: Map<u32, [u32; 2]>,
     nexthops: Map<u32, NextHop>,
     owners: Map<u32, NextHop>,
     suspects: Map<u32, u32>,
     suspected: Map<u32, Suspected>,
     strays: Map<u32, u32>,
     counters: Map<u32, VersionCounters>,
+    /// Versions whose trials changed in the packet in hand.
+    moved: RefCell<HashSet<u32>>,
     histograms: Map<HistogramKey, HistogramOctave>,
     reasons: RefCell<HashMap<Reason, u64>>,
     config: Map<u32, Config>,
     http_rules: Map<u32, HttpRules>,
     stashes: Map<u32, Stash>,
     stash_sets: Map<u32, StashSet>,
+    spent: Map<u32, CookieSet>,
+    handshakes: Map<u32, CookieSet>,
+    guesses: Map<u32, Guesses>,
     losses: RefCell<HashMap<LossKey, u64>>,
     locks: Map<u32, u64>,
     trace: Map<u32, Trace>,
     trace_cpu: Map<u32, TraceCpu>,
+    told: Map<u32, u64>,
     events: RefCell<Vec<TraceEvent>>,
     notes: RefCell<Vec<(Note, u32, u32)>>,
     /// Events that the ring has room for.
@@ -160,7 +189,14 @@ pub struct Maps {
     pub v6: Flows<V6>,
 }
 
+impl Default for Maps {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Maps {
+    /// No service, no backend; a clock that has run for some minutes.
     pub fn new() -> Self {
         let maps = Self {
             ns: Cell::new(1 << 40),
@@ -171,31 +207,36 @@ impl Maps {
             rules: RefCell::default(),
             backends: Map::new(),
             ifaces: Map::new(),
+            vips: Map::new(),
+            owned: Map::new(),
+            errors: Map::new(),
             nexthops: Map::new(),
             owners: Map::new(),
             suspects: Map::new(),
             suspected: Map::new(),
             strays: Map::new(),
             counters: Map::new(),
+            moved: RefCell::default(),
             histograms: Map::new(),
             reasons: RefCell::default(),
             config: Map::new(),
             http_rules: Map::new(),
             stashes: Map::new(),
             stash_sets: Map::new(),
+            spent: Map::new(),
+            handshakes: Map::new(),
+            guesses: Map::new(),
             losses: RefCell::default(),
             locks: Map::new(),
             trace: Map::new(),
             trace_cpu: Map::new(),
+            told: Map::new(),
             events: RefCell::default(),
             notes: RefCell::default(),
             room: Cell::new(usize::MAX),
             v4: Flows::new(),
             v6: Flows::new(),
         };
-        for slot in 0..NEXTHOP_SLOTS {
-            maps.nexthops.put(&slot, NextHop::default());
-        }
         let config = Config {
             abi_version: ABI_VERSION,
             suspect_ticks: 1_250,
@@ -203,7 +244,9 @@ impl Maps {
             snat_port_count: 20_000,
             max_flows: 0,
             secret: [1, 2],
-            xdp_ports: [u64::MAX; 64],
+            cookies: [[3, 4], [5, 6]],
+            // Frames are for this address.
+            xdp_ports: [xdp_port(0, u32::from_ne_bytes([2, 0, 0, 0]), u16::from_ne_bytes([0, 2])); XDP_PORTS as usize],
         };
         maps.config.put(&0, config);
         maps
@@ -213,6 +256,8 @@ impl Maps {
     pub fn serve(&self, service: u32, frontend: FrontendKey, split_by: u8, versions: &[(u32, &[u32])]) {
         self.frontends.put(&frontend, service);
         self.mark(Role::Frontend, &frontend.addr, frontend.port, frontend.proto);
+        self.mark(Role::Vip, &frontend.addr, [0; 2], 0);
+        self.vips.put_new(&frontend.addr, 0);
         let weights: Vec<u32> = versions.iter().map(|(weight, _)| *weight).collect();
         let mut record = Service { salt: decide::salt(b"test"), split_by, version_count: versions.len() as u8, ..Default::default() };
         let ends = decide::intervals(&weights).unwrap_or_default();
@@ -259,6 +304,26 @@ impl Maps {
         self.change_service(id, |service| {
             (service.mode, service.mss, service.has_rules) = (service_mode::HTTP, mss, 1);
         });
+    }
+
+    /// What the node does with what is not served of a VIP: [`vip_flag`] bits.
+    pub fn set_vip(&self, addr: Addr, flags: u32) {
+        self.vips.put(&addr, flags);
+    }
+
+    /// An address is the node's own.
+    pub fn own(&self, addr: Addr) {
+        self.owned.put(&addr, 1);
+    }
+
+    /// An interface of the node has an address.
+    pub fn assign(&self, ifindex: u32, ip: IpAddr) {
+        let mut row = self.ifaces.get(&ifindex).map(Ref::get).unwrap_or_default();
+        match ip {
+            IpAddr::V4(ip) => row.addr4 = ip.octets(),
+            IpAddr::V6(ip) => row.addr6 = ip.octets(),
+        }
+        self.ifaces.put(&ifindex, row);
     }
 
     fn mark_http(&self, role: Role, addr: &Addr, port: [u8; 2], proto: u8) {
@@ -347,6 +412,32 @@ impl Maps {
         }
     }
 
+    /// Draws another key of cookies.
+    pub fn set_cookie_key(&self, slot: usize, key: [u64; 2]) {
+        let config = self.config.get(&0).expect("it is there");
+        let mut new = config.get();
+        new.cookies[slot] = key;
+        config.set(new);
+    }
+
+    pub fn forget_handshakes(&self) {
+        self.handshakes.0.borrow_mut().clear();
+    }
+
+    /// Handshakes that are remembered.
+    pub fn handshakes_kept(&self) -> usize {
+        // SAFETY: single-threaded, no reference is alive.
+        self.handshakes.0.borrow().values().map(|set| unsafe { (*set.get()).words }.iter().filter(|word| **word != 0).count()).sum()
+    }
+
+    /// So many connections have begun that all older ones are forgotten.
+    pub fn spend_all(&self) {
+        let word = 1 << 40 | self.now() >> 26 & 0xffff;
+        for set in 0..SPENT_SETS {
+            self.spent.put(&set, CookieSet { words: [word; COOKIE_WAYS] });
+        }
+    }
+
     pub fn change_service(&self, id: u32, change: impl FnOnce(&mut Service)) {
         let service = self.services.get(&id).expect("the service is there");
         let mut value = service.get();
@@ -408,6 +499,22 @@ impl Maps {
     pub fn version(&self, id: u32) -> VersionCounters {
         self.counters.get(&id).map(Ref::get).unwrap_or_default()
     }
+    /// What a judge reads of every version.
+    fn judged(&self) -> Vec<(u32, Outcomes, Outcomes, [u32; trial::SLOTS])> {
+        let judged = |id: &u32| {
+            let VersionCounters { drawn, ruled, pending, .. } = self.version(*id);
+            (*id, drawn, ruled, pending)
+        };
+        self.counters.0.borrow().keys().map(judged).collect()
+    }
+    /// No trial of a version may change without a word to its judge. `before`: as [`Maps::judged`] said before the packet.
+    fn check_moved(&self, before: &[(u32, Outcomes, Outcomes, [u32; trial::SLOTS])]) {
+        for now in self.judged() {
+            let silent = !self.moved.borrow().contains(&now.0) && !before.contains(&now);
+            assert!(!silent, "trials of version {} changed, and nobody was told", now.0);
+        }
+        self.moved.borrow_mut().clear();
+    }
     pub fn samples(&self, version: u32, measure: Measure) -> u32 {
         self.samples_of(version, measure, false) + self.samples_of(version, measure, true)
     }
@@ -417,6 +524,17 @@ impl Maps {
         let of = |key: &HistogramKey| key.version == version && key.measure() == measure as u32 && key.ruled() == ruled;
         // SAFETY: single-threaded, no reference is alive.
         histograms.iter().filter(|(key, _)| of(key)).map(|(_, value)| unsafe { (*value.get()).counts.iter().sum::<u32>() }).sum()
+    }
+    /// Lower bound of the longest time that was measured, nanoseconds.
+    pub fn slowest(&self, version: u32, measure: Measure) -> u64 {
+        let histograms = self.histograms.0.borrow();
+        let of = |key: &HistogramKey| key.version == version && key.measure() == measure as u32;
+        let lower = |(key, value): (&HistogramKey, &UnsafeCell<HistogramOctave>)| {
+            // SAFETY: single-threaded, no reference is alive.
+            let sub = unsafe { (*value.get()).counts.iter().rposition(|count| *count != 0) };
+            sub.map(|sub| splitter_common::histogram::lower(key.octave(), sub as u32))
+        };
+        histograms.iter().filter(|(key, _)| of(key)).filter_map(|(key, value)| lower((key, value))).max().unwrap_or(0)
     }
     /// Evicts the reverse entry of an IPv4 TCP flow.
     pub fn forget_reverse(&self, server: SocketAddr, client: SocketAddr) {
@@ -432,7 +550,7 @@ impl Maps {
     pub fn set_flags(&self, server: SocketAddr, client: SocketAddr, flags: u8) {
         assert!(self.v4.tcp.get(&reverse_key(server, client)).is_some());
         for value in self.v4.tcp.0.borrow_mut().values_mut() {
-            value.get_mut().owner |= (flags as u32) << 24;
+            value.get_mut().owner = value.get_mut().owner.with(flags);
         }
     }
     /// Somebody looks at decisions.
@@ -475,8 +593,8 @@ impl Env for Maps {
     fn config(&self) -> Option<Ref<Config>> {
         self.config.get(&0)
     }
-    fn xdp_port(&self, ifindex: u32) -> bool {
-        self.config.get(&0).is_some_and(|config| config.get().xdp_ports[ifindex as usize / 64] >> (ifindex % 64) & 1 != 0)
+    fn xdp_port(&self, ifindex: u32) -> u64 {
+        self.config.get(&0).map_or(0, |config| config.get().xdp_ports[(ifindex % XDP_PORTS) as usize])
     }
     fn filter_word(&self, index: u32) -> u64 {
         self.filter.borrow().get(&index).copied().unwrap_or(0)
@@ -504,8 +622,19 @@ impl Env for Maps {
     fn iface(&self, ifindex: u32) -> Option<Ref<Iface>> {
         self.ifaces.get(&ifindex)
     }
+    fn vip(&self, addr: &Addr) -> Option<u32> {
+        self.vips.get(addr).map(Ref::get)
+    }
+    fn owned(&self, addr: &Addr) -> bool {
+        self.owned.get(addr).is_some()
+    }
+    fn errors(&self) -> Option<Ref<[u32; 2]>> {
+        self.errors.put_new(&0, [0; 2]);
+        self.errors.get(&0)
+    }
     fn nexthop(&self, slot: u32) -> Option<Ref<NextHop>> {
-        self.nexthops.get(&slot)
+        self.nexthops.put_new(&slot, NextHop::default());
+        (slot < NEXTHOP_SLOTS).then(|| self.nexthops.get(&slot)).flatten()
     }
     fn nexthop_owner(&self, slot: u32) -> Option<Ref<NextHop>> {
         self.owners.get(&slot)
@@ -535,6 +664,9 @@ impl Env for Maps {
     fn counters(&self, version: u32) -> Option<Ref<VersionCounters>> {
         self.counters.get(&version)
     }
+    fn moved(&self, version: u32) {
+        self.moved.borrow_mut().insert(version);
+    }
     fn octave(&self, key: &HistogramKey) -> Option<Ref<HistogramOctave>> {
         self.histograms.put_new(key, HistogramOctave { counts: [0; 32] });
         self.histograms.get(key)
@@ -553,13 +685,30 @@ impl Env for Maps {
         self.stash_sets.put_new(&set, StashSet::default());
         (set < STASH_SETS).then(|| self.stash_sets.get(&set)).flatten()
     }
+    fn spent(&self, set: u32) -> Option<Ref<CookieSet>> {
+        self.spent.put_new(&set, CookieSet::default());
+        (set < SPENT_SETS).then(|| self.spent.get(&set)).flatten()
+    }
+    fn handshakes(&self, set: u32) -> Option<Ref<CookieSet>> {
+        self.handshakes.put_new(&set, CookieSet::default());
+        (set < HANDSHAKE_SETS).then(|| self.handshakes.get(&set)).flatten()
+    }
+    fn guesses(&self, slot: u32) -> Option<Ref<Guesses>> {
+        self.guesses.put_new(&slot, Guesses::default());
+        (slot < GUESS_SLOTS).then(|| self.guesses.get(&slot)).flatten()
+    }
     fn count_loss(&self, key: &LossKey) {
         *self.losses.borrow_mut().entry(*key).or_default() += 1;
     }
     fn stash(&self, slot: u32) -> Option<Ref<Stash>> {
-        let empty = Stash { len: 0, acknowledged: 0, lock: 0, tried: 0, text: [0; _] };
-        self.stashes.put_new(&slot, empty);
-        (slot < STASH_SLOTS).then(|| self.stashes.get(&slot)).flatten()
+        if self.stashes.get(&slot).is_none() && slot < STASH_SLOTS {
+            let (scan, rules) = (Scan::default(), 0);
+            self.stashes.put(
+                &slot,
+                Stash { len: 0, acknowledged: 0, lock: 0, tried: 0, tail: 0, tail_len: 0, scan, rules, text: [0; size_of::<HeadText>()] },
+            );
+        }
+        self.stashes.get(&slot)
     }
     fn splice_lock(&self, slot: u32) -> Option<Ref<u64>> {
         self.locks.put_new(&slot, 0);
@@ -571,6 +720,10 @@ impl Env for Maps {
     fn trace(&self) -> Option<Ref<Trace>> {
         self.trace.put_new(&0, Trace::default());
         self.trace.get(&0)
+    }
+    fn told(&self, slot: u32) -> Option<Ref<u64>> {
+        self.told.put_new(&slot, 0);
+        (slot < TRACE_MARKS).then(|| self.told.get(&slot)).flatten()
     }
     fn trace_cpu(&self) -> Option<Ref<TraceCpu>> {
         // SAFETY: integers and byte arrays.
@@ -631,16 +784,26 @@ macro_rules! tables {
                 self.$field.half.remove(key);
             }
             fn snat(&self, key: &FlowKey<$family>) -> Option<Ref<Snat<$family>>> {
-                self.$field.snat.get(key)
+                self.$field.snat.get(key).or_else(|| self.$field.claims.get(key))
             }
             fn put_snat(&self, key: &FlowKey<$family>, snat: &Snat<$family>) -> bool {
                 self.$field.snat.put(key, *snat)
             }
-            fn new_snat(&self, key: &FlowKey<$family>, snat: &Snat<$family>) -> bool {
-                self.$field.snat.put_new(key, *snat)
-            }
             fn drop_snat(&self, key: &FlowKey<$family>) {
                 self.$field.snat.remove(key);
+                self.$field.claims.remove(key);
+            }
+            fn claim(&self, key: &FlowKey<$family>) -> Option<Ref<Snat<$family>>> {
+                self.$field.claims.get(key)
+            }
+            fn put_claim(&self, key: &FlowKey<$family>, snat: &Snat<$family>) -> bool {
+                self.$field.claims.put(key, *snat)
+            }
+            fn new_claim(&self, key: &FlowKey<$family>, snat: &Snat<$family>) -> bool {
+                self.$field.claims.put_new(key, *snat)
+            }
+            fn drop_claim(&self, key: &FlowKey<$family>) {
+                self.$field.claims.remove(key);
             }
             fn fragment(&self, key: &FragmentKey<$family>) -> Option<u32> {
                 self.$field.fragments.get(key).map(Ref::get)

@@ -8,6 +8,7 @@ mod xdp;
 use crate::maps::Kernel;
 use aya_ebpf::{bindings::*, helpers::generated::bpf_fib_lookup};
 use core::mem::{size_of, zeroed};
+use splitter_common::abi::{self, Part, TC_ASIDE_CALLS, TC_SPLICE_CALLS, aside_call};
 use splitter_ebpf::{
     bytes::{Route, RouteQuery, Window},
     env::Tables,
@@ -27,9 +28,9 @@ fn window<'a, const N: usize>(data: usize, end: usize, at: usize) -> Option<Wind
     if start + N > end { None } else { Some(unsafe { Window::new(start as *mut u8) }) }
 }
 
-/// `bpf_fib_lookup` with the routing that a forwarded packet gets (Linux 4.18).
+/// What `bpf_fib_lookup` is asked.
 #[inline(always)]
-fn route(ctx: *mut core::ffi::c_void, ifindex: u32, query: &RouteQuery) -> Route {
+fn question(ifindex: u32, query: &RouteQuery) -> bpf_fib_lookup {
     // SAFETY: plain C struct; zero is a valid value of every field.
     let mut fib: bpf_fib_lookup = unsafe { zeroed() };
     fib.family = if query.ipv6 { AF_INET6 } else { AF_INET };
@@ -44,6 +45,13 @@ fn route(ctx: *mut core::ffi::c_void, ifindex: u32, query: &RouteQuery) -> Route
         fib.__bindgen_anon_3.ipv4_src = query.src[0];
         fib.__bindgen_anon_4.ipv4_dst = query.dst[0];
     }
+    fib
+}
+
+/// `bpf_fib_lookup` with the routing that a forwarded packet gets (Linux 4.18).
+#[inline(always)]
+fn route(ctx: *mut core::ffi::c_void, ifindex: u32, query: &RouteQuery) -> Route {
+    let mut fib = question(ifindex, query);
     // SAFETY: `ctx` is this program's context; the struct is as long as said.
     let result = unsafe { bpf_fib_lookup(ctx, &mut fib, size_of::<bpf_fib_lookup>() as i32, 0) };
     if result == BPF_FIB_LKUP_RET_SUCCESS as i64 {
@@ -61,12 +69,20 @@ fn route(ctx: *mut core::ffi::c_void, ifindex: u32, query: &RouteQuery) -> Route
     Route::Stack
 }
 
-/// Slots of `TC_CALLS` and `XDP_CALLS` that hold the programs for IPv6.
-const IPV6_CALL: u32 = 0;
-const IPV6_EGRESS_CALL: u32 = 1;
-/// First slots of those that hold the splice's programs: eight for IPv4, eight for IPv6, at egress again.
-const TC_SPLICE_CALLS: u32 = 2;
-const XDP_SPLICE_CALLS: u32 = 1;
+/// See [`splitter_ebpf::bytes::Packet::on_link`]. A gateway's address takes the destination's place in the kernel's answer.
+#[inline(always)]
+fn on_link(ctx: *mut core::ffi::c_void, ifindex: u32, query: &RouteQuery) -> bool {
+    let mut fib = question(ifindex, query);
+    // SAFETY: as in `route`.
+    let result = unsafe { bpf_fib_lookup(ctx, &mut fib, size_of::<bpf_fib_lookup>() as i32, 0) };
+    if result != BPF_FIB_LKUP_RET_SUCCESS as i64 && result != BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
+        return false;
+    }
+    let family = if query.ipv6 { AF_INET6 } else { AF_INET };
+    // SAFETY: integers.
+    let next = unsafe { fib.__bindgen_anon_4.ipv6_dst };
+    fib.family == family && next[0] == query.dst[0] && (!query.ipv6 || next[1..] == query.dst[1..])
+}
 
 /// Which of the splice's programs goes on; `None`: the verdict is an action. The step is left in the scratch memory.
 #[inline(always)]
@@ -74,20 +90,21 @@ fn splice_call<F: Network>(verdict: Verdict, egress: bool) -> Option<u32>
 where
     Kernel: Tables<F>,
 {
-    let program = match verdict.action() {
-        Action::SpliceClient => 0,
-        Action::SpliceServer => 1,
-        Action::Step | Action::Over(_) | Action::Reset | Action::TooBig(_) => {
+    let part = match verdict.action() {
+        Action::SpliceClient => Part::Client,
+        Action::SpliceServer => Part::Server,
+        Action::Step | Action::Over(_) | Action::Reset | Action::Error(_) => {
             let scratch = Tables::<F>::scratch(&Kernel)?;
             field!(scratch.step = verdict);
-            2
+            Part::Steps
         }
-        Action::Again => 3,
-        Action::Read => 4,
-        Action::SpliceConnection => 5,
-        Action::SpliceLeg => 6,
-        Action::Body => 7,
+        Action::Again => Part::Layer4,
+        Action::Read => Part::Read,
+        Action::SpliceConnection => Part::Connection,
+        Action::SpliceLeg => Part::Leg,
+        Action::Body => Part::Body,
+        Action::Aside => return Some(TC_ASIDE_CALLS - TC_SPLICE_CALLS + aside_call(F::IPV6, egress)),
         _ => return None,
     };
-    Some(program | (F::IPV6 as u32) << 3 | (egress as u32) << 4)
+    Some(abi::splice_call(part, F::IPV6, egress))
 }

@@ -10,12 +10,12 @@ use aya_ebpf::{
 };
 use splitter_common::{
     abi::*,
+    decide::Search,
     http::{HEAD_LIMIT, HeadText},
 };
 use splitter_ebpf::{
     bytes::{Ref, add_to_long, within},
     env::{Env, Note, Scratch, Table, Tables},
-    lb::Search,
 };
 
 impl Env for Kernel {
@@ -34,7 +34,7 @@ impl Env for Kernel {
         maps::reference(maps::CONFIG.get_ptr_mut(0))
     }
     #[inline(always)]
-    fn xdp_port(&self, ifindex: u32) -> bool {
+    fn xdp_port(&self, ifindex: u32) -> u64 {
         maps::xdp_port(ifindex)
     }
     #[inline(always)]
@@ -67,6 +67,18 @@ impl Env for Kernel {
     #[inline(always)]
     fn iface(&self, ifindex: u32) -> Option<Ref<Iface>> {
         maps::reference(maps::IFACES.get_ptr_mut(ifindex))
+    }
+    #[inline(always)]
+    fn vip(&self, addr: &Addr) -> Option<u32> {
+        maps::VIPS.get_ptr(addr).map(maps::load)
+    }
+    #[inline(always)]
+    fn owned(&self, addr: &Addr) -> bool {
+        maps::OWNED.get_ptr(addr).is_some()
+    }
+    #[inline(always)]
+    fn errors(&self) -> Option<Ref<[u32; 2]>> {
+        maps::reference(maps::ERRORS.get_ptr_mut(0))
     }
     #[inline(always)]
     fn nexthop(&self, slot: u32) -> Option<Ref<NextHop>> {
@@ -113,6 +125,15 @@ impl Env for Kernel {
         maps::reference(maps::COUNTERS.get_ptr_mut(version))
     }
     #[inline(always)]
+    fn moved(&self, version: u32) {
+        // Read first: while the mark stands, all CPUs share its line of the cache.
+        if let Some(mark) = maps::reference(maps::MOVED.get_ptr_mut(version))
+            && mark.get() == 0
+        {
+            mark.set(1);
+        }
+    }
+    #[inline(always)]
     fn octave(&self, key: &HistogramKey) -> Option<Ref<HistogramOctave>> {
         if let Some(value) = maps::HISTOGRAMS.get_ptr_mut(key) {
             return maps::reference(Some(value));
@@ -140,6 +161,18 @@ impl Env for Kernel {
     #[inline(always)]
     fn stash_set(&self, set: u32) -> Option<Ref<StashSet>> {
         maps::reference(maps::STASH_SETS.get_ptr_mut(set))
+    }
+    #[inline(always)]
+    fn spent(&self, set: u32) -> Option<Ref<CookieSet>> {
+        maps::reference(maps::SPENT.get_ptr_mut(set))
+    }
+    #[inline(always)]
+    fn handshakes(&self, set: u32) -> Option<Ref<CookieSet>> {
+        maps::reference(maps::HANDSHAKES.get_ptr_mut(set))
+    }
+    #[inline(always)]
+    fn guesses(&self, slot: u32) -> Option<Ref<Guesses>> {
+        maps::reference(maps::GUESSES.get_ptr_mut(slot))
     }
     #[inline(always)]
     fn count_loss(&self, key: &LossKey) {
@@ -171,6 +204,10 @@ impl Env for Kernel {
         maps::reference(maps::TRACE_CPU.get_ptr_mut(0))
     }
     #[inline(always)]
+    fn told(&self, slot: u32) -> Option<Ref<u64>> {
+        maps::reference(maps::TRACE_TOLD.get_ptr_mut(slot))
+    }
+    #[inline(always)]
     fn copy_start(&self, to: &mut [u8; TRACE_TEXT], from: &HeadText) {
         // SAFETY: as above; a text is longer than this.
         unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), TRACE_TEXT as u32, from.as_ptr().cast()) };
@@ -191,7 +228,7 @@ impl Env for Kernel {
 }
 
 macro_rules! tables {
-    ($family:ty, $tcp:ident $udp:ident $half:ident $closing:ident $snat:ident $fragments:ident $spliced:ident $answered:ident $legs:ident $scratch:ident) => {
+    ($family:ty, $tcp:ident $udp:ident $half:ident $closing:ident $snat:ident $claims:ident $fragments:ident $spliced:ident $answered:ident $legs:ident $scratch:ident) => {
         impl Tables<$family> for Kernel {
             #[inline(always)]
             fn scratch(&self) -> Option<Ref<Scratch<$family>>> {
@@ -247,19 +284,35 @@ macro_rules! tables {
             }
             #[inline(always)]
             fn snat(&self, key: &FlowKey<$family>) -> Option<Ref<Snat<$family>>> {
-                maps::reference(maps::$snat.get_ptr_mut(key))
+                match maps::$snat.get_ptr_mut(key) {
+                    None => self.claim(key),
+                    found => maps::reference(found),
+                }
             }
             #[inline(always)]
             fn put_snat(&self, key: &FlowKey<$family>, snat: &Snat<$family>) -> bool {
                 maps::$snat.insert(key, snat, 0).is_ok()
             }
             #[inline(always)]
-            fn new_snat(&self, key: &FlowKey<$family>, snat: &Snat<$family>) -> bool {
-                maps::$snat.insert(key, snat, maps::NOEXIST).is_ok()
-            }
-            #[inline(always)]
             fn drop_snat(&self, key: &FlowKey<$family>) {
                 let _ = maps::$snat.remove(key);
+                let _ = maps::$claims.remove(key);
+            }
+            #[inline(always)]
+            fn claim(&self, key: &FlowKey<$family>) -> Option<Ref<Snat<$family>>> {
+                maps::reference(maps::$claims.get_ptr_mut(key))
+            }
+            #[inline(always)]
+            fn put_claim(&self, key: &FlowKey<$family>, snat: &Snat<$family>) -> bool {
+                maps::$claims.insert(key, snat, 0).is_ok()
+            }
+            #[inline(always)]
+            fn new_claim(&self, key: &FlowKey<$family>, snat: &Snat<$family>) -> bool {
+                maps::$claims.insert(key, snat, maps::NOEXIST).is_ok()
+            }
+            #[inline(always)]
+            fn drop_claim(&self, key: &FlowKey<$family>) {
+                let _ = maps::$claims.remove(key);
             }
             #[inline(always)]
             fn fragment(&self, key: &FragmentKey<$family>) -> Option<u32> {
@@ -312,5 +365,5 @@ macro_rules! tables {
         }
     };
 }
-tables!(V4, TCP4 UDP4 HALF4 CLOSING4 SNAT4 FRAGMENTS4 SPLICED4 ANSWERED4 LEGS4 SCRATCH4);
-tables!(V6, TCP6 UDP6 HALF6 CLOSING6 SNAT6 FRAGMENTS6 SPLICED6 ANSWERED6 LEGS6 SCRATCH6);
+tables!(V4, TCP4 UDP4 HALF4 CLOSING4 SNAT4 CLAIMS4 FRAGMENTS4 SPLICED4 ANSWERED4 LEGS4 SCRATCH4);
+tables!(V6, TCP6 UDP6 HALF6 CLOSING6 SNAT6 CLAIMS6 FRAGMENTS6 SPLICED6 ANSWERED6 LEGS6 SCRATCH6);

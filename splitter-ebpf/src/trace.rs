@@ -9,7 +9,7 @@ use crate::{
     network::Network,
     packet::{destination_port, source_port, tcp},
     place,
-    splice::{NOBODY, OPEN, REFUSED, STAY},
+    state::Placed,
     verdict::Verdict,
 };
 use splitter_common::{abi::*, barrier::load, http::verdict};
@@ -66,7 +66,7 @@ fn connection<F: Network, E: Env + Tables<F>>(env: &E, flags: u32) -> u32 {
 
 /// A request of the connection `scratch.client`, whose head lies in `scratch`, was `placed`: see `splice::request`.
 #[inline(always)]
-pub fn asked<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, placed: u32) {
+pub fn asked<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, placed: Placed) {
     if env.speaks() {
         placing(env, entry, placed);
     }
@@ -76,12 +76,12 @@ pub fn asked<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, pl
 }
 
 #[inline(never)]
-fn placing<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, placed: u32) -> u32 {
+fn placing<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, placed: Placed) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     let service = field!(entry.service);
     match placed {
-        STAY => env.note(Note::Kept, service, field!(entry.owner) & 0xff_ffff),
-        OPEN => env.note(Note::Sent, service, place!(scratch.choice).backend),
+        Placed::Stay => env.note(Note::Kept, service, field!(entry.owner).backend()),
+        Placed::Open => env.note(Note::Sent, service, place!(scratch.choice).backend),
         // The node's answer is noted.
         _ => {}
     }
@@ -89,31 +89,33 @@ fn placing<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, plac
 }
 
 #[inline(never)]
-fn request<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, placed: u32) -> u32 {
+fn request<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, placed: Placed) -> u32 {
     let (Some(scratch), Some(cpu)) = (Tables::<F>::scratch(env), env.trace_cpu()) else { return 0 };
     let (head, choice, event) = (place!(scratch.request), place!(scratch.choice), place!(cpu.event));
     http(env, place!(scratch.client), entry, trace_kind::DECIDED);
     let owner = field!(entry.owner);
     let backend = match placed {
-        STAY => owner & 0xff_ffff,
-        OPEN => choice.backend,
+        Placed::Stay => owner.backend(),
+        Placed::Open => choice.backend,
         _ => 0,
     };
     event.backend = backend;
-    event.version = if placed == NOBODY { choice.version } else { version_of(env, backend) };
+    event.version = if placed == Placed::Nobody { choice.version } else { version_of(env, backend) };
     event.at = field!(entry.body_end).wrapping_sub(head.head_len).wrapping_sub(head.length as u32);
     event.ruled = field!(scratch.ruled);
     (event.facts, event.key) = (head.facts, head.key);
     let keyed = if head.keyed != 0 { trace_flag::KEYED } else { 0 };
-    let pinned = backend != 0 && owner >> 24 & splice_flag::PINNED as u32 != 0;
+    let pinned = backend != 0 && owner.is(splice_flag::PINNED);
     event.flags |= keyed | if pinned { trace_flag::PINNED } else { 0 };
     event.reason = match (placed, head.verdict) {
-        (NOBODY, _) => choice.none as u8,
-        (REFUSED, _) => Reason::HeadRefused as u8,
+        (Placed::Nobody, _) => choice.none as u8,
+        (Placed::Refused, _) => Reason::HeadRefused as u8,
+        (Placed::TooLarge, _) => Reason::HeadTooLong as u8,
         _ if !pinned => NO_REASON,
         (_, verdict::COMPLETE) => Reason::PinnedPipeline as u8,
         (_, verdict::PIN) => Reason::PinnedRequest as u8,
-        (OPEN, _) => Reason::HeadTooLong as u8,
+        (Placed::Open, _) => Reason::HeadTooLong as u8,
+        _ if event.ruled == BASELINE_RULED => Reason::HeadTooLong as u8,
         _ => Reason::PinnedHead as u8,
     };
     let read = field!(scratch.read);
@@ -139,7 +141,7 @@ fn stays<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, entry: Ref<S
     let event = place!(cpu.event);
     http(env, key, entry, trace_kind::DECIDED);
     let opens = field!(entry.state) != splice_state::ESTABLISHED && field!(scratch.step) == Verdict::CONNECT;
-    event.backend = if opens { place!(scratch.choice).backend } else { field!(entry.owner) & 0xff_ffff };
+    event.backend = if opens { place!(scratch.choice).backend } else { field!(entry.owner).backend() };
     event.version = version_of(env, event.backend);
     event.flags |= trace_flag::PINNED;
     event.reason = reason as u8;
@@ -164,7 +166,7 @@ fn unanswered<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, s
     http(env, place!(scratch.client), entry, trace_kind::REFUSED);
     event.status = status as u16;
     // A head that is refused was decided for nobody.
-    if status == REFUSED {
+    if status == Placed::Refused as u32 {
         event.reason = Reason::HeadRefused as u8;
     } else {
         (event.reason, event.version) = (Reason::Unavailable as u8, place!(scratch.choice).version);
@@ -176,7 +178,7 @@ fn unanswered<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, s
 #[inline(always)]
 pub fn answered<F: Network, E: Env>(env: &E, leg: Ref<Leg<F>>, status: u32, spent: u64) {
     if env.speaks() {
-        let backend = env.backend(field!(leg.owner) & 0xff_ffff);
+        let backend = env.backend(field!(leg.owner).backend());
         env.note(Note::Responded, backend.map_or(0, |backend| field!(backend.service)), status);
     }
     if on(env) {
@@ -188,7 +190,7 @@ pub fn answered<F: Network, E: Env>(env: &E, leg: Ref<Leg<F>>, status: u32, spen
 fn response<F: Network, E: Env>(env: &E, leg: Ref<Leg<F>>, status: u32, spent: u64) -> u32 {
     let Some(cpu) = env.trace_cpu() else { return 0 };
     let event = place!(cpu.event);
-    let id = field!(leg.owner) & 0xff_ffff;
+    let id = field!(leg.owner).backend();
     let Some(backend) = env.backend(id) else { return 0 };
     begin(event, trace_kind::ANSWERED, field!(backend.service));
     address(&mut event.client, &F::mapped(&field!(leg.dst)));
@@ -244,7 +246,23 @@ fn send<E: Env>(env: &E) -> u32 {
     hand_over(env)
 }
 
-/// Hands the event of this CPU to the agent, when somebody looks at such, and not too fast.
+/// What stands in [`Env::told`] for the connection of an event while its request was told and its answer was not; the slot is in the high bits.
+#[inline(always)]
+fn mark_of(event: &TraceEvent) -> u64 {
+    // Odd, of the golden ratio. Whoever makes connections meet here hides their answers from who looks, and nothing else.
+    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut mark = (event.client_port as u64) << 16 | event.vip_port as u64;
+    let mut i = 0;
+    while i < 4 {
+        mark = (mark ^ (event.client[i] as u64) << 32 ^ event.vip[i] as u64).wrapping_mul(STEP);
+        mark ^= mark >> 29;
+        i += 1;
+    }
+    mark | 1
+}
+
+/// Hands the event of this CPU to the agent, when somebody looks at such, and not too fast. The end of a request that was told is told too, however
+/// fast it comes; that of another one is of no use.
 #[inline(always)]
 fn hand_over<E: Env>(env: &E) -> u32 {
     let (Some(trace), Some(cpu)) = (env.trace(), env.trace_cpu()) else { return 0 };
@@ -253,6 +271,24 @@ fn hand_over<E: Env>(env: &E) -> u32 {
     if now >= until {
         // An agent that is gone has left it on. One that lives may be putting it off now. SAFETY: a Ref points to a live map value.
         unsafe { compare_exchange(&raw mut (*trace.as_ptr()).until, until, 0) };
+        return 0;
+    }
+    let mark = mark_of(event);
+    let Some(told) = env.told((mark >> 48) as u32 & (TRACE_MARKS - 1)) else { return 0 };
+    // Whatever comes, the request before has its answer now, or gets none any more.
+    let known = told.get() == mark;
+    let asks = event.kind == trace_kind::DECIDED && event.text_len != 0;
+    if known && (asks || event.kind != trace_kind::DECIDED) {
+        told.set(0);
+    }
+    if event.kind != trace_kind::DECIDED && known {
+        event.time = now;
+        if !env.emit(event) {
+            field!(cpu.full += 1);
+        }
+        return 1;
+    }
+    if event.kind == trace_kind::ANSWERED {
         return 0;
     }
     let (service, version) = (field!(trace.service), field!(trace.version));
@@ -276,6 +312,10 @@ fn hand_over<E: Env>(env: &E) -> u32 {
     event.time = now;
     if !env.emit(event) {
         field!(cpu.full += 1);
+        return 1;
+    }
+    if asks {
+        told.set(mark);
     }
     1
 }

@@ -28,8 +28,8 @@ pub enum Action {
     Reset,
     /// Go on as a TCP reset of the receiver. Between functions only.
     ResetReceiver,
-    /// Answer that only packets up to this size fit. Between functions only.
-    TooBig(u32),
+    /// Answer by an ICMP error: that only packets up to this size fit, or one of [`mod@crate::answer::error`]. Between functions only.
+    Error(u32),
     /// On to the splice: a client's packet, a backend's. Between programs only.
     SpliceClient,
     SpliceServer,
@@ -44,16 +44,20 @@ pub enum Action {
     Body,
     /// As `Step`: the flow is over.
     Over(u32),
+    /// On to the program for what is no data of a flow. Between programs only.
+    Aside,
 }
 
 impl Verdict {
     pub const PASS: Self = Self(0);
     pub const DROP: Self = Self(1 << 32);
     pub const CONTINUE: Self = Self(5 << 32);
-    /// The highest of all, so that one comparison tells it.
+    /// The highest but `ASIDE`, so that one comparison tells it.
     pub const AGAIN: Self = Self(30 << 32);
     /// As `AGAIN`: the packet's table has no entry.
     pub const MISSED: Self = Self(30 << 32 | 1);
+    /// What is no data of a flow: see `lb::aside`. `again` is true of it, so that the common path has no comparison more.
+    pub const ASIDE: Self = Self(31 << 32);
     pub const RESET: Self = Self(8 << 32);
     pub const RESET_RECEIVER: Self = Self(11 << 32);
     pub const SPLICE_CLIENT: Self = Self(12 << 32);
@@ -63,10 +67,18 @@ impl Verdict {
     pub const DELIVER: Self = Self(15 << 32);
     pub const TO_CLIENT: Self = Self(16 << 32);
     pub const SEND: Self = Self(17 << 32);
+    /// As `SEND`, behind copies of the packet that have gone before it: see [`Self::as_copies_go`].
+    pub const SEND_BEHIND: Self = Self(17 << 32 | 1);
     pub const ANSWER: Self = Self(18 << 32);
     pub const STALE: Self = Self(19 << 32);
     /// Translated, and nothing else.
     pub const PLAIN: Self = Self(21 << 32);
+    /// As `PLAIN`, and the leg that was in use before hears of what its client has received: see `splice::parked`.
+    pub const SWITCHED: Self = Self(21 << 32 | 1);
+    /// A request that its backend has left unacknowledged goes to another one: see `splice::again`.
+    pub const UNHEARD: Self = Self(14 << 32 | 1);
+    /// The backend in use has closed its connection before it has read the request.
+    pub const UNREAD: Self = Self(14 << 32 | 2);
     /// A head is to be read: see `splice::read`.
     pub const READ: Self = Self(22 << 32);
     /// As `CONNECT`: an ICMP error has come in answer to a leg's SYN.
@@ -82,7 +94,7 @@ impl Verdict {
     /// A backend's packet that is not plain: see `splice::leg`.
     pub const LEG: Self = Self(24 << 32);
 
-    /// Whether it is `AGAIN` or `MISSED`.
+    /// Whether it is `AGAIN`, `MISSED` or `ASIDE`.
     #[inline(always)]
     pub const fn again(self) -> bool {
         self.0 >= Self::AGAIN.0
@@ -100,6 +112,12 @@ impl Verdict {
     pub const fn redirect_peer(ifindex: u32) -> Self {
         Self(3 << 32 | ifindex as u64)
     }
+    /// By the way that copies take (`Packet::clone_to`): out of the interface and through its queue. `bpf_redirect_peer` would overtake them, since
+    /// it delivers at once.
+    #[inline(always)]
+    pub const fn as_copies_go(self) -> Self {
+        if self.0 >> 32 == 3 { Self::redirect(self.0 as u32) } else { self }
+    }
     #[inline(always)]
     pub const fn neighbour(ifindex: u32) -> Self {
         Self(4 << 32 | ifindex as u64)
@@ -109,8 +127,8 @@ impl Verdict {
         Self(7 << 32 | backend as u64)
     }
     #[inline(always)]
-    pub const fn too_big(mtu: u32) -> Self {
-        Self(9 << 32 | mtu as u64)
+    pub const fn error(what: u32) -> Self {
+        Self(9 << 32 | what as u64)
     }
     #[inline(always)]
     pub const fn back(ifindex: u32) -> Self {
@@ -127,7 +145,7 @@ impl Verdict {
             5 => Action::Continue,
             7 => Action::AgainAvoiding(detail),
             8 => Action::Reset,
-            9 => Action::TooBig(detail),
+            9 => Action::Error(detail),
             10 => Action::Return(detail),
             11 => Action::ResetReceiver,
             12 => Action::SpliceClient,
@@ -139,6 +157,7 @@ impl Verdict {
             24 => Action::SpliceLeg,
             26 => Action::Body,
             30 => Action::Again,
+            31 => Action::Aside,
             _ => Action::Pass,
         }
     }

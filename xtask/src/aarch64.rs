@@ -1,5 +1,5 @@
-//! `cargo xtask aarch64`: the agent and its kernel programs checked by the compiler for aarch64. The standard library is compiled from its source, which
-//! set-up brings for the kernel programs anyway, so no target of a toolchain has to be installed. Nothing is linked or run.
+//! The workspace and the kernel programs checked by the compiler for aarch64. The standard library is compiled from its source, which set-up
+//! brings for the kernel programs anyway, so no target of a toolchain has to be installed. Nothing is linked or run.
 
 use crate::{artifact, root, setup, step};
 use anyhow::{Context, Result};
@@ -7,8 +7,14 @@ use std::{env, process::Command};
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 
+/// `cargo xtask aarch64`.
 pub fn run() -> Result<()> {
     setup::run(setup::Purpose::Build)?;
+    check()
+}
+
+/// The same without set-up.
+pub fn check() -> Result<()> {
     let rustc = setup::compiler().context("no compiler with the library source: set-up should have brought one")?;
     let beside = rustc.with_file_name("cargo");
     let mut command = Command::new(if beside.exists() { beside } else { "cargo".into() });
@@ -21,8 +27,10 @@ pub fn run() -> Result<()> {
     }
     let root = root()?;
     command.current_dir(&root).env("PATH", artifact::path()).env("RUSTC", &rustc).env("RUSTC_BOOTSTRAP", "1");
-    command.args(["check", "-p", "splitter-agent", "--locked", "-Zbuild-std", "--target", TARGET, "--target-dir"]);
+    // But for fuzzing, which is C++ in part.
+    command.args(["check", "--workspace", "--exclude", "splitter-fuzz", "--all-features"]);
+    command.args(["--locked", "-Zbuild-std", "--target", TARGET, "--target-dir"]);
     // A folder of its own: another compiler would have everything in the usual one built again.
-    step::run("check the agent for aarch64", command.arg(root.join("target/aarch64")))?;
+    step::run("check for aarch64", command.arg(root.join("target/aarch64")))?;
     Ok(())
 }

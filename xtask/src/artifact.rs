@@ -1,7 +1,7 @@
 //! Calling cargo for the workspace, and where it puts what it built.
 
 use crate::step;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use splitter_bench::cases::Choice;
 use std::{
@@ -30,6 +30,16 @@ pub fn cargo() -> Result<Command> {
         }
     }
     Ok(command)
+}
+
+/// What `cargo metadata` says of the workspace and of all that it may use on these platforms (none: on any).
+pub fn metadata(platforms: &[String]) -> Result<Value> {
+    let mut command = cargo()?;
+    command.args(["metadata", "--format-version", "1", "--all-features", "--locked"]);
+    command.args(platforms.iter().flat_map(|platform| ["--filter-platform", platform]));
+    let output = command.output().context("cannot run cargo")?;
+    ensure!(output.status.success(), "cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).context("cargo metadata wrote no JSON")
 }
 
 /// PATH with cargo's bin folder and the tests' tools behind it, and unchanged where it needs neither: build scripts run again when it changes.
@@ -92,21 +102,22 @@ fn programs(output: &str) -> Result<Programs> {
         let found = messages.iter().filter(|message| message["target"]["name"] == name).find_map(|message| text(&message["executable"]));
         found.with_context(|| format!("cargo did not say where it put {name}"))
     };
-    let of_agent = |message: &&Value| message["package_id"].as_str().is_some_and(|id| id.contains("splitter-agent"));
-    let out = messages.iter().filter(of_agent).find_map(|message| text(&message["out_dir"]));
+    let builds = |message: &&Value| message["package_id"].as_str().is_some_and(|id| id.contains("splitter-datapath"));
+    let out = messages.iter().filter(builds).find_map(|message| text(&message["out_dir"]));
     Ok(Programs {
         splitter: executable("splitter")?,
         bench: executable("splitter-bench")?,
-        object: out.context("cargo did not say where the build script of the agent writes")?.join("splitter"),
+        object: out.context("cargo did not say where the build script of splitter-datapath writes")?.join("splitter"),
     })
 }
 
 /// Builds both with what measures inside the kernel, and hands over to the benchmarks. `choice` was checked already.
 pub fn bench(choice: &Choice) -> Result<()> {
-    let programs = build(&["--features", "splitter-bench/judge"])?;
+    let programs = build_with_kernel()?;
     let root = crate::root()?;
     let mut command = Command::new(&programs.bench);
-    command.arg("bench").arg("--splitter").arg(&programs.splitter);
+    // The rivals that were unpacked for the tests are found too.
+    command.env("PATH", path()).arg("bench").arg("--splitter").arg(&programs.splitter);
     command.arg("--objects").arg(programs.object.parent().context("the object lies in a folder")?);
     command.arg("--results").arg(root.join("bench/results")).arg("--revision").arg(revision(&root)?);
     let status = command.args(choice.arguments()).status().context("cannot run splitter-bench")?;
@@ -146,13 +157,13 @@ mod tests {
     fn reads_cargos_messages() {
         let output = r#"   Compiling noise v1
 {"reason":"build-script-executed","package_id":"path+file:///r/other#0.1.0","out_dir":"/t/other/out"}
-{"reason":"build-script-executed","package_id":"path+file:///r/splitter-agent#0.1.0","out_dir":"/t/agent/out"}
+{"reason":"build-script-executed","package_id":"path+file:///r/crates/datapath#splitter-datapath@0.1.0","out_dir":"/t/datapath/out"}
 {"reason":"compiler-artifact","target":{"name":"splitter-bench","kind":["lib"]},"executable":null}
 {"reason":"compiler-artifact","target":{"name":"splitter-bench","kind":["bin"]},"executable":"/t/splitter-bench"}
 {"reason":"compiler-artifact","target":{"name":"splitter","kind":["bin"]},"executable":"/t/splitter"}"#;
         let programs = programs(output).unwrap();
         assert_eq!(programs.splitter, Path::new("/t/splitter"));
         assert_eq!(programs.bench, Path::new("/t/splitter-bench"));
-        assert_eq!(programs.object, Path::new("/t/agent/out/splitter"));
+        assert_eq!(programs.object, Path::new("/t/datapath/out/splitter"));
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::{artifact, step};
 use anyhow::{Context, Result, bail};
-use splitter_bench::lab::is_root;
+use splitter_lab::lab::is_root;
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -18,10 +18,14 @@ pub enum Purpose {
     Build,
     /// The rivals that the benchmarks measure as well.
     Bench,
+    /// To build, and to feed the fuzz targets.
+    Fuzz,
     /// To build, and to boot other kernels.
     Kernels,
     /// The tests' tools as well, and what boots other kernels.
     Test,
+    /// These, and servers that only the proof asks.
+    Proof,
 }
 
 const BPF_LINKER: &str = "0.13.0";
@@ -39,6 +43,8 @@ const KERNEL_TOOLS: &[(&str, &str)] = &[
     ("ldd", "libc-bin"),
     ("md5sum", "coreutils"),
 ];
+/// libFuzzer is C++.
+const FUZZ_TOOLS: &[(&str, &str)] = &[("c++", "g++")];
 const RIVALS: &[(&str, &str)] = &[("nft", "nftables"), ("iptables", "iptables"), ("wrk", "wrk")];
 /// apache2-bin is the server without its service; the browser takes 64 MB to download and 220 MB on disk, the JDK, a client, 116 MB and 270 MB.
 const TEST_TOOLS: &[(&str, &str)] = &[
@@ -52,6 +58,9 @@ const TEST_TOOLS: &[(&str, &str)] = &[
     ("javac", "openjdk-17-jdk-headless"),
     ("chromium-headless-shell", "chromium-headless-shell"),
 ];
+
+/// 81 MB to download and 450 MB on disk: too much for every test run.
+const PROOF_TOOLS: &[(&str, &str)] = &[("go", "golang-go")];
 
 /// A program out of a package that is not installed, because that would start a server on the machine.
 struct Unpacked {
@@ -116,8 +125,10 @@ fn missing_packages(purpose: Purpose) -> Vec<&'static str> {
     let more: &[&[_]] = match purpose {
         Purpose::Build => &[],
         Purpose::Bench => &[RIVALS],
+        Purpose::Fuzz => &[FUZZ_TOOLS],
         Purpose::Kernels => &[KERNEL_TOOLS],
-        Purpose::Test => &[RIVALS, KERNEL_TOOLS, TEST_TOOLS],
+        Purpose::Test => &[RIVALS, KERNEL_TOOLS, TEST_TOOLS, FUZZ_TOOLS],
+        Purpose::Proof => &[RIVALS, KERNEL_TOOLS, TEST_TOOLS, FUZZ_TOOLS, PROOF_TOOLS],
     };
     let tools = BUILD_TOOLS.iter().chain(more.iter().copied().flatten());
     let mut packages: Vec<&str> =
@@ -130,7 +141,7 @@ fn missing_packages(purpose: Purpose) -> Vec<&'static str> {
     if !Path::new("/usr/include/stdlib.h").exists() {
         packages.push("libc6-dev");
     }
-    if purpose == Purpose::Test {
+    if matches!(purpose, Purpose::Test | Purpose::Proof) {
         // A rustup toolchain brings these two itself, unless it is the minimal profile.
         for (subcommand, package) in [("fmt", "rustfmt-web"), ("clippy", "rust-web-clippy")] {
             let works = artifact::cargo().and_then(|mut cargo| Ok(cargo.args([subcommand, "--version"]).output()?.status.success()));
@@ -181,9 +192,9 @@ fn install_packages(packages: &[&str]) -> Result<()> {
 
 fn unpacked(purpose: Purpose) -> &'static [Unpacked] {
     match purpose {
-        Purpose::Build | Purpose::Kernels => &[],
+        Purpose::Build | Purpose::Fuzz | Purpose::Kernels => &[],
         Purpose::Bench => &[HAPROXY, NGINX],
-        Purpose::Test => &[HAPROXY, NGINX, PROMTOOL],
+        Purpose::Test | Purpose::Proof => &[HAPROXY, NGINX, PROMTOOL],
     }
 }
 
@@ -230,6 +241,13 @@ pub fn compiler() -> Option<PathBuf> {
     let own = env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from);
     let candidates = [env::var_os("BPF_RUSTC").map(PathBuf::from), nightly, Some(own), Some("/usr/bin/rustc".into())];
     candidates.into_iter().flatten().find(|rustc| sysroot(rustc).is_some_and(|root| root.join(LIBRARY_SOURCE).exists()))
+}
+
+/// What the compiler of this build compiles for when nothing is said.
+pub fn host() -> Result<String> {
+    let own = env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from);
+    let output = Command::new(&own).arg("-vV").output().with_context(|| format!("cannot run {}", own.display()))?;
+    Ok(compiler_facts(&String::from_utf8_lossy(&output.stdout))?.host)
 }
 
 fn sysroot(rustc: &Path) -> Option<PathBuf> {

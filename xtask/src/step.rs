@@ -1,7 +1,7 @@
 //! Running a long command: its output goes to a log, a line shows that it lives, and its end or its failure.
 
 use anyhow::{Context, Result, bail};
-use splitter_bench::lab::Process;
+use splitter_lab::lab::Process;
 use std::{
     fs::{self, File},
     io::{IsTerminal, Read, Seek, Write},

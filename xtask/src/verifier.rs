@@ -6,7 +6,7 @@ use crate::{
     object::Object,
 };
 use anyhow::{Context, Result, ensure};
-use splitter_bench::{
+use splitter_lab::{
     agent::Site,
     lab::{Lab, Options},
     poll::check,

@@ -4,16 +4,15 @@
 //! subtracted from both.
 
 use super::{Place, Rows, Samples, rows::again};
-use crate::kernel::{Part, Scanner, pin_to_one_cpu};
 use anyhow::{Result, ensure};
 use splitter_common::{
     abi::{HttpRules, http_match, http_subject, mapped},
     http::{
-        HEAD_LIMIT,
         compiler::{Compiler, Predicate},
         verdict,
     },
 };
+use splitter_lab::kernel::{Part, Scanner, pin_to_one_cpu};
 
 const BROWSER: &str = "GET /shop/item/12345?ref=home HTTP/1.1\r\n\
 Host: shop.example.com\r\n\
@@ -36,13 +35,16 @@ Accept-Language: en-US,en;q=0.9,fr;q=0.8\r\n";
 const COOKIE: &str = "Cookie: sid=0123456789abcdef0123456789abcdef; theme=dark; _ga=GA1.2.1234567890.1234567890; \
 _gid=GA1.2.987654321.123456789; uid=u42; consent=yes; cart=a1b2c3d4e5f6a7b8c9d0e1f2a3b4c5d6e; canary=1; z=1\r\n";
 
+/// Bytes of the long head at most, since the first figures.
+const LONG: usize = 8_192;
+
 /// Name, text, whether with rules, and how many conditions hold.
 type Head = (&'static str, String, bool, u32);
 
 fn heads() -> [Head; 6] {
     let browser = format!("{BROWSER}\r\n");
     let long = (0..).map(|i| format!("X-Trace-{i:02}: {}\r\n", "0123456789abcdef".repeat(6)));
-    let lines: String = long.take((HEAD_LIMIT as usize - BROWSER.len() - 2) / 110).collect();
+    let lines: String = long.take((LONG - BROWSER.len() - 2) / 110).collect();
     [
         ("short", "GET / HTTP/1.1\r\nHost: example.com\r\n\r\n".into(), true, 0),
         ("browser", browser.clone(), false, 0),
@@ -50,6 +52,40 @@ fn heads() -> [Head; 6] {
         ("browser-header", format!("{BROWSER}X-Canary: always\r\n\r\n"), true, 1),
         ("browser-cookie", format!("{BROWSER}{COOKIE}\r\n"), true, 1),
         ("long", format!("{BROWSER}{lines}\r\n"), true, 0),
+    ]
+}
+
+/// Payload of a segment on Ethernet.
+const SEGMENT: usize = 1_460;
+
+/// What an outsider may send to make the scanner work: whole segments of it. The scanner reads no more than what is new in a packet, so the dearest of these is the
+/// dearest packet.
+fn hostile() -> Vec<(&'static str, String)> {
+    let fill = |start: &str, piece: &str| {
+        let mut text = start.to_owned();
+        while text.len() < SEGMENT {
+            text += piece;
+        }
+        text.truncate(SEGMENT);
+        text
+    };
+    let start = "GET / HTTP/1.1\r\nHost: a\r\n";
+    let after = |line: &str| format!("{start}{line}");
+    vec![
+        ("tiny-lines", fill(start, "a:\r\n")),
+        ("tiny-hits", fill(start, "X-Canary:\r\n")),
+        ("blank-hits", fill(start, "X-Canary:  a  \r\n")),
+        ("blanks-before", fill(&after("X-Canary:"), " ")),
+        ("blanks-behind", fill(&after("X-Canary: a"), "\t")[..SEGMENT - 2].to_owned() + "\r\n"),
+        ("tabs", fill(&after("a: "), "\t")),
+        ("names", fill(&after("a"), "_")),
+        ("method", fill("G", "_")),
+        ("authority", fill("GET http://", "a")),
+        ("host", fill("GET / HTTP/1.1\r\nHost: ", "!")[..SEGMENT - 2].to_owned() + "\r\n"),
+        ("cookies", fill(&after("Cookie: "), "a=;")[..SEGMENT - 2].to_owned() + "\r\n"),
+        ("cookie-hits", fill(&after("Cookie: "), "canary=0;")[..SEGMENT - 2].to_owned() + "\r\n"),
+        ("cookie-blanks", fill(&after("Cookie: "), "a  ;  ")[..SEGMENT - 2].to_owned() + "\r\n"),
+        ("value", fill(&after("a: "), "x")),
     ]
 }
 
@@ -92,6 +128,20 @@ pub fn run(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
         row.more.insert("rules", (*ruled).into());
         rows.add_paired(&again(name), "ns_per_byte", second, Some((name, second.ratios(ours))));
     }
+    let hostile = hostile();
+    let mut costs = vec![Samples::default(); hostile.len()];
+    for _ in 0..rounds {
+        for ((_, text), cost) in hostile.iter().zip(&mut costs) {
+            scanner.set(text.as_bytes(), Some(&*rules), mapped([10, 1, 0, 2]), false)?;
+            let nothing = scanner.run(Part::Nothing, repeat)?;
+            cost.push(scanner.run(Part::Request, repeat)? - nothing);
+        }
+    }
+    for ((name, text), cost) in hostile.iter().zip(&costs) {
+        rows.add_median(&format!("hostile-{name}"), "ns_per_segment", cost, None).more.insert("bytes", text.len().into());
+    }
+    let dearest = costs.iter().map(Samples::median).fold(0.0, f64::max);
+    rows.add("hostile-dearest", "ns_per_segment", dearest, None);
     rows.add("request", "verified_instructions", f64::from(scanner.verified(Part::Request)?), None);
     rows.add("response", "verified_instructions", f64::from(scanner.verified(Part::Response)?), None);
     Ok(())
@@ -100,6 +150,11 @@ pub fn run(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hostile_segments_are_whole_ones() {
+        assert!(hostile().iter().all(|(_, text)| text.len() == SEGMENT));
+    }
 
     #[test]
     fn heads_have_the_sizes_that_the_bars_speak_of() {

@@ -4,6 +4,8 @@
 //! their ratios. Needs root; everything but the command line needs the feature `kernel`.
 
 #[cfg(feature = "kernel")]
+mod crowd;
+#[cfg(feature = "kernel")]
 mod head;
 #[cfg(feature = "kernel")]
 mod http;
@@ -15,7 +17,7 @@ mod policy;
 mod program;
 #[cfg(feature = "kernel")]
 mod record;
-#[cfg(feature = "judge")]
+#[cfg(feature = "kernel")]
 mod rollout;
 #[cfg(feature = "kernel")]
 mod rows;
@@ -32,13 +34,17 @@ pub use rows::{Row, Rows, Samples, table};
 use std::{fmt, path::PathBuf};
 
 /// Names and what they tell.
-pub const CASES: [(&str, &str); 9] = [
+pub const CASES: [(&str, &str); 10] = [
     ("program-cost", "nanoseconds a packet inside the kernel programs, by PROG_TEST_RUN, beside a minimal reference program"),
     ("service-scale", "the same at 1, 1,000 and 40,000 services"),
     ("head-scan", "nanoseconds a byte of the HTTP head scanner in the kernel"),
     ("weight-latency", "from `splitter weight` to the first connection with the new weight, at 1 and 40,000 services"),
     ("policy-scale", "loading and re-applying a policy of 40,000 services, memory of the agent and of a flow"),
     ("http", "requests split one by one: plain routing, splitter, HAProxy and nginx with the same split"),
+    (
+        "http-crowd",
+        "a burst of 1,000 new connections beside plain routing; latency of one service while 10,000 half heads are held on another",
+    ),
     ("l4", "requests a second, CPU and latency through the node: plain routing, splitter, nft and iptables DNAT"),
     ("rollout", "how soon a bad canary is taken back, how often a good one, time to 100%; simulated and live"),
     ("judge-cost", "CPU of the judge with 1,000 rollouts, and how often it looks"),
@@ -109,7 +115,7 @@ pub struct Place {
 #[cfg(feature = "kernel")]
 pub fn run(choice: &Choice, place: &Place) -> anyhow::Result<()> {
     use anyhow::{Context, ensure};
-    ensure!(crate::lab::is_root(), "the benchmarks make network namespaces and load kernel programs: run them as root");
+    ensure!(splitter_lab::lab::is_root(), "the benchmarks make network namespaces and load kernel programs: run them as root");
     let _lock = record::alone()?;
     for (name, _) in CASES.iter().filter(|(name, _)| choice.case.is_none_or(|case| case == *name)) {
         let conditions = record::Conditions::read()?;
@@ -125,14 +131,9 @@ pub fn run(choice: &Choice, place: &Place) -> anyhow::Result<()> {
             "weight-latency" => weight::run(place, choice.quick, &mut rows),
             "policy-scale" => policy::run(place, choice.quick, &mut rows),
             "http" => http::run(place, choice.quick, &mut rows),
-            #[cfg(feature = "judge")]
+            "http-crowd" => crowd::run(place, choice.quick, &mut rows),
             "rollout" => rollout::run(place, choice.quick, &mut rows),
-            #[cfg(feature = "judge")]
             "judge-cost" => rollout::cost(place, choice.quick, &mut rows),
-            #[cfg(not(feature = "judge"))]
-            "rollout" | "judge-cost" => {
-                Err(anyhow::anyhow!("this splitter-bench was built without the feature `judge`; `cargo xtask bench` builds it with"))
-            }
             _ => l4::run(place, choice.quick, &mut rows),
         };
         result.with_context(|| format!("the case {name} failed"))?;

@@ -2,13 +2,13 @@
 //! wait meanwhile, and what agent and kernel hold for it.
 
 use super::{Place, Rows, Samples, rows::again, synthetic};
-use crate::{
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use splitter_lab::{
     admin::Admin,
     agent::Site,
     lab::{Lab, Options, Process},
 };
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use std::{
     fs,
     time::{Duration, Instant},

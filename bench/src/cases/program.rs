@@ -7,11 +7,11 @@ use super::{
     Place, Row, Rows, Samples,
     rows::{again, rounded},
 };
-use crate::{
+use anyhow::{Context, Result};
+use splitter_lab::{
     kernel::{Case, Setting, pin_to_one_cpu, run},
     lab::{Lab, Options},
 };
-use anyhow::{Context, Result};
 use std::ffi::CString;
 
 const METRIC: &str = "ns_per_packet";
@@ -133,7 +133,7 @@ impl Bench<'_> {
         let lab = Lab::with("cost", Options { backends: 1, ..Options::default() })?;
         // One gateway leads to all backends.
         lab.node.batch(
-            "neigh replace 10.2.1.2 lladdr 02:00:00:00:00:99 dev b1 nud permanent\nneigh replace fd02:1::2 lladdr 02:00:00:00:00:99 dev b1 nud permanent\n\
+            "link set c0 address 02:00:00:00:00:02\nneigh replace 10.2.1.2 lladdr 02:00:00:00:00:99 dev b1 nud permanent\nneigh replace fd02:1::2 lladdr 02:00:00:00:00:99 dev b1 nud permanent\n\
              route add 10.0.0.0/8 via 10.2.1.2 dev b1\nroute add fd02::/64 via fd02:1::2 dev b1\n",
         )?;
         let (rounds, repeat) = if quick { (3, 200_000) } else { (9, 1_000_000) };

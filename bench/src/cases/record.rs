@@ -1,9 +1,9 @@
 //! What a figure means only together with: the machine, the kernel, what else ran, the noise. And that nobody else measures meanwhile.
 
 use super::rows::{Row, noise};
-use crate::{lab::machine_cpu, machine, poll::check};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use splitter_lab::{lab::machine_cpu, machine, poll::check};
 use std::{
     fs::{self, File},
     io,

@@ -1,6 +1,6 @@
 //! Policies of any size: services that nobody calls, beside one that the lab serves.
 
-use crate::lab::VIP4;
+use splitter_lab::lab::VIP4;
 use std::{fmt::Write, net::Ipv4Addr};
 
 /// Port of every frontend and of every backend.

@@ -9,15 +9,15 @@ use super::{
     rows::again,
     synthetic::{self, BACK_PORT, FRONT_PORT, REAL},
 };
-use crate::{
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use splitter_lab::{
     admin::Admin,
     agent::Site,
     http::parse_response,
     lab::{Lab, Options, VIP4},
     serve,
 };
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},

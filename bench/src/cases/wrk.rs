@@ -1,8 +1,8 @@
 //! wrk as a load: runs a script and reads its figures. What the script asks for is the cases' own.
 
-use crate::lab::{Namespace, Process};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use splitter_lab::lab::{Namespace, Process};
 use std::{
     ffi::OsStr,
     fs::{self, File},

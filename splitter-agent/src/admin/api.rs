@@ -2,18 +2,19 @@
 
 use super::{
     Api, Listener,
-    http::{Answer, Closing, Seats, answer, aside, failure, json},
-    percent_decode, rollouts, trace,
+    http::{Answer, Closing, Seats, answer, aside, connection, failure, json},
+    rollouts, trace,
 };
-use crate::{
-    control::ControlError,
-    observed::{FlowQuery, StatusQuery, TraceRequest},
-};
+use crate::control::ControlError;
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, StatusCode, body::Incoming};
 use serde::de::DeserializeOwned;
+use splitter_api::{FlowQuery, StatusQuery, TraceRequest, percent_decode};
 use std::{sync::Arc, time::Duration};
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 
 /// Largest body accepted, bytes.
 const BODY: usize = 64 << 10;
@@ -41,6 +42,11 @@ pub async fn serve(listener: Listener, api: impl Api) {
             async move { route(request, &writer, &api).await }
         });
     }
+}
+
+/// Serves one connection to its end. `writer`: the user who may change things, or why nobody may.
+pub async fn serve_one(stream: impl AsyncRead + AsyncWrite + Unpin, writer: Result<u32, String>, api: impl Api) {
+    connection(stream, |request| route(request, &writer, &api)).await;
 }
 
 /// Who changes something, for the audit log.
@@ -81,6 +87,11 @@ async fn route(request: Request<Incoming>, writer: &Result<u32, String>, api: &i
             Err(error) => failure(StatusCode::BAD_REQUEST, error),
         },
         ["v1", "trace"] => expected("GET"),
+        ["v1", "trace", "waiting"] if method == Method::GET => match query(request.uri().query(), TraceRequest::set) {
+            Ok(request) => finish(api.waiting_decisions(request).await),
+            Err(error) => failure(StatusCode::BAD_REQUEST, error),
+        },
+        ["v1", "trace", "waiting"] => expected("GET"),
         ["v1", "explain"] if method == Method::POST => match body(request).await {
             Ok(request) => finish(api.explain(request).await),
             Err(refused) => refused,
@@ -104,7 +115,7 @@ async fn route(request: Request<Incoming>, writer: &Result<u32, String>, api: &i
         _ => failure(
             StatusCode::NOT_FOUND,
             format!(
-                "nothing at {path}; this agent serves /v1/status, /v1/flows, /v1/trace, /v1/explain, /v1/services, /v1/services/NAME/weights and /v1/rollouts"
+                "nothing at {path}; this agent serves /v1/status, /v1/flows, /v1/trace, /v1/trace/waiting, /v1/explain, /v1/services, /v1/services/NAME/weights and /v1/rollouts"
             ),
         ),
     }

@@ -1,7 +1,7 @@
 //! Serving HTTP/1.1 connections with limits: what both listeners share.
 
 use super::trace::Stream;
-use crate::{memory, observed::ApiError};
+use crate::memory;
 use http_body_util::{Either, Full};
 use hyper::{
     Request, Response, StatusCode,
@@ -11,6 +11,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use splitter_api::ApiError;
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -170,7 +171,7 @@ impl Drop for Work {
 }
 
 /// Serves one connection to its end, or to the time limit, which does not count while an answer goes on.
-async fn connection<S, H, F>(stream: S, handle: H)
+pub async fn connection<S, H, F>(stream: S, handle: H)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Fn(Request<Incoming>) -> F,

@@ -4,16 +4,13 @@ use super::{
     Api,
     http::{Answer, Closing, LARGE, Seats, answer},
 };
-use crate::{
-    memory,
-    observed::{Interface, Status},
-    telemetry,
-};
+use crate::{memory, telemetry};
 use hyper::{
     Method, Request, StatusCode,
     body::{Bytes, Incoming},
     header::ACCEPT,
 };
+use splitter_api::{Interface, Status};
 use std::{
     sync::Arc,
     time::{Duration, Instant},

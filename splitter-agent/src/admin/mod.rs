@@ -1,28 +1,25 @@
-//! The agent's HTTP listeners, and the CLI's client for them.
+//! The agent's HTTP listeners.
 //!
 //! Owns HTTP: the admin API on a unix socket, metrics and health on TCP. Decides nothing about services: every request becomes one
 //! call of [`Api`].
 
 mod api;
-pub mod client;
 mod http;
 mod metrics;
 mod rollouts;
 mod socket;
 mod trace;
 
-pub use api::serve as serve_admin;
+pub use api::{serve as serve_admin, serve_one as serve_admin_connection};
 pub use metrics::serve as serve_metrics;
 pub use socket::Listener;
 
-use crate::{
-    control::{Control, ControlError, trace::Reader},
-    observed::{
-        ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery, TraceRequest,
-        WeightChange, WeightRequest,
-    },
-    rollout::Word,
+use crate::control::{Control, ControlError, trace::Reader};
+use splitter_api::{
+    ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery, TraceEvent,
+    TraceRequest, WeightChange, WeightRequest,
 };
+use splitter_rollout::Word;
 use std::future::Future;
 
 /// What the listeners need of the node: [`Control`], or a stand-in in tests.
@@ -35,6 +32,7 @@ pub trait Api: Clone + Send + Sync + 'static {
     fn flows(&self, query: FlowQuery) -> impl Future<Output = Result<Vec<FlowRow>, ControlError>> + Send;
     fn explain(&self, request: ExplainRequest) -> impl Future<Output = Result<Explanation, ControlError>> + Send;
     fn trace(&self, request: TraceRequest) -> impl Future<Output = Result<Reader, ControlError>> + Send;
+    fn waiting_decisions(&self, request: TraceRequest) -> impl Future<Output = Result<Vec<TraceEvent>, ControlError>> + Send;
     fn set_weights(
         &self,
         service: &str,
@@ -69,6 +67,9 @@ impl Api for Control {
     async fn trace(&self, request: TraceRequest) -> Result<Reader, ControlError> {
         Control::trace(self, request).await
     }
+    async fn waiting_decisions(&self, request: TraceRequest) -> Result<Vec<TraceEvent>, ControlError> {
+        Control::waiting_decisions(self, request).await
+    }
     async fn set_weights(&self, service: &str, request: WeightRequest, by: String) -> Result<WeightChange, ControlError> {
         Control::set_weights(self, service, request, by).await
     }
@@ -84,33 +85,6 @@ impl Api for Control {
     async fn rollout_word(&self, service: &str, word: Word) -> Result<RolloutStatus, ControlError> {
         Control::rollout_word(self, service, word).await
     }
-}
-
-/// Escapes everything but unreserved characters (RFC 3986, 2.3).
-pub fn percent_encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte as char),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
-}
-
-/// None when an escape is broken or the result is not UTF-8.
-pub fn percent_decode(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let mut digit = || (bytes.next()? as char).to_digit(16);
-        out.push((digit()? << 4 | digit()?) as u8);
-    }
-    String::from_utf8(out).ok()
 }
 
 #[cfg(test)]

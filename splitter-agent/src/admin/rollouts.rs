@@ -4,13 +4,10 @@ use super::{
     Api,
     api::{body, finish, operator},
     http::{Answer, failure},
-    percent_decode,
-};
-use crate::{
-    observed::RolloutRequest,
-    rollout::{Word, WordKind},
 };
 use hyper::{Method, Request, StatusCode, body::Incoming};
+use splitter_api::{RolloutRequest, percent_decode};
+use splitter_rollout::{Word, WordKind};
 
 /// `parts`: what follows `/v1/rollouts`.
 pub async fn route(request: Request<Incoming>, parts: &[&str], writer: &Result<u32, String>, api: &impl Api) -> Answer {

@@ -1,8 +1,8 @@
 //! Both listeners over real sockets, with a stand-in for the node.
 
 use super::*;
-use crate::observed::{ApiError, Interface, RolloutRequest, TraceEvent, TraceLine};
-use client::Client;
+use splitter_api::client::Client;
+use splitter_api::{ApiError, Interface, RolloutRequest, TraceEvent, TraceLine};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -45,7 +45,7 @@ impl Api for Node {
         Node { delay: Duration::ZERO, ..self.clone() }.status().await
     }
     async fn select(&self, query: StatusQuery) -> Result<Status, ControlError> {
-        let services = query.services.iter().map(|name| crate::observed::Service { name: name.clone(), ..Default::default() });
+        let services = query.services.iter().map(|name| splitter_api::Service { name: name.clone(), ..Default::default() });
         Ok(Status { services: services.collect(), ..self.status().await })
     }
     async fn names(&self, prefix: &str) -> Result<Vec<ServiceNames>, ControlError> {
@@ -69,6 +69,10 @@ impl Api for Node {
             let _ = sender.send(Arc::new(event));
         }
         Ok(reader)
+    }
+    async fn waiting_decisions(&self, request: TraceRequest) -> Result<Vec<TraceEvent>, ControlError> {
+        let event = TraceEvent { service: request.service.unwrap_or_default(), waiting: true, ..TraceEvent::default() };
+        Ok(vec![event])
     }
     async fn set_weights(&self, service: &str, request: WeightRequest, _by: String) -> Result<WeightChange, ControlError> {
         Ok(WeightChange { service: service.to_owned(), after: request.weights, applied: !request.dry_run, ..WeightChange::default() })
@@ -149,6 +153,8 @@ async fn decisions_are_streamed_until_the_end_and_what_was_missed_is_told() {
     }
     // The queue holds 4096 of 10,000; half of them are of the service.
     assert_eq!((events, missed), (2048, 10_000 - 4096));
+    let waiting = client.waiting_decisions(&request).await.unwrap();
+    assert_eq!((waiting.len(), waiting[0].service.as_str(), waiting[0].waiting), (1, "shop/ü", true));
     let busy = TraceRequest { service: Some("busy".into()), ..TraceRequest::default() };
     assert_eq!(client.trace(&busy).await.err().unwrap().to_string(), "too many");
 }
@@ -183,6 +189,8 @@ async fn wrong_requests_are_refused_as_api_errors() {
         (format!("GET /v1/trace?rate=fast HTTP/1.1\r\n{end}\r\n"), "400"),
         (format!("GET /v1/trace?service=busy HTTP/1.1\r\n{end}\r\n"), "429"),
         (format!("POST /v1/trace HTTP/1.1\r\n{end}\r\n"), "405"),
+        (format!("GET /v1/trace/waiting?colour=red HTTP/1.1\r\n{end}\r\n"), "400"),
+        (format!("POST /v1/trace/waiting HTTP/1.1\r\n{end}\r\n"), "405"),
         (format!("POST /v1/services HTTP/1.1\r\n{end}\r\n"), "405"),
         (format!("PUT /v1/services/%zz/weights HTTP/1.1\r\n{end}Content-Length: 2\r\n\r\n{{}}"), "400"),
         (format!("PUT /v1/services/a/weights HTTP/1.1\r\n{end}Content-Length: 2\r\n\r\n{{}}"), "400"),
@@ -301,15 +309,4 @@ async fn metrics_and_health() {
     assert!(warned.starts_with("HTTP/1.1 200") && warned.ends_with("ok\nwarning: eth0 lacks xdp-native\n"), "{warned}");
     assert!(get(Node { missing: vec!["tcx-egress"], ..node(1) }, "/readyz").await.starts_with("HTTP/1.1 503"));
     assert!(get(Node::default(), "/").await.starts_with("HTTP/1.1 404"));
-}
-
-#[test]
-fn percent_encoding_goes_there_and_back() {
-    for text in ["checkout", "shop/checkout", "ü %", ""] {
-        assert_eq!(percent_decode(&percent_encode(text)).as_deref(), Some(text));
-    }
-    assert_eq!(percent_encode("shop/a"), "shop%2Fa");
-    for broken in ["%", "%2", "%zz", "%ff"] {
-        assert_eq!(percent_decode(broken), None);
-    }
 }

@@ -4,11 +4,9 @@ use super::{
     Api,
     http::{Answer, Work},
 };
-use crate::{
-    control::trace::Reader,
-    observed::{TraceLine, TraceLost, TraceRequest},
-};
+use crate::control::trace::Reader;
 use hyper::body::{Body, Bytes, Frame};
+use splitter_api::{TraceLost, TraceRequest};
 use std::{
     convert::Infallible,
     pin::Pin,
@@ -124,11 +122,4 @@ fn write(piece: &mut Vec<u8>, line: &impl serde::Serialize) {
     if serde_json::to_writer(&mut *piece, line).is_ok() {
         piece.push(b'\n');
     }
-}
-
-/// The whole lines of a text, which go through `read` before; what is left stays.
-pub fn lines(text: &mut Vec<u8>, read: impl Fn(&[u8]) -> Vec<u8>) -> Vec<serde_json::Result<TraceLine>> {
-    let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    let whole: Vec<u8> = text.drain(..end).collect();
-    whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(&read(line))).collect()
 }

@@ -1,13 +1,10 @@
 //! What users type: commands, options, defaults, help.
 
 use super::{complete, out::Output, parse, top::Column};
-use crate::{
-    control,
-    observed::{ExplainRequest, FlowQuery, FlowSort, FlowState, StatusQuery, StatusSort, TraceRequest},
-    telemetry,
-};
+use crate::{control, telemetry};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::{ArgValueCompleter, Shell};
+use splitter_api::{ExplainRequest, FlowQuery, FlowSort, FlowState, StatusQuery, StatusSort, TraceRequest};
 use std::{net::SocketAddr, path::PathBuf};
 
 /// Where the agent listens unless told otherwise.
@@ -379,6 +376,9 @@ pub struct Agent {
     /// A YAML file, or a folder of *.yaml and *.yml; followed when it changes
     #[arg(long, value_name = "PATH")]
     pub policy: PathBuf,
+    /// DNS server for names of backends, instead of those in /etc/resolv.conf; may be given several times
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = parse::resolver)]
+    pub resolver: Vec<SocketAddr>,
     /// Interfaces that clients or backends sit behind; `:uplink` marks those for XDP, `!GLOB` leaves some out [default: all Ethernet that is up]
     #[arg(long, value_name = "GLOB[:uplink]", value_parser = parse::interface)]
     pub interface: Vec<String>,
@@ -397,6 +397,9 @@ pub struct Agent {
     /// TCP flows that each family's table can hold; used when the tables are made
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=1 << 26))]
     pub max_flows: Option<u32>,
+    /// Which way new flows take whose service does not say: past the stack and netfilter, or through them
+    #[arg(long, value_enum, default_value_t)]
+    pub path: Way,
     /// TCP timestamps for clients of http services
     #[arg(long, value_enum, default_value_t)]
     pub timestamps: Timestamps,
@@ -423,6 +426,27 @@ pub enum Xdp {
     Native,
     /// In the stack: for tests
     Generic,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum Way {
+    /// Through the stack where netfilter has rules for packets that are routed; looked at again and again
+    #[default]
+    Auto,
+    /// From interface to interface: fastest; netfilter does not see them
+    Redirect,
+    /// Through the stack: netfilter sees clients and backends
+    Stack,
+}
+
+impl From<Way> for splitter_policy::model::Way {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Auto => Self::Auto,
+            Way::Redirect => Self::Redirect,
+            Way::Stack => Self::Stack,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

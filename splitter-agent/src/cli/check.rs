@@ -1,9 +1,9 @@
 //! `splitter check`: reads a policy as the agent would.
 
 use super::out;
-use crate::source::{self, Diagnostic, Outcome};
 use anyhow::Result;
 use serde::Serialize;
+use splitter_policy::source::{self, Diagnostic, Outcome};
 use std::{path::Path, process::ExitCode};
 
 #[derive(Serialize)]

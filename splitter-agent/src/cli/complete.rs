@@ -1,9 +1,9 @@
 //! Completion of names: what the running agent has, asked quickly and silently. A completion that waits or complains is worse than none.
 
 use super::{args::DEFAULT_ADMIN, out};
-use crate::{admin::client::Client, observed::ServiceNames};
 use anyhow::{Context, Result};
 use clap_complete::{CompletionCandidate, Shell, env::Shells};
+use splitter_api::{ServiceNames, client::Client};
 use std::{
     ffi::{OsStr, OsString},
     path::PathBuf,

@@ -1,8 +1,8 @@
 //! `splitter rollout drill`: breaks the canary by the operator's own command, waits for the judge, and takes the fault away again, whatever
 //! happens in between: an interrupt, a terminal that closes, an agent that dies.
 
-use crate::admin::client::Client;
 use anyhow::{Context, Result, anyhow, bail};
+use splitter_api::client::Client;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::{
     process::Command,

@@ -7,8 +7,8 @@ use super::{
     show,
     table::share,
 };
-use crate::{admin::client::Client, observed::Explanation};
 use anyhow::Result;
+use splitter_api::{Explanation, client::Client};
 
 pub async fn run(client: &Client, explain: Explain) -> Result<()> {
     let (output, request) = explain.request();

@@ -8,11 +8,8 @@ use super::{
     show,
     table::{Table, age, plain},
 };
-use crate::{
-    admin::client::Client,
-    observed::{FlowQuery, FlowRow},
-};
 use anyhow::Result;
+use splitter_api::{FlowQuery, FlowRow, client::Client};
 
 pub async fn run(client: &Client, flows: Flows) -> Result<()> {
     let (output, query) = flows.request();

@@ -11,10 +11,6 @@ use super::{
     table::share,
     top::{ended, rollout_lines, terminal::Screen},
 };
-use crate::{
-    admin::client::{Client, Refused},
-    observed::RolloutStatus,
-};
 use anyhow::Result;
 use hyper::StatusCode;
 use ratatui::{
@@ -22,6 +18,10 @@ use ratatui::{
     style::Stylize,
     text::Line,
     widgets::Paragraph,
+};
+use splitter_api::{
+    RolloutStatus,
+    client::{Client, Refused},
 };
 use std::{
     io::{self, IsTerminal},

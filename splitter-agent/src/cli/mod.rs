@@ -20,12 +20,13 @@ mod top;
 mod trace;
 mod weight;
 
-use crate::{admin::client::Client, app, control, telemetry};
+use crate::{app, control, telemetry};
 use anyhow::{Context, Result};
 use args::{Agent, Cli, Command, RolloutCommand, Timestamps};
 use clap::FromArgMatches;
 use clap_complete::CompleteEnv;
 use out::Output;
+use splitter_api::client::Client;
 use std::{
     io::{self, Write},
     process::ExitCode,
@@ -100,6 +101,7 @@ fn serve(agent: Agent, admin: std::path::PathBuf) -> Result<()> {
     telemetry::start_log(agent.log, level);
     let options = app::Options {
         policy: agent.policy,
+        resolvers: agent.resolver,
         interfaces: agent.interface,
         xdp: agent.xdp.into(),
         admin,
@@ -107,6 +109,7 @@ fn serve(agent: Agent, admin: std::path::PathBuf) -> Result<()> {
         state: agent.state,
         pins: agent.pins,
         max_flows: agent.max_flows,
+        path: agent.path.into(),
         timestamps: agent.timestamps == Timestamps::Auto,
         debug_programs: agent.debug_programs,
         keep_capabilities: agent.keep_capabilities,

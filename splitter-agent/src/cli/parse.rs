@@ -1,6 +1,7 @@
 //! Values of arguments, checked while the command line is read.
 
-use crate::{control::wanted, source::duration};
+use crate::control::wanted;
+use splitter_policy::source::duration;
 use std::{net::IpAddr, net::SocketAddr, time::Duration};
 
 /// `VERSION=WEIGHT`.
@@ -38,6 +39,13 @@ pub fn backend(text: &str) -> Result<String, String> {
 /// From 1.
 pub fn limit(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|limit| *limit > 0).ok_or_else(|| "write a whole number from 1".to_owned())
+}
+
+/// `IP` or `IP:PORT` of a DNS server; port 53 by default.
+pub fn resolver(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+    let wrong = "write an address, with a port if it is not 53: 10.0.0.2, 127.0.0.1:8600 or [fd00::2]:53";
+    bare.or_else(|_| text.parse()).ok().filter(|server: &SocketAddr| server.port() != 0).ok_or_else(|| wrong.to_owned())
 }
 
 /// `Name: value`.

@@ -7,11 +7,8 @@ use super::{
     show,
     table::{Table, age, count, plain, seconds, share, since},
 };
-use crate::{
-    admin::client::Client,
-    observed::{Answer, Finding, RolloutEvent, RolloutPoint, RolloutRequest, RolloutStatus},
-};
 use anyhow::Result;
+use splitter_api::{Answer, Finding, RolloutEvent, RolloutPoint, RolloutRequest, RolloutStatus, client::Client};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];

@@ -8,11 +8,8 @@ use super::{
     show,
     table::{Table, age, bytes, count, plain, seconds, share, since},
 };
-use crate::{
-    admin::client::Client,
-    observed::{Interface, Service, Status, StatusQuery, Version},
-};
 use anyhow::Result;
+use splitter_api::{Interface, Service, Status, StatusQuery, Version, client::Client};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub async fn run(client: &Client, arguments: args::Status) -> Result<()> {
@@ -92,6 +89,9 @@ pub fn head(status: &Status, now: f64, colour: bool) -> String {
     let names: Vec<_> = interfaces.iter().map(|interface| self::interface(interface, colour)).collect();
     let names = if names.is_empty() { Style::Yellow.paint("none: no traffic is split; see --interface", colour) } else { names.join(", ") };
     text += &line("interfaces", names);
+    if !agent.path.is_empty() {
+        text += &line("path", format!("{} ({})", agent.path, agent.path_reason));
+    }
     for warning in &status.attachments.warnings {
         text += &line("", Style::Yellow.paint(&format!("warning: {warning}"), colour));
     }
@@ -369,7 +369,7 @@ mod tests {
     fn what_fills_up_and_who_loses_heads_is_told() {
         let mut status = status();
         assert!(!head(&status, 10.0, false).contains("filling") && !head(&status, 10.0, false).contains("heads lost"));
-        status.tables = vec![crate::observed::Table { name: "stashes".into(), entries: 800, max_entries: 1_024, memory: 0 }];
+        status.tables = vec![splitter_api::Table { name: "stashes".into(), entries: 800, max_entries: 1_024, memory: 0 }];
         status.services[0].heads_lost = [("head_late".to_owned(), 2), ("head_share".to_owned(), 7)].into();
         let text = head(&status, 10.0, false);
         assert!(text.contains("filling    stashes: 800 of 1024 entries\n"), "{text}");

@@ -2,14 +2,11 @@
 
 use super::{
     args::Trace,
-    out::{self, Style, printable},
+    out::{self, Output, Style, printable},
     table::{self, seconds},
 };
-use crate::{
-    admin::client::Client,
-    observed::{TraceEvent, TraceLine, TraceLost},
-};
 use anyhow::{Result, bail};
+use splitter_api::{TraceEvent, TraceLine, TraceLost, client::Client};
 use std::{fmt::Write, mem::MaybeUninit};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,32 +19,43 @@ pub async fn run(client: &Client, trace: Trace) -> Result<()> {
     let (mut shown, mut lost) = (0, TraceLost::default());
     let ended = loop {
         if count.is_some_and(|count| shown >= count) {
-            break true;
+            break Some(true);
         }
         let line = tokio::select! {
             line = lines.next() => line,
-            _ = interrupt.recv() => break true,
-            _ = terminate.recv() => break true,
+            _ = interrupt.recv() => break None,
+            _ = terminate.recv() => break None,
         };
         match line {
             Ok(Some(TraceLine::Event(event))) => {
-                let text = if output.is_json() { out::json(&event, false)? } else { one(&event, out::colour()) + "\n" };
-                out::print(&text)?;
+                show(&event, output)?;
                 shown += 1;
             }
             Ok(Some(TraceLine::Lost(now))) => lost = now,
-            Ok(None) => break false,
+            Ok(None) => break Some(false),
             Err(error) => {
                 tell(&lost);
                 return Err(error);
             }
         }
     };
+    if ended.is_none() {
+        // What still waits may be what somebody waited for. An agent that is gone is no error to who has seen enough.
+        let left = usize::try_from(count.map_or(u64::MAX, |count| count - shown)).unwrap_or(usize::MAX);
+        for event in client.verbatim().waiting_decisions(&request).await.unwrap_or_default().iter().take(left) {
+            show(event, output)?;
+        }
+    }
     tell(&lost);
-    if !ended {
+    if ended == Some(false) {
         bail!("the agent has ended: decisions go on without it, but nobody tells of them");
     }
     Ok(())
+}
+
+fn show(event: &TraceEvent, output: Output) -> Result<()> {
+    let text = if output.is_json() { out::json(event, false)? } else { one(event, out::colour()) + "\n" };
+    out::print(&text)
 }
 
 /// What was not shown, on standard error: standard output is the events'.
@@ -113,6 +121,7 @@ fn answer(event: &TraceEvent, colour: bool) -> String {
             };
             format!("{} in {}", style.paint(&status.to_string(), colour), seconds(event.first_byte))
         }
+        (false, None) if event.waiting => Style::Yellow.paint("no answer yet", colour),
         (false, None) if event.method.is_some() => Style::Yellow.paint("no answer seen", colour),
         (false, None) => "given".to_owned(),
     };
@@ -166,6 +175,7 @@ mod tests {
         assert_eq!(text(&event()), format!("{start}  GET /beta  200 in 1.20 ms  (rule 0: header x-canary=always)"));
         let silent = TraceEvent { status: None, first_byte: None, ..event() };
         assert!(text(&silent).contains("no answer seen"));
+        assert!(text(&TraceEvent { waiting: true, ..silent }).contains("no answer yet"));
         let pinned = TraceEvent { pinned: true, reason: Some("pinned_request".into()), ..event() };
         assert!(text(&pinned).contains("200 in 1.20 ms, pinned: pinned_request"));
         let weighed = TraceEvent {

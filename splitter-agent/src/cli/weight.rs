@@ -6,11 +6,8 @@ use super::{
     show,
     table::{Table, count, plain, share},
 };
-use crate::{
-    admin::client::Client,
-    observed::{WeightChange, WeightRequest},
-};
 use anyhow::{Result, bail};
+use splitter_api::{WeightChange, WeightRequest, client::Client};
 use std::collections::BTreeMap;
 
 pub async fn run(client: &Client, service: &str, weights: Vec<(String, u32)>, dry_run: bool, output: Output) -> Result<()> {

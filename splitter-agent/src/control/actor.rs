@@ -5,6 +5,7 @@ use super::{
     applying::Applying,
     hold::Hold,
     look::Attachments,
+    path::Course,
     rates::Rates,
     rollouts::Rollouts,
     snapshot::Snapshot,
@@ -13,13 +14,15 @@ use super::{
     sweep::{Clock, Janitor},
     trace::{Reader, Tracing},
 };
-use crate::{
-    datapath::{self, Datapath, DatapathError, Events, Patterns, Sizes},
-    model::Service,
-    observed::{self, ExplainRequest, Explanation, RolloutEvent, RolloutStatus, Status, TraceRequest, WeightChange, WeightRequest},
-    reconcile::{Reconciler, Services},
-    rollout::Word,
+use splitter_api::{
+    ExplainRequest, Explanation, RolloutEvent, RolloutStatus, Status, TraceEvent, TraceRequest, WeightChange, WeightRequest,
 };
+use splitter_datapath::{
+    Datapath, DatapathError, Events, Patterns, Sizes,
+    reconcile::{Reconciler, Services},
+};
+use splitter_policy::model::Service;
+use splitter_rollout::Word;
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -35,6 +38,7 @@ pub enum Message {
     Flows(oneshot::Sender<Result<Snapshot, ControlError>>),
     Brief(oneshot::Sender<Status>),
     Trace(TraceRequest, oneshot::Sender<Result<Reader, ControlError>>),
+    Waiting(TraceRequest, oneshot::Sender<Result<Vec<TraceEvent>, ControlError>>),
     Explain(ExplainRequest, oneshot::Sender<Result<Explanation, ControlError>>),
     SetWeights(String, WeightRequest, String, oneshot::Sender<Result<WeightChange, ControlError>>),
     Rollouts(oneshot::Sender<Result<Vec<RolloutStatus>, ControlError>>),
@@ -96,6 +100,7 @@ pub(super) struct Desired {
     pub(super) state: &'static str,
     pub(super) errors: Vec<String>,
     pub(super) warnings: Vec<String>,
+    pub(super) failing_lookups: usize,
 }
 
 pub struct Actor {
@@ -112,7 +117,7 @@ pub struct Actor {
     pub(super) store: Store,
     pub(super) runtime: Runtime,
     pub(super) desired: Desired,
-    pub(super) applied: observed::Applied,
+    pub(super) applied: splitter_api::Applied,
     /// Grows whenever services were applied: numbers, backends and weights of any of them may have changed.
     pub(super) layout: u64,
     pub(super) started: f64,
@@ -127,6 +132,7 @@ pub struct Actor {
     pub(super) rollouts: Rollouts,
     pub(super) stamps: Stamps,
     pub(super) tracing: Tracing,
+    pub(super) course: Course,
 }
 
 pub(super) fn unix_now() -> f64 {
@@ -152,13 +158,13 @@ impl Actor {
             tracing::error!(%error, "weights set by the command line cannot be restored");
             Runtime::default()
         });
-        let pins = datapath::directory(settings.pins.as_deref(), true)?;
+        let pins = splitter_datapath::directory(settings.pins.as_deref(), true)?;
         // Before the first look, so that no change is missed in between.
         let events = Events::subscribe().map_err(DatapathError::Netlink)?;
         let sizes = sizes(&settings, first.as_deref().map_or(&[], |services| services));
         let datapath = Datapath::open(&pins, sizes)?;
         let empty = !datapath.adopted();
-        let applied = observed::Applied { generation: runtime.generation, ..observed::Applied::default() };
+        let applied = splitter_api::Applied { generation: runtime.generation, ..splitter_api::Applied::default() };
         let mut actor = Self {
             settings,
             hold,
@@ -182,9 +188,11 @@ impl Actor {
             rollouts,
             stamps,
             tracing: Tracing::default(),
+            course: Course::default(),
         };
         actor.reconciler.set_stamps(actor.stamps.said());
         actor.reconciler.set_ticks_per_second(actor.clock()?.ticks_per_second);
+        actor.follow_firewall();
         if let Some(services) = first {
             actor.desired.services = services;
             if !actor.empty {
@@ -262,6 +270,7 @@ impl Actor {
                             break;
                         }
                         self.look_at_attachments();
+                        self.follow_firewall();
                     }
                     self.tick(ticks.is_multiple_of(TICKS_PER_SWEEP));
                 }
@@ -301,6 +310,7 @@ impl Actor {
                 drop(reply.send(self.brief()));
             }
             Message::Trace(request, reply) => drop(reply.send(self.trace(request))),
+            Message::Waiting(request, reply) => drop(reply.send(self.waiting_decisions(request))),
             Message::Explain(request, reply) => drop(reply.send(self.explain(&request))),
             Message::SetWeights(service, request, by, reply) => drop(reply.send(self.set_weights_by_hand(&service, &request, &by))),
             Message::Rollouts(reply) => drop(reply.send(self.list_rollouts())),
@@ -318,7 +328,7 @@ impl Actor {
 
     pub(super) fn clock(&self) -> Result<Clock, DatapathError> {
         let (ticks, ticks_per_second) = self.datapath.as_ref().map_or(Ok((0, 1)), Datapath::ticks)?;
-        Ok(Clock { ticks, ticks_per_second, heads: datapath::heads_clock() })
+        Ok(Clock { ticks, ticks_per_second, heads: splitter_datapath::heads_clock() })
     }
 
     pub(super) fn save_runtime(&mut self) {
@@ -339,6 +349,9 @@ impl Actor {
             return;
         }
         self.look_at_state();
+        if let Some(Err(error)) = self.datapath.as_mut().map(|datapath| datapath.turn_cookie_key(splitter_datapath::monotonic())) {
+            tracing::error!(%error, "the key of sequence numbers stays; it is tried again");
+        }
         if self.applied.error.is_some() && self.applying.is_none() {
             self.apply_soon(true);
         }

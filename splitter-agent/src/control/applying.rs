@@ -6,8 +6,8 @@ use super::{
     actor::{Actor, NO_MAPS, sizes, unix_now},
     weights,
 };
-use crate::{
-    datapath::{self, Datapath, DatapathError, Table, Tables},
+use splitter_datapath::{
+    Datapath, DatapathError, Table, Tables,
     reconcile::{Portion, ReconcileError, Reconciler, Services, Work},
 };
 use std::time::{Duration, Instant};
@@ -32,30 +32,28 @@ impl Actor {
     /// Takes what the source said. Answers when it is applied, or refused.
     pub(super) fn load(&mut self, loaded: Loaded, reply: oneshot::Sender<()>) {
         self.finish_applying();
-        self.desired.read = unix_now();
-        self.desired.warnings = loaded.warnings;
-        match loaded.result {
-            Err(errors) => {
-                self.desired.state = "rejected";
-                self.desired.errors = errors;
-                // A requester that went away does not want the answer.
-                let _ = reply.send(());
-            }
-            Ok(policy) => {
-                self.desired.state = "ok";
-                self.desired.errors = Vec::new();
-                let mut reweighted = self.reweighted_rollouts(&policy.services);
-                self.desired.services = Services::new(policy.services);
-                let expired = weights::expire(&mut self.runtime.overrides, &self.desired.services);
-                for name in &expired {
-                    tracing::info!(service = name, "the policy's weights have changed: those set since are dropped");
-                }
-                self.begin_applying(true, Some(reply));
-                reweighted.extend(expired.into_iter().filter(|name| !reweighted.contains(name)).collect::<Vec<_>>());
-                self.rollouts_stand_back(&reweighted);
-                self.apply_for_a_turn();
-            }
+        if loaded.read {
+            self.desired.read = unix_now();
         }
+        self.desired.warnings = loaded.warnings;
+        self.desired.failing_lookups = loaded.failing_lookups;
+        self.desired.state = if loaded.errors.is_empty() { "ok" } else { "rejected" };
+        self.desired.errors = loaded.errors;
+        let Some(policy) = loaded.policy else {
+            // A requester that went away does not want the answer.
+            let _ = reply.send(());
+            return;
+        };
+        let mut reweighted = self.reweighted_rollouts(&policy.services);
+        self.desired.services = Services::new(policy.services);
+        let expired = weights::expire(&mut self.runtime.overrides, &self.desired.services);
+        for name in &expired {
+            tracing::info!(service = name, "the policy's weights have changed: those set since are dropped");
+        }
+        self.begin_applying(true, Some(reply));
+        reweighted.extend(expired.into_iter().filter(|name| !reweighted.contains(name)).collect::<Vec<_>>());
+        self.rollouts_stand_back(&reweighted);
+        self.apply_for_a_turn();
     }
 
     /// Brings the kernel to the desired services with their overrides, at once. `save`: keep them as the last good ones.
@@ -223,7 +221,7 @@ impl Actor {
         self.forget_ring();
         self.datapath = match self.datapath.take() {
             Some(datapath) => Some(datapath.recreate(wanted)?),
-            None => Some(Datapath::open(&datapath::directory(self.settings.pins.as_deref(), true)?, wanted)?),
+            None => Some(Datapath::open(&splitter_datapath::directory(self.settings.pins.as_deref(), true)?, wanted)?),
         };
         self.look_at_interfaces()
     }

@@ -7,11 +7,9 @@ use super::{
     store::Override,
     weights,
 };
-use crate::{
-    model::{OnWeightChange, Pinned},
-    observed::{WeightChange, WeightRequest},
-    reconcile::Planned,
-};
+use splitter_api::{WeightChange, WeightRequest};
+use splitter_datapath::reconcile::Planned;
+use splitter_policy::model::{OnWeightChange, Pinned};
 use std::{
     collections::{BTreeMap, HashSet},
     time::Instant,
@@ -76,7 +74,7 @@ impl Actor {
             return Ok(0);
         }
         let mut trial = planned.clone();
-        crate::plan::set_weights(&mut trial.image.record, weights);
+        splitter_datapath::plan::set_weights(&mut trial.image.record, weights);
         let id = trial.image.id;
         let trial = self.reconciler.applied().with(trial);
         let datapath = self.datapath()?;

@@ -1,13 +1,11 @@
 //! The kernel's per-CPU counters and histograms, summed over CPUs.
 
-use crate::{
-    datapath::{Cursor, SCAN, Table, TableError, Tables, bytes_of, per_cpu, read},
-    observed::Latency,
-};
+use splitter_api::Latency;
 use splitter_common::{
     abi::*,
     histogram::{MAX_OCTAVE, MIN_OCTAVE, SUBBUCKETS, midpoint, upper},
 };
+use splitter_datapath::{Cursor, SCAN, Table, TableError, Tables, bytes_of, per_cpu, read};
 use std::collections::{BTreeMap, HashMap};
 
 /// More versions than this are read by scanning the whole table.
@@ -155,12 +153,16 @@ pub fn reasons(tables: &impl Tables) -> Result<Vec<(Reason, u64)>, TableError> {
     Reason::ALL.iter().map(count).collect()
 }
 
-fn split<V: crate::datapath::Plain>(values: &[u8]) -> Vec<V> {
+fn split<V: splitter_datapath::Plain>(values: &[u8]) -> Vec<V> {
     values.chunks_exact(size_of::<V>().next_multiple_of(8)).map(read).collect()
 }
 
 /// Entries of a per-CPU table, until `visit` says that it has seen enough.
-fn each<K: crate::datapath::Plain>(tables: &impl Tables, table: Table, mut visit: impl FnMut(K, &[u8]) -> bool) -> Result<(), TableError> {
+fn each<K: splitter_datapath::Plain>(
+    tables: &impl Tables,
+    table: Table,
+    mut visit: impl FnMut(K, &[u8]) -> bool,
+) -> Result<(), TableError> {
     let (mut cursor, mut keys, mut values, mut more) = (Cursor::default(), Vec::new(), Vec::new(), true);
     while more {
         more = tables.scan(table, &mut cursor, SCAN, &mut keys, &mut values)?;
@@ -216,15 +218,15 @@ fn quantile(buckets: &[(u32, u32, u64)], count: u64, q: f64) -> Option<f64> {
 /// Tick until which a backend gets no new flow while others can; `None` when it is not suspected.
 pub fn suspect_until(tables: &impl Tables, backend: u32) -> Result<Option<u32>, TableError> {
     let mut value = [0u32];
-    let found = tables.get(Table::Suspects, bytes_of(&[backend]), crate::datapath::bytes_of_mut(&mut value))?;
+    let found = tables.get(Table::Suspects, bytes_of(&[backend]), splitter_datapath::bytes_of_mut(&mut value))?;
     Ok(found.then_some(value[0]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::Memory;
     use splitter_common::histogram::locate;
+    use splitter_datapath::Memory;
 
     #[test]
     fn quantiles_are_within_three_percent() {

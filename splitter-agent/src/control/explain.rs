@@ -6,13 +6,9 @@ use super::{
     live, request,
     status::shares,
 };
-use crate::{
-    datapath::{TableError, Tables},
-    model::{Mode, Rule, SplitBy},
-    observed::{ExplainRequest, Explanation},
-    plan,
-    reconcile::Planned,
-};
+use splitter_api::{ExplainRequest, Explanation};
+use splitter_datapath::{TableError, Tables, plan, reconcile::Planned};
+use splitter_policy::model::{Mode, Rule, SplitBy};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// `suspect`: whether a backend gets no new flow while others can.
@@ -122,7 +118,7 @@ fn existing(tables: &impl Tables, planned: &Planned, facts: &Facts, answer: &mut
         if let Some((version, backend)) = live::find(tables, planned, &here)? {
             answer.reason = format!("The flow exists: it stays with version {version} at {backend} whatever the weights are now.");
             answer.decided_by = "flow".into();
-            answer.bucket = Some(decision::decide(planned, &here).bucket);
+            answer.bucket = Some(decision::bucket(planned, &here));
             answer.version = Some(version);
             answer.backend = Some(backend);
             return Ok(true);
@@ -132,17 +128,18 @@ fn existing(tables: &impl Tables, planned: &Planned, facts: &Facts, answer: &mut
 }
 
 fn decide(planned: &Planned, facts: &Facts, port: Option<u16>, answer: &mut Explanation, suspect: impl Fn(u32) -> bool) {
-    let decision = decision::decide(planned, facts);
+    let decision = decision::select(planned, facts, None, suspect);
+    let (rule, bucket) = (decision::rule(planned, &facts.client), decision::bucket(planned, facts));
     let by_port = planned.model.split_by == SplitBy::Connection && port.is_none();
-    answer.rule = decision.rule.map(|rule| describe(rule, &planned.model.rules[rule]));
-    if decision.rule.is_none() && by_port {
+    answer.rule = rule.map(|rule| describe(rule, &planned.model.rules[rule]));
+    if rule.is_none() && by_port {
         answer.decided_by = "undecided".into();
         answer.reason =
             "Each connection decides by its source port: name one with --client IP:PORT; only the odds are known otherwise.".into();
         return;
     }
     if !by_port {
-        answer.bucket = Some(decision.bucket);
+        answer.bucket = Some(bucket);
     }
     let Some(version) = decision.version else {
         answer.decided_by = "none".into();
@@ -151,17 +148,17 @@ fn decide(planned: &Planned, facts: &Facts, port: Option<u16>, answer: &mut Expl
     };
     let name = &planned.model.versions[version].name;
     answer.version = Some(name.clone());
-    answer.decided_by = if decision.rule.is_some() { "rule" } else { "weight" }.into();
+    answer.decided_by = if rule.is_some() { "rule" } else { "weight" }.into();
     answer.reason = match &answer.rule {
         Some(rule) => format!("The client is in the network of rule {rule}: version {name}."),
-        None => format!("Bucket {} of 4294967296 falls into the interval of version {name}.", decision.bucket),
+        None => format!("Bucket {bucket} of 4294967296 falls into the interval of version {name}."),
     };
     // The backend follows from the key too, so that it is open when the port is.
     let single = planned.image.record.versions[version].size == 1;
     if by_port && !single {
         return;
     }
-    match decision::backend(planned, version, decision::key(planned, facts), suspect) {
+    match decision.backend {
         Some(id) => {
             let row = planned.image.backends.iter().find(|(known, _)| *known == id);
             answer.backend = row.map(|(_, row)| live::endpoint(&row.addr, row.port));

@@ -3,8 +3,8 @@
 //! The lock is flock(2)'s: it goes with the process, however that ends. That of the pins is on the directory itself, since a bpffs holds no files;
 //! it counts for all who see this bpffs, in whatever mount namespace. The state directory has a file for it, `agent.lock`, with the holder's pid.
 
-use crate::datapath::{self, DatapathError};
 use anyhow::{Context, Result, anyhow, bail};
+use splitter_datapath::DatapathError;
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Seek, Write},
@@ -53,7 +53,7 @@ impl Hold {
     /// # Errors
     /// When another agent lives on one of them (it is named by its pid), or a directory cannot be made or is not on a bpffs.
     pub async fn take(pins: Option<&Path>, state: &Path) -> Result<Self> {
-        let pins = datapath::directory(pins, true)?;
+        let pins = splitter_datapath::directory(pins, true)?;
         let (begin, mut said) = (Instant::now(), false);
         loop {
             let held = match Pins::take(&pins)? {
@@ -102,7 +102,7 @@ impl Pins {
     fn take(path: &Path) -> Result<Result<Self, Held>, DatapathError> {
         let failed = |cause| DatapathError::Pins { path: path.into(), cause };
         loop {
-            datapath::make_pins(path)?;
+            splitter_datapath::make_pins(path)?;
             let directory = File::open(path).map_err(failed)?;
             if let Err(pid) = lock(&directory).map_err(failed)? {
                 return Ok(Err(Held { what: format!("the pins in {}", path.display()), pid }));

@@ -7,14 +7,13 @@ use super::{
     sweep::Clock,
     wanted::Wanted,
 };
-use crate::{
-    datapath::{Cursor, FlowTables, Plain, TableError, Tables, Typed},
-    model::Mode,
-    observed::FlowRow,
-    plan,
+use splitter_api::FlowRow;
+use splitter_common::abi::*;
+use splitter_datapath::{
+    Cursor, FlowTables, Plain, TableError, Tables, Typed, plan,
     reconcile::{Applied, Planned, flows},
 };
-use splitter_common::abi::*;
+use splitter_policy::model::Mode;
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
@@ -120,7 +119,7 @@ fn version_name(planned: &Planned, version: u32) -> &str {
 
 fn row<F: FlowTables>(tables: &impl Tables, entry: &Entry<'_, F>, state: &str, clock: Clock) -> Result<FlowRow, TableError> {
     let (source, destination) = flows::split_ports(entry.key.ports);
-    let translated = if entry.flow.is(flow_flag::SNAT) { F::SNAT.get(tables, entry.key)? } else { None };
+    let translated = if entry.flow.is(flow_flag::SNAT) { flows::translation(tables, entry.key)? } else { None };
     Ok(FlowRow {
         service: entry.planned.model.name.clone(),
         version: version_name(entry.planned, entry.version).into(),
@@ -150,7 +149,7 @@ fn key4(facts: &Facts) -> FlowKey<V4> {
 }
 
 fn key6(facts: &Facts) -> FlowKey<V6> {
-    let words = |addr: &Addr| std::array::from_fn(|i| crate::datapath::read::<u32>(&addr[4 * i..]));
+    let words = |addr: &Addr| std::array::from_fn(|i| splitter_datapath::read::<u32>(&addr[4 * i..]));
     FlowKey { src: words(&facts.client), dst: words(&facts.vip), ports: ports(facts), proto: u32::from(facts.proto) }
 }
 
@@ -216,7 +215,7 @@ fn family_strays<F: FlowTables>(
                 if http || !services.contains(&entry.planned.image.id) || entry.flow.is(flow_flag::RESET) {
                     return true;
                 }
-                let now = decision::decide(entry.planned, &entry.facts()).version;
+                let now = decision::version(entry.planned, &entry.facts());
                 if now.map(|index| entry.planned.image.record.versions[index].version) != Some(entry.version) {
                     found.push((entry.key, entry.flow));
                 }
@@ -243,7 +242,7 @@ fn family_strays<F: FlowTables>(
 /// Asks the kernel to reset a flow. Reads again: the entry may have moved on since the scan.
 fn mark<F: FlowTables>(tables: &mut impl Tables, table: Typed<FlowKey<F>, Flow<F>>, key: FlowKey<F>) -> Result<(), TableError> {
     if let Some(flow) = table.get(tables, key)? {
-        let marked = Flow { owner: owner(flow.backend(), flow.flags() | flow_flag::RESET), ..flow };
+        let marked = Flow { owner: flow.owner.with(flow_flag::RESET), ..flow };
         table.replace(tables, key, marked)?;
     }
     Ok(())

@@ -1,10 +1,8 @@
 //! What the actor looks at by itself: interfaces, the paths behind them, request rates.
 
 use super::{actor::Actor, counters, status};
-use crate::{
-    datapath::{self, Datapath, DatapathError},
-    model::Mode,
-};
+use splitter_datapath::{Datapath, DatapathError};
+use splitter_policy::model::Mode;
 use std::time::{Duration, Instant};
 
 /// What is known about the programs on interfaces beside what [`Datapath`] knows.
@@ -58,9 +56,9 @@ impl Actor {
         self.attachments.looked = None;
         self.look_at_attachments();
         self.attachments.look_soon = false;
-        let links = datapath::interfaces().map_err(DatapathError::Netlink)?;
+        let links = splitter_datapath::interfaces().map_err(DatapathError::Netlink)?;
         let Some(datapath) = &mut self.datapath else { return Ok(()) };
-        datapath::make_pins(datapath.pins())?;
+        splitter_datapath::make_pins(datapath.pins())?;
         let before: Vec<_> = datapath.served().cloned().collect();
         for error in datapath.serve(&links, &self.patterns, self.settings.xdp.into())? {
             tracing::warn!("{error}");

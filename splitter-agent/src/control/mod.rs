@@ -13,6 +13,7 @@ mod files;
 mod hold;
 mod live;
 mod look;
+mod path;
 mod questions;
 mod rates;
 mod request;
@@ -26,22 +27,21 @@ pub mod trace;
 pub mod wanted;
 mod weights;
 
-use crate::{
-    datapath,
-    model::Policy,
-    observed::{
-        ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery, TraceRequest,
-        WeightChange, WeightRequest,
-    },
-    reconcile::Services,
-    rollout::Word,
-};
 use actor::Message;
 pub use hold::Hold;
+pub use request::head as head_of;
+use splitter_api::{
+    ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery, TraceEvent,
+    TraceRequest, WeightChange, WeightRequest,
+};
+use splitter_datapath::reconcile::Services;
+use splitter_policy::model::{Policy, Way};
+use splitter_rollout::Word;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+pub use store::last_policy;
 use thiserror::Error;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -72,18 +72,26 @@ pub struct Settings {
     pub source: String,
     /// What the policy said when it was read first. Without, the last good one counts until [`Control::load`] brings another.
     pub policy: Option<Services>,
+    /// Which way new flows take, where their service does not say.
+    pub path: Way,
     /// Backends of http services are asked whether they agree to TCP timestamps, and clients get them where all do.
     pub timestamps: bool,
     /// The programs tell what they do, in the log.
     pub debug_programs: bool,
 }
 
-/// What a source read.
-#[derive(Clone, Debug)]
+/// What the sources say.
+#[derive(Clone, Debug, Default)]
 pub struct Loaded {
-    /// Errors are `PATH:LINE:COL: message`.
-    pub result: Result<Policy, Vec<String>>,
+    /// What is to be applied; `None`: nothing new.
+    pub policy: Option<Policy>,
+    /// Why the objects that were read last are refused, `PATH:LINE:COL: message`; a policy beside them is of older ones.
+    pub errors: Vec<String>,
     pub warnings: Vec<String>,
+    /// Names of backends whose last lookup failed.
+    pub failing_lookups: usize,
+    /// Objects were read; else only addresses have changed.
+    pub read: bool,
 }
 
 /// Why a request was not served; the text is for the user.
@@ -203,6 +211,14 @@ impl Control {
         self.ask(|reply| Message::Trace(request, reply)).await.unwrap_or_else(ended)
     }
 
+    /// Decisions that wait for their answers: readers are told when those have come.
+    ///
+    /// # Errors
+    /// When what is asked for is not there.
+    pub async fn waiting_decisions(&self, request: TraceRequest) -> Result<Vec<TraceEvent>, ControlError> {
+        self.ask(|reply| Message::Waiting(request, reply)).await.unwrap_or_else(ended)
+    }
+
     /// One map write, then the bookkeeping. `by`: who, for the audit log.
     pub async fn set_weights(&self, service: &str, request: WeightRequest, by: String) -> Result<WeightChange, ControlError> {
         let service = service.to_string();
@@ -247,7 +263,7 @@ fn ended<T>() -> Result<T, ControlError> {
 
 /// Whether an agent has made maps here before, which the next one takes over as they are. `pins` as in [`Settings`].
 pub fn has_maps(pins: Option<&Path>) -> bool {
-    datapath::directory(pins, false).is_ok_and(|pins| datapath::has_maps(&pins))
+    splitter_datapath::directory(pins, false).is_ok_and(|pins| splitter_datapath::has_maps(&pins))
 }
 
 /// The directory of pins as the agent uses it. Mounts a bpffs where there is none.
@@ -255,7 +271,7 @@ pub fn has_maps(pins: Option<&Path>) -> bool {
 /// # Errors
 /// Without one, or the right to mount it.
 pub fn pins(explicit: Option<&Path>) -> anyhow::Result<PathBuf> {
-    Ok(datapath::directory(explicit, true)?)
+    Ok(splitter_datapath::directory(explicit, true)?)
 }
 
 /// Removes every link, map and pin of this network namespace (or of `pins`); returns what was removed, one line each. Idempotent.
@@ -265,7 +281,7 @@ pub fn pins(explicit: Option<&Path>) -> anyhow::Result<PathBuf> {
 pub fn detach(pins: Option<&Path>) -> anyhow::Result<Vec<String>> {
     let Some(pins) = existing(pins)? else { return Ok(Vec::new()) };
     let _vacant = hold::vacant(&pins)?;
-    Ok(datapath::remove(&pins)?)
+    Ok(splitter_datapath::remove(&pins)?)
 }
 
 /// Ends the agent that lives on these pins, and waits until it is gone; its pid when there was one.
@@ -277,15 +293,15 @@ pub fn stop(pins: Option<&Path>) -> anyhow::Result<Option<u32>> {
 }
 
 /// The directory of pins; `None` without a bpffs, where nothing is pinned.
-fn existing(pins: Option<&Path>) -> Result<Option<PathBuf>, datapath::DatapathError> {
-    match datapath::directory(pins, false) {
+fn existing(pins: Option<&Path>) -> Result<Option<PathBuf>, splitter_datapath::DatapathError> {
+    match splitter_datapath::directory(pins, false) {
         Ok(pins) => Ok(Some(pins)),
-        Err(datapath::DatapathError::NoBpffs(_)) => Ok(None),
+        Err(splitter_datapath::DatapathError::NoBpffs(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-impl From<Xdp> for datapath::XdpMode {
+impl From<Xdp> for splitter_datapath::XdpMode {
     fn from(xdp: Xdp) -> Self {
         match xdp {
             Xdp::Off => Self::Off,

@@ -8,11 +8,9 @@ use super::{
     snapshot::Snapshot,
     status,
 };
-use crate::{
-    datapath::Datapath,
-    observed::{self, ExplainRequest, Explanation, Status},
-};
+use splitter_api::{ExplainRequest, Explanation, Status};
 use splitter_common::abi::{ABI_VERSION, is_suspected};
+use splitter_datapath::Datapath;
 use tokio::sync::oneshot;
 
 impl Actor {
@@ -44,7 +42,7 @@ impl Actor {
     /// What needs no table.
     pub(super) fn brief(&self) -> Status {
         Status {
-            agent: observed::Agent {
+            agent: splitter_api::Agent {
                 version: env!("CARGO_PKG_VERSION").into(),
                 abi_version: ABI_VERSION,
                 pid: std::process::id(),
@@ -53,19 +51,22 @@ impl Actor {
                 pins: self.datapath.as_ref().map(|datapath| datapath.pins().display().to_string()).unwrap_or_default(),
                 adopted: self.datapath.as_ref().is_some_and(Datapath::adopted),
                 xdp: self.settings.xdp.name().into(),
+                path: self.course.now.into(),
+                path_reason: self.course.reason.clone(),
                 state: self.settings.state.display().to_string(),
                 state_error: self.rollouts.saving.error(),
             },
-            desired: observed::Desired {
+            desired: splitter_api::Desired {
                 source: self.settings.source.clone(),
                 read: self.desired.read,
                 state: self.desired.state.into(),
                 errors: self.desired.errors.clone(),
                 warnings: self.desired.warnings.clone(),
+                failing_lookups: self.desired.failing_lookups,
             },
             applied: self.applied.clone(),
             interfaces: self.datapath.as_ref().map(|datapath| status::interfaces(datapath.served())).unwrap_or_default(),
-            attachments: observed::Attachments { lost: self.attachments.lost, warnings: self.attachments.warnings.clone() },
+            attachments: splitter_api::Attachments { lost: self.attachments.lost, warnings: self.attachments.warnings.clone() },
             rollout_looks: self.rollouts.pace(),
             rollout_events: self.rollouts.told.iter().map(|((service, event), count)| (service.clone(), event.clone(), *count)).collect(),
             ..Status::default()

@@ -5,17 +5,14 @@ use super::{
     decision::{self, Facts},
     live, status,
 };
-use crate::{
-    model::{HttpRule, SplitBy},
-    observed::{ExplainRequest, Explanation},
-    plan,
-    reconcile::Planned,
-};
+use splitter_api::{ExplainRequest, Explanation};
 use splitter_common::{
-    abi::{Addr, HttpRules, MAX_VERSIONS, http_subject},
-    decide,
+    abi::{Addr, BASELINE_RULED, HttpRules, http_subject},
+    decide::{self, NO_RULE, Request, select::key},
     http::{self, HEAD_LIMIT, HeadText, Plain, RequestHead, Scan, verdict},
 };
+use splitter_datapath::{plan, reconcile::Planned};
+use splitter_policy::model::{HttpRule, SplitBy, TooLong};
 
 /// The head as the kernel reads it.
 pub struct Read {
@@ -114,24 +111,44 @@ pub fn explain(
         }
         _ => {}
     }
-    let Some(version) = version(planned, request, read, (facts, client, port), answer) else { return Ok(()) };
+    let long = if read.head.verdict == verdict::TOO_LONG { planned.model.http.as_ref().map(|http| http.too_long) } else { None };
+    if long == Some(TooLong::Status) {
+        answer.decided_by = "refused".into();
+        answer.reason = format!("The head is longer than {HEAD_LIMIT} bytes: the node answers 431, see whenTooLong.");
+        return Ok(());
+    }
+    let asked = Request {
+        at: request.sequence.unwrap_or(0),
+        key: (read.head.keyed != 0).then_some(read.head.key),
+        ruled: match (long, planned.image.http.as_deref()) {
+            (Some(TooLong::Baseline), _) => BASELINE_RULED,
+            (None, Some(rules)) => http::rule(rules, read.head.facts).unwrap_or(NO_RULE),
+            _ => NO_RULE,
+        },
+    };
+    let decision = decision::select(planned, facts, Some(&asked), suspect);
+    let known = match long {
+        Some(TooLong::Baseline) => baseline(planned, decision.version, answer),
+        _ => version(planned, (request, read, &asked), (facts, client, port), decision.version, answer),
+    };
+    let Some(version) = decision.version.filter(|_| known) else { return Ok(()) };
     let name = planned.model.versions[version].name.clone();
     answer.version = Some(name);
     match read.head.verdict {
         verdict::PIN => answer.reason.push_str(" The connection stays with its backend after this request."),
-        verdict::TOO_LONG => answer.reason.push_str(" The head is longer than 8192 bytes: rules are not looked at."),
+        verdict::TOO_LONG => {
+            let text =
+                format!(" The head is longer than {HEAD_LIMIT} bytes: rules are not looked at, and the connection stays with its backend.");
+            answer.reason.push_str(&text);
+        }
         _ => {}
     }
-    let key = match planned.model.split_by {
-        SplitBy::ClientIp => decide::client_key(&facts.client),
-        _ => connection(facts),
-    };
     let single = planned.image.record.versions[version].size == 1;
     let known = client && (port || planned.model.split_by == SplitBy::ClientIp);
     if !single && !known {
         return Ok(());
     }
-    match decision::backend(planned, version, key, suspect) {
+    match decision.backend {
         Some(id) => {
             let row = planned.image.backends.iter().find(|(known, _)| *known == id);
             answer.backend = row.map(|(_, row)| live::endpoint(&row.addr, row.port));
@@ -141,23 +158,31 @@ pub fn explain(
     Ok(())
 }
 
-fn connection(facts: &Facts) -> u64 {
-    decide::connection_key(&facts.client, facts.client_port, &facts.vip, facts.vip_port, facts.proto)
+/// Says that a request whose head is too long gets a version; `false`: none.
+fn baseline(planned: &Planned, chosen: Option<usize>, answer: &mut Explanation) -> bool {
+    let Some(index) = chosen else {
+        answer.decided_by = "none".into();
+        answer.reason = "All weights are 0: the request is refused, see whenUnavailable.".into();
+        return false;
+    };
+    answer.decided_by = "baseline".into();
+    answer.reason = format!("Version {} is the baseline, which gets what is not read (whenTooLong).", planned.model.versions[index].name);
+    true
 }
 
-/// Index of the version, with the reason; `None` when it depends on what is not known, or nobody serves.
+/// Says why a request gets the version `chosen`; `false` when that depends on what is not known, or nobody serves.
 fn version(
     planned: &Planned,
-    request: &ExplainRequest,
-    read: &Read,
+    (request, read, asked): (&ExplainRequest, &Read, &Request),
     (facts, client, port): (&Facts, bool, bool),
+    chosen: Option<usize>,
     answer: &mut Explanation,
-) -> Option<usize> {
-    let ruled = rule(planned, read.head.facts);
+) -> bool {
+    let ruled = if asked.ruled == NO_RULE { None } else { rule(planned, read.head.facts) };
     if !client && !whoever(planned, read, ruled) {
         answer.decided_by = "undecided".into();
         answer.reason = "A rule reads the client's address: name one with --client.".into();
-        return None;
+        return false;
     }
     if let (Some(position), Some(http)) = (ruled, &planned.model.http) {
         let rule = &http.rules[position];
@@ -165,37 +190,36 @@ fn version(
         answer.rule = Some(describe(position, rule));
         answer.rule_origin = Some(origin(planned, rule));
         answer.reason = format!("The request fulfils rule {position} ({rule}): version {}.", planned.model.versions[rule.version].name);
-        return Some(rule.version);
+        return true;
     }
-    let record = &planned.image.record;
     let shares = status::ratios(planned);
     if shares.iter().all(|share| *share == 0.0) {
         answer.decided_by = "none".into();
         answer.reason = "All weights are 0 and no rule matches: the request is refused, see whenUnavailable.".into();
-        return None;
+        return false;
     }
-    let (key, what) = match (&planned.model.split_by, request.sequence) {
-        (SplitBy::ClientIp, _) if client => (decide::client_key(&facts.client), "the client's address"),
-        (SplitBy::Header(name) | SplitBy::Cookie(name), _) if read.head.keyed != 0 => (read.head.key, name.as_str()),
-        (SplitBy::Request, Some(sequence)) if port => (decide::request_key(connection(facts), sequence), "this request"),
-        (SplitBy::Connection | SplitBy::Header(_) | SplitBy::Cookie(_), _) if port => (connection(facts), "the connection"),
+    let what = match (&planned.model.split_by, request.sequence) {
+        (SplitBy::ClientIp, _) if client => "the client's address",
+        (SplitBy::Header(name) | SplitBy::Cookie(name), _) if asked.key.is_some() => name.as_str(),
+        (SplitBy::Request, Some(_)) if port => "this request",
+        (SplitBy::Connection | SplitBy::Header(_) | SplitBy::Cookie(_), _) if port => "the connection",
         _ => return only(planned, &shares, answer),
     };
-    let bucket = decide::bucket(record.salt, key);
-    let index = decide::pick(record, bucket).filter(|index| *index < planned.model.versions.len().min(MAX_VERSIONS))?;
+    let (Some(index), record) = (chosen, &planned.image.record) else { return false };
+    let bucket = decide::bucket(record.salt, key(record.split_by, facts, Some(asked)));
     answer.bucket = Some(bucket);
     answer.decided_by = "weight".into();
     let name = &planned.model.versions[index].name;
     answer.reason = format!("No rule matches. Bucket {bucket} of 4294967296, by {what}, falls into the interval of version {name}.");
-    Some(index)
+    true
 }
 
-/// The key is not known: the version that has all the weight, if one has.
-fn only(planned: &Planned, shares: &[f64], answer: &mut Explanation) -> Option<usize> {
+/// The key is not known: whether one version has all the weight.
+fn only(planned: &Planned, shares: &[f64], answer: &mut Explanation) -> bool {
     if let Some(index) = shares.iter().position(|share| *share == 1.0) {
         answer.decided_by = "weight".into();
         answer.reason = format!("No rule matches, and version {} has all the weight.", planned.model.versions[index].name);
-        return Some(index);
+        return true;
     }
     answer.decided_by = "undecided".into();
     answer.reason = match &planned.model.split_by {
@@ -206,7 +230,7 @@ fn only(planned: &Planned, shares: &[f64], answer: &mut Explanation) -> Option<u
             format!("No rule matches, and without {name} the connection decides: give it, or --client IP:PORT.")
         }
     };
-    None
+    false
 }
 
 /// Position from 0, and the match as the policy means it.

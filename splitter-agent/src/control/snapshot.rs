@@ -9,9 +9,9 @@ use super::{
     sweep::{Clock, Findings},
     wanted::{self, Wanted},
 };
-use crate::{
-    datapath::{Kernel, TableError},
-    observed::{FlowQuery, FlowRow, RolloutStatus, ServiceNames, Status, StatusQuery},
+use splitter_api::{FlowQuery, FlowRow, RolloutStatus, ServiceNames, Status, StatusQuery};
+use splitter_datapath::{
+    Kernel, TableError,
     reconcile::{Applied, Planned},
 };
 use std::{collections::HashSet, sync::Arc};

@@ -1,8 +1,10 @@
 //! Which backends of http services agree to TCP timestamps: they are asked one by one, a few at a time, beside the control loop.
 
 use super::{actor::Actor, counters};
-use crate::{model::Mode, outside::stamps::agrees, reconcile::Reconciler};
+use crate::outside::stamps::agrees;
 use splitter_common::abi::{Reason, backend_state, mapped};
+use splitter_datapath::reconcile::Reconciler;
+use splitter_policy::model::Mode;
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv6Addr, SocketAddr},

@@ -8,42 +8,21 @@ use super::{
     store::Runtime,
     sweep::{Clock, Findings},
 };
-use crate::{
-    datapath::{Served, Table, TableError, Tables},
-    model::{Mode, OnWeightChange, Pinned, SplitBy},
-    observed::{self, StatusQuery, StatusSort},
+use splitter_api::{StatusQuery, StatusSort};
+use splitter_common::{
+    abi::{Backend, Kind, Lapsed, Measure, Outcomes, Reason, VersionCounters, backend_state, is_suspected, service_flag, trial},
+    decide::SPACE,
+};
+use splitter_datapath::{
+    Served, Table, TableError, Tables,
     plan::mode_name,
     reconcile::{Applied, Planned},
 };
-use splitter_common::{
-    abi::{Backend, Kind, Lapsed, Measure, Outcomes, Reason, VersionCounters, backend_state, is_suspected, trial},
-    decide::SPACE,
-};
+use splitter_policy::model::{Mode, OnWeightChange, Pinned, SplitBy, Unserved, Way};
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
 };
-
-/// Tables that users can fill.
-const TABLES: [Table; 17] = [
-    Table::Tcp4,
-    Table::Tcp6,
-    Table::Udp4,
-    Table::Udp6,
-    Table::Half4,
-    Table::Half6,
-    Table::Closing4,
-    Table::Closing6,
-    Table::Snat4,
-    Table::Snat6,
-    Table::Fragments4,
-    Table::Fragments6,
-    Table::Spliced4,
-    Table::Spliced6,
-    Table::Legs4,
-    Table::Legs6,
-    Table::Stashes,
-];
 
 /// Asked share of each version, as the record's intervals say.
 pub fn ratios(planned: &Planned) -> Vec<f64> {
@@ -62,8 +41,8 @@ pub fn shares(planned: &Planned) -> BTreeMap<String, f64> {
     planned.model.versions.iter().map(|version| version.name.clone()).zip(ratios(planned)).collect()
 }
 
-pub fn interfaces<'a>(served: impl Iterator<Item = &'a Served>) -> Vec<observed::Interface> {
-    let one = |served: &Served| observed::Interface {
+pub fn interfaces<'a>(served: impl Iterator<Item = &'a Served>) -> Vec<splitter_api::Interface> {
+    let one = |served: &Served| splitter_api::Interface {
         name: served.name.clone(),
         ifindex: served.ifindex,
         programs: served.hooks.iter().map(|hook| hook.name().into()).collect(),
@@ -73,7 +52,7 @@ pub fn interfaces<'a>(served: impl Iterator<Item = &'a Served>) -> Vec<observed:
     served.map(one).collect()
 }
 
-pub fn reasons(tables: &impl Tables) -> Result<Vec<observed::ReasonCount>, TableError> {
+pub fn reasons(tables: &impl Tables) -> Result<Vec<splitter_api::ReasonCount>, TableError> {
     let kind = |kind| match kind {
         Kind::Drop => "drop",
         Kind::Pass => "pass",
@@ -82,19 +61,19 @@ pub fn reasons(tables: &impl Tables) -> Result<Vec<observed::ReasonCount>, Table
     };
     let seen = counters::reasons(tables)?.into_iter().filter(|(_, count)| *count > 0);
     Ok(seen
-        .map(|(reason, count)| observed::ReasonCount { reason: reason.name().into(), kind: kind(reason.kind()).into(), count })
+        .map(|(reason, count)| splitter_api::ReasonCount { reason: reason.name().into(), kind: kind(reason.kind()).into(), count })
         .collect())
 }
 
-/// Entries as the last sweep counted them.
-pub fn tables(tables: &impl Tables, findings: &Findings) -> Vec<observed::Table> {
-    let one = |table: &Table| observed::Table {
+/// Tables that users can fill, with their entries as the last sweep counted them.
+pub fn tables(tables: &impl Tables, findings: &Findings) -> Vec<splitter_api::Table> {
+    let one = |table: Table| splitter_api::Table {
         name: table.name().to_lowercase(),
-        entries: findings.entries.get(table).copied().unwrap_or(0),
-        max_entries: u64::from(tables.limit(*table)),
-        memory: tables.memory(*table),
+        entries: findings.entries.get(&table).copied().unwrap_or(0),
+        max_entries: u64::from(tables.limit(table)),
+        memory: tables.memory(table),
     };
-    TABLES.iter().map(one).collect()
+    Table::of_flows().chain([Table::Stashes]).map(one).collect()
 }
 
 /// Every service, sorted by name.
@@ -106,7 +85,7 @@ pub fn services(
     findings: &Findings,
     clock: Clock,
     rates: &Rates,
-) -> Result<Vec<observed::Service>, TableError> {
+) -> Result<Vec<splitter_api::Service>, TableError> {
     some(tables, applied, applied.services().collect(), &StatusQuery::default(), (runtime, findings, clock, rates))
 }
 
@@ -117,7 +96,7 @@ pub fn some(
     mut planned: Vec<&Planned>,
     query: &StatusQuery,
     (runtime, findings, clock, rates): (&Runtime, &Findings, Clock, &Rates),
-) -> Result<Vec<observed::Service>, TableError> {
+) -> Result<Vec<splitter_api::Service>, TableError> {
     planned.sort_unstable_by(|a, b| a.model.name.cmp(&b.model.name));
     let limit = query.limit.unwrap_or(usize::MAX);
     if query.sort == StatusSort::Name {
@@ -144,8 +123,8 @@ pub fn some(
 }
 
 /// What a service is sorted by, the largest first.
-fn rank(sort: StatusSort, service: &observed::Service) -> f64 {
-    let sum = |of: fn(&observed::Version) -> u64| service.versions.iter().map(of).sum::<u64>() as f64;
+fn rank(sort: StatusSort, service: &splitter_api::Service) -> f64 {
+    let sum = |of: fn(&splitter_api::Version) -> u64| service.versions.iter().map(of).sum::<u64>() as f64;
     match sort {
         StatusSort::Name => 0.0,
         StatusSort::Flows => sum(|version| version.flows),
@@ -192,7 +171,7 @@ pub fn pinned(planned: &Planned, findings: &Findings) -> u64 {
 
 fn lapsed(tables: &impl Tables) -> Result<HashMap<u32, Lapsed>, TableError> {
     let mut lapsed = HashMap::new();
-    crate::datapath::LAPSED.each(tables, |version, count| {
+    splitter_datapath::LAPSED.each(tables, |version, count| {
         lapsed.insert(version, count);
     })?;
     Ok(lapsed)
@@ -201,7 +180,7 @@ fn lapsed(tables: &impl Tables) -> Result<HashMap<u32, Lapsed>, TableError> {
 /// What clients suffered for want of a slot for a head, by service and reason.
 fn losses(tables: &impl Tables) -> Result<HashMap<u32, BTreeMap<String, u64>>, TableError> {
     let mut losses: HashMap<u32, BTreeMap<String, u64>> = HashMap::new();
-    crate::datapath::HEAD_LOSSES.each(tables, |key, count| {
+    splitter_datapath::HEAD_LOSSES.each(tables, |key, count| {
         if let Some(reason) = Reason::ALL.get(key.reason as usize) {
             losses.entry(key.service).or_default().insert(reason.name().into(), count);
         }
@@ -211,13 +190,13 @@ fn losses(tables: &impl Tables) -> Result<HashMap<u32, BTreeMap<String, u64>>, T
 
 fn suspects(tables: &impl Tables, clock: Clock) -> Result<HashMap<u32, bool>, TableError> {
     let mut suspects = HashMap::new();
-    crate::datapath::SUSPECTS.each(tables, |backend, until| {
+    splitter_datapath::SUSPECTS.each(tables, |backend, until| {
         suspects.insert(backend, is_suspected(until, clock.ticks));
     })?;
     Ok(suspects)
 }
 
-fn service(planned: &Planned, runtime: &Runtime, facts: &Facts<'_>) -> observed::Service {
+fn service(planned: &Planned, runtime: &Runtime, facts: &Facts<'_>) -> splitter_api::Service {
     let model = &planned.model;
     let baseline = runtime.baselines.get(&model.name);
     let since: Vec<u64> = model
@@ -235,9 +214,10 @@ fn service(planned: &Planned, runtime: &Runtime, facts: &Facts<'_>) -> observed:
         let observed_ratio = (total > 0).then(|| since[i] as f64 / total as f64);
         version(planned, i, ratios.get(i).copied().unwrap_or(0.0), observed_ratio, facts)
     };
-    observed::Service {
+    splitter_api::Service {
         name: model.name.clone(),
         mode: mode_name(model.mode).into(),
+        path: if planned.image.record.flags & service_flag::STACK != 0 { Way::Stack } else { Way::Redirect }.name().into(),
         split_by: split_by(&model.split_by),
         on_weight_change: on_weight_change(model.on_weight_change),
         pinned_on_weight_change: match model.pinned {
@@ -246,6 +226,12 @@ fn service(planned: &Planned, runtime: &Runtime, facts: &Facts<'_>) -> observed:
         }
         .into(),
         frontends: model.frontends.iter().map(|f| format!("{}/{}", f.address, protocol_label(f.protocol))).collect(),
+        unserved: match model.vip.unserved {
+            Unserved::Refuse => "refuse",
+            Unserved::Pass => "pass",
+        }
+        .into(),
+        ping: model.vip.ping,
         weights_from: match runtime.overrides.get(&model.name) {
             Some(kept) if kept.kept => "kernel",
             Some(_) => "cli",
@@ -286,20 +272,20 @@ fn seconds(time: Duration) -> String {
     if time.subsec_millis() == 0 { format!("{}s", time.as_secs()) } else { format!("{}ms", time.as_millis()) }
 }
 
-fn version(planned: &Planned, index: usize, weight_ratio: f64, observed_ratio: Option<f64>, facts: &Facts<'_>) -> observed::Version {
+fn version(planned: &Planned, index: usize, weight_ratio: f64, observed_ratio: Option<f64>, facts: &Facts<'_>) -> splitter_api::Version {
     let model = &planned.model.versions[index];
     let number = planned.image.record.versions.get(index).map_or(0, |slot| slot.version);
     let c = facts.counters.get(&number).copied().unwrap_or_default();
     let (timing, unanswered) = timing(planned, number);
     let (late, pending) = trial::unended(&c.pending, facts.ticks, timing, unanswered);
     let latency = |measure: Measure| facts.histograms.get(&(number, measure as u32)).map(counters::Histogram::latency).unwrap_or_default();
-    let backend = |(id, row): &(u32, splitter_common::abi::Backend)| observed::Backend {
+    let backend = |(id, row): &(u32, splitter_common::abi::Backend)| splitter_api::Backend {
         address: endpoint(&row.addr, row.port),
         id: *id,
         state: state_name(row.state).into(),
         suspect: facts.suspects.get(id).copied().unwrap_or(false),
     };
-    observed::Version {
+    splitter_api::Version {
         name: model.name.clone(),
         id: number,
         weight: model.weight,
@@ -337,13 +323,13 @@ fn timing(planned: &Planned, version: u32) -> (u8, u32) {
 }
 
 /// `late`: trials that wait for too long and have not ended. A rollout judges by drawn ones but for those that steer by a rule.
-fn trials(counters: &VersionCounters, lapsed: Lapsed, late: i64) -> observed::Trials {
+fn trials(counters: &VersionCounters, lapsed: Lapsed, late: i64) -> splitter_api::Trials {
     let drawn = Outcomes { overdue: counters.drawn.overdue.wrapping_add(late as u64), ..counters.drawn };
-    observed::Trials { drawn: outcomes(&drawn, lapsed.drawn), ruled: outcomes(&counters.ruled, lapsed.ruled) }
+    splitter_api::Trials { drawn: outcomes(&drawn, lapsed.drawn), ruled: outcomes(&counters.ruled, lapsed.ruled) }
 }
 
-fn outcomes(of: &Outcomes, lapsed: u64) -> observed::Outcomes {
-    observed::Outcomes {
+fn outcomes(of: &Outcomes, lapsed: u64) -> splitter_api::Outcomes {
+    splitter_api::Outcomes {
         begun: of.trials,
         answered: of.answered,
         refused: of.refused,

@@ -2,8 +2,9 @@
 //! the policy may be large and the other changes often. Written beside and renamed, so that a crash leaves the old or the new one.
 
 use super::files;
-use crate::{model::Service, reconcile::Services};
 use serde::{Deserialize, Serialize};
+use splitter_datapath::reconcile::Services;
+use splitter_policy::model::Service;
 use std::{
     collections::BTreeMap,
     io::{self, BufReader},
@@ -97,12 +98,7 @@ impl Store {
 
     /// The last good policy; `None` without one.
     pub fn policy(&self) -> Result<Option<Services>, StoreError> {
-        #[derive(Deserialize)]
-        struct PolicyIn {
-            services: Vec<Arc<Service>>,
-        }
-        let policy: Option<PolicyIn> = read(&self.directory, POLICY)?;
-        Ok(policy.map(|policy| Arc::new(policy.services)))
+        last_policy(&self.directory)
     }
 
     /// Whether an agent kept anything here before.
@@ -140,6 +136,16 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// The last good policy that an agent kept in this directory; `None` without one.
+pub fn last_policy(directory: &Path) -> Result<Option<Services>, StoreError> {
+    #[derive(Deserialize)]
+    struct PolicyIn {
+        services: Vec<Arc<Service>>,
+    }
+    let policy: Option<PolicyIn> = read(directory, POLICY)?;
+    Ok(policy.map(|policy| Arc::new(policy.services)))
 }
 
 /// `None` when there is no such file.

@@ -3,14 +3,11 @@
 
 mod splice;
 
-use crate::{
-    datapath::{
-        BACKENDS, Cursor, FlowTables, LAPSED, NEXTHOP_OWNERS, NEXTHOPS, Plain, SUSPECTED, SUSPECTS, Table, TableError, Tables, Typed,
-        bytes_of,
-    },
+use splitter_common::abi::*;
+use splitter_datapath::{
+    BACKENDS, Cursor, FlowTables, LAPSED, NEXTHOP_OWNERS, NEXTHOPS, Plain, SUSPECTED, SUSPECTS, Table, TableError, Tables, Typed, bytes_of,
     reconcile::{Bits, flows},
 };
-use splitter_common::abi::*;
 use std::{collections::HashMap, sync::Arc};
 
 /// Idle timeouts, seconds. Established TCP outlives the two hours of TCP keepalive (RFC 9293, 3.8.4).
@@ -97,13 +94,14 @@ enum Kind {
     Half,
     Closing,
     Snat,
+    Claims,
     Fragments,
     Stashes,
     Spliced,
     Legs,
 }
 
-const STAGES: [(Kind, bool); 17] = [
+const STAGES: [(Kind, bool); 19] = [
     (Kind::Stashes, false),
     (Kind::Spliced, false),
     (Kind::Spliced, true),
@@ -119,6 +117,8 @@ const STAGES: [(Kind, bool); 17] = [
     (Kind::Closing, true),
     (Kind::Snat, false),
     (Kind::Snat, true),
+    (Kind::Claims, false),
+    (Kind::Claims, true),
     (Kind::Fragments, false),
     (Kind::Fragments, true),
 ];
@@ -188,15 +188,16 @@ impl Janitor {
             Kind::Tcp => self.flows::<F, _>(F::TCP, tables, cursor, clock, |flow: &Flow<F>| *flow, tcp_timeout),
             Kind::Udp => self.flows::<F, _>(F::UDP, tables, cursor, clock, |flow: &Flow<F>| *flow, udp_timeout),
             Kind::Half => self.half::<F>(tables, cursor, clock),
-            Kind::Closing => self.flows::<F, _>(F::CLOSING, tables, cursor, clock, |flow: &Flow<F>| *flow, |_| CLOSING),
-            Kind::Snat => self.translations::<F>(tables, cursor, clock),
+            Kind::Closing => self.flows::<F, _>(F::CLOSING, tables, cursor, clock, |flow: &Flow<F>| *flow, closing_timeout),
+            Kind::Snat => self.translations::<F>(F::SNAT, tables, cursor, clock),
+            Kind::Claims => self.translations::<F>(F::CLAIMS, tables, cursor, clock),
             Kind::Stashes => self.stashes(tables, clock),
             Kind::Spliced => self.spliced::<F>(tables, cursor, clock),
             Kind::Legs => self.legs::<F>(tables, cursor, clock),
             Kind::Fragments => {
                 let (mut keys, mut values, mut more) = (Vec::new(), Vec::new(), true);
                 while more {
-                    more = tables.scan(F::FRAGMENTS, cursor, crate::datapath::SCAN, &mut keys, &mut values)?;
+                    more = tables.scan(F::FRAGMENTS, cursor, splitter_datapath::SCAN, &mut keys, &mut values)?;
                     *self.now.entries.entry(F::FRAGMENTS).or_default() += (keys.len() / F::FRAGMENTS.key_size()) as u64;
                 }
                 Ok(false)
@@ -204,10 +205,16 @@ impl Janitor {
         }
     }
 
-    /// An entry of `SNAT` is a claim on a port: it goes when its flow has been missing for long.
-    fn translations<F: FlowTables>(&mut self, tables: &mut impl Tables, cursor: &mut Cursor, clock: Clock) -> Result<bool, TableError> {
+    /// An entry of `SNAT` or `CLAIMS` keeps a port: it goes when its flow has been missing for long.
+    fn translations<F: FlowTables>(
+        &mut self,
+        table: Typed<FlowKey<F>, Snat<F>>,
+        tables: &mut impl Tables,
+        cursor: &mut Cursor,
+        clock: Clock,
+    ) -> Result<bool, TableError> {
         let mut keys = Vec::new();
-        let more = F::SNAT.scan(tables, cursor, |key, _| keys.push(key))?;
+        let more = table.scan(tables, cursor, |key, _| keys.push(key))?;
         let mut free = Vec::new();
         for key in &keys {
             if has_flow(tables, *key)? {
@@ -221,8 +228,8 @@ impl Janitor {
                 self.now.strays.insert(bytes, since);
             }
         }
-        *self.now.entries.entry(F::SNAT.0).or_default() += (keys.len() - free.len()) as u64;
-        F::SNAT.delete(tables, &free)?;
+        *self.now.entries.entry(table.0).or_default() += (keys.len() - free.len()) as u64;
+        table.delete(tables, &free)?;
         Ok(more)
     }
 
@@ -372,6 +379,13 @@ fn tcp_timeout(flags: u8) -> u32 {
     if flags & (flow_flag::FIN | flow_flag::PEER_FIN | flow_flag::RESET) != 0 { HALF_CLOSED } else { ESTABLISHED }
 }
 
+/// What a RST alone has ended may live on, since anybody could have sent it: only the table's limit shortens its life. Whose source is translated
+/// holds a port meanwhile.
+fn closing_timeout(flags: u8) -> u32 {
+    let ended = flags & EITHER_FIN == EITHER_FIN;
+    if ended || flags & flow_flag::SNAT != 0 { CLOSING } else { ESTABLISHED }
+}
+
 fn udp_timeout(flags: u8) -> u32 {
     if flags & flow_flag::REPLIED != 0 { UDP_REPLIED } else { UDP_UNREPLIED }
 }
@@ -379,7 +393,7 @@ fn udp_timeout(flags: u8) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::{Memory, read};
+    use splitter_datapath::{Memory, read};
 
     const CLOCK: Clock = Clock { ticks: 5_000_000u32.wrapping_neg(), ticks_per_second: 250, heads: 0 };
 
@@ -404,11 +418,26 @@ mod tests {
         while !janitor.step(memory, CLOCK).unwrap() {}
     }
 
+    /// A table of flows that no stage goes through would only ever be emptied by LRU.
+    #[test]
+    fn every_table_of_flows_is_swept() {
+        let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
+        sweep(&mut janitor, &mut memory);
+        let mut swept: Vec<_> = janitor.findings().entries.keys().copied().collect();
+        swept.sort_unstable();
+        assert_eq!(swept, Table::of_flows().chain([Table::Stashes]).collect::<Vec<_>>());
+    }
+
     #[test]
     fn flows_end_when_both_directions_are_idle() {
-        for (table, flags, timeout) in
-            [(V4::TCP, 0, ESTABLISHED), (V4::UDP, 0, UDP_UNREPLIED), (V4::UDP, flow_flag::REPLIED, UDP_REPLIED), (V4::CLOSING, 0, CLOSING)]
-        {
+        for (table, flags, timeout) in [
+            (V4::TCP, 0, ESTABLISHED),
+            (V4::UDP, 0, UDP_UNREPLIED),
+            (V4::UDP, flow_flag::REPLIED, UDP_REPLIED),
+            (V4::CLOSING, flow_flag::FIN | flow_flag::PEER_FIN, CLOSING),
+            (V4::CLOSING, flow_flag::FIN, ESTABLISHED),
+            (V4::CLOSING, 0, ESTABLISHED),
+        ] {
             let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
             flow(&mut memory, table, 1, flags, (timeout + 1, timeout + 1));
             flow(&mut memory, table, 2, flags, (timeout + 1, 1));
@@ -488,7 +517,9 @@ mod tests {
         assert_eq!(V4::SNAT.get(&memory, key(1)).unwrap(), None);
         // What found its flow again begins anew.
         flow(&mut memory, V4::CLOSING, 9, 0, (0, 0));
-        V4::CLOSING.put(&mut memory, &[(key(2), Flow { peer: [0], peer_port: 0, nexthop: 0, owner: 0, last: at(99).ticks })]).unwrap();
+        V4::CLOSING
+            .put(&mut memory, &[(key(2), Flow { peer: [0], peer_port: 0, nexthop: 0, owner: Owner::NONE, last: at(99).ticks })])
+            .unwrap();
         assert_eq!(left(&mut memory, at(99)), 3);
         V4::CLOSING.delete(&mut memory, &[key(2)]).unwrap();
         assert_eq!(left(&mut memory, at(2 * ORPHANED + 5)), 3);

@@ -11,17 +11,13 @@ use super::{
     sweep::{Clock, Janitor},
     wanted::{self, Wanted},
 };
-use crate::{
-    datapath::{Cursor, FlowTables, Memory, Table, TableError, Tables, bytes_of},
-    model::*,
-    observed::{ExplainRequest, FlowQuery, FlowSort, FlowState, StatusQuery, StatusSort},
-    plan,
-    reconcile::Reconciler,
-};
+use splitter_api::{ExplainRequest, FlowQuery, FlowSort, FlowState, StatusQuery, StatusSort};
 use splitter_common::{
     abi::{Addr, Flow, FlowKey, MAGLEV_CHUNK, MaglevKey, TCP, V4, VersionCounters, flow_flag, mapped, owner},
     decide, maglev,
 };
+use splitter_datapath::{Cursor, FlowTables, Memory, Table, TableError, Tables, bytes_of, plan, reconcile::Reconciler};
+use splitter_policy::model::*;
 use std::{
     collections::{BTreeMap, HashSet},
     net::SocketAddr,
@@ -36,6 +32,7 @@ fn service(split_by: SplitBy, weights: [u32; 2]) -> Service {
         name: name.into(),
         weight,
         backends: backends.iter().map(|text| backend(text)).collect(),
+        lookups: Vec::new(),
     };
     Service {
         name: "checkout".into(),
@@ -52,6 +49,8 @@ fn service(split_by: SplitBy, weights: [u32; 2]) -> Service {
         on_weight_change: OnWeightChange::Reset,
         pinned: Default::default(),
         snat: Snat::Auto,
+        path: Default::default(),
+        vip: Default::default(),
         rollout: None,
         origin: String::new(),
     }
@@ -76,8 +75,7 @@ fn facts(client: &str) -> Facts {
 fn open(reconciler: &Reconciler, memory: &mut Memory, client: &str) -> (FlowKey<V4>, FlowKey<V4>) {
     let planned = reconciler.service("checkout").unwrap();
     let facts = facts(client);
-    let version = decision::decide(planned, &facts).version.unwrap();
-    let id = decision::backend(planned, version, decision::key(planned, &facts), |_| false).unwrap();
+    let id = decision::select(planned, &facts, None, |_| false).backend.unwrap();
     let row = planned.image.backends.iter().find(|(known, _)| *known == id).unwrap().1;
     let word = |addr: &Addr| [u32::from_ne_bytes(addr[12..].try_into().unwrap())];
     let ports = |a: [u8; 2], b: [u8; 2]| u32::from_ne_bytes([a[0], a[1], b[0], b[1]]);
@@ -95,7 +93,7 @@ fn the_longest_rule_wins_and_of_equal_ones_the_first() {
     let (reconciler, _) = applied(service(SplitBy::Connection, [1, 1]));
     let planned = reconciler.service("checkout").unwrap();
     for (client, rule) in [("10.1.7.9:1", Some(1)), ("10.1.8.9:1", Some(0)), ("10.2.0.1:1", None)] {
-        assert_eq!(decision::decide(planned, &facts(client)).rule, rule, "{client}");
+        assert_eq!(decision::rule(planned, &facts(client).client), rule, "{client}");
     }
 }
 
@@ -110,10 +108,10 @@ fn the_backend_is_that_of_the_map() {
         let key = decide::connection_key(&facts.client, port, &facts.vip, 80, TCP);
         let at = maglev::slot(decide::backend_hash(planned.image.record.salt, key, 0), slot.size);
         let chunk = MaglevKey { version: slot.version, table: slot.table, chunk: at / MAGLEV_CHUNK as u32 };
-        let expected = crate::datapath::MAGLEV.get(&memory, chunk).unwrap().unwrap().backends[at as usize % MAGLEV_CHUNK];
-        assert_eq!(decision::backend(planned, 0, decision::key(planned, &facts), |_| false), Some(expected));
-        let other = decision::backend(planned, 0, decision::key(planned, &facts), |id| id == expected);
-        assert!(other.is_some());
+        let expected = splitter_datapath::MAGLEV.get(&memory, chunk).unwrap().unwrap().backends[at as usize % MAGLEV_CHUNK];
+        assert_eq!(decision::select(planned, &facts, None, |_| false).backend, Some(expected));
+        let other = decision::select(planned, &facts, None, |id| id == expected).backend;
+        assert!(other.is_some_and(|other| other != expected));
     }
 }
 
@@ -196,7 +194,7 @@ fn a_limit_ends_the_walk() {
         (1..=5).map(|p| format!("10.3.0.1:{p}")).collect::<Vec<_>>()
     );
     // In memory the entries of the backends' side come first: four portions of them.
-    assert!(few <= 5 * crate::datapath::SCAN && seen.get() >= 8_000, "{few} and {} entries were read", seen.get());
+    assert!(few <= 5 * splitter_datapath::SCAN && seen.get() >= 8_000, "{few} and {} entries were read", seen.get());
 }
 
 /// Counts the entries that are read.
@@ -272,7 +270,7 @@ fn status_takes_names_patterns_order_and_limit() {
     assert_eq!(wanted::names(reconciler.applied(), "w")[0].versions, ["v1", "v2"]);
 }
 
-fn ask(reconciler: &Reconciler, memory: &Memory, client: Option<&str>) -> Result<crate::observed::Explanation, ControlError> {
+fn ask(reconciler: &Reconciler, memory: &Memory, client: Option<&str>) -> Result<splitter_api::Explanation, ControlError> {
     let request = ExplainRequest { service: "checkout".into(), client: client.map(Into::into), ..ExplainRequest::default() };
     explain(memory, reconciler.service("checkout").unwrap(), &request, |_| false)
 }
@@ -323,7 +321,7 @@ fn status_tells_shares_since_the_weights_changed() {
     while !janitor.step(&mut memory, CLOCK).unwrap() {}
     let mut runtime = Runtime::default();
     let first = status::services(&memory, reconciler.applied(), &runtime, janitor.findings(), CLOCK, &Rates::default()).unwrap();
-    let ratio = |services: &[crate::observed::Service]| services[0].versions.iter().map(|v| v.observed_ratio.unwrap()).collect::<Vec<_>>();
+    let ratio = |services: &[splitter_api::Service]| services[0].versions.iter().map(|v| v.observed_ratio.unwrap()).collect::<Vec<_>>();
     assert_eq!(ratio(&first), [0.625, 0.375]);
     assert_eq!((first[0].versions[0].flows, first[0].versions[1].flows), (0, 1));
     assert_eq!(first[0].frontends, ["10.9.9.9:80/TCP"]);

@@ -7,17 +7,12 @@ mod join;
 mod names;
 
 use super::{ControlError, actor::Actor};
-use crate::{
-    datapath::{self, TraceEvents},
-    model::Cidr,
-    observed::{TraceEvent, TraceLost, TraceRequest},
-    plan,
-    reconcile::Applied,
-    source,
-};
-use join::Join;
+use join::{Join, Told};
 use names::Names;
+use splitter_api::{TraceEvent, TraceLost, TraceRequest};
 use splitter_common::abi::Trace;
+use splitter_datapath::{TraceEvents, plan, reconcile::Applied};
+use splitter_policy::{model::Cidr, source};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -242,7 +237,7 @@ fn union<'a>(filters: impl Iterator<Item = &'a Filter>, applied: &Applied, now: 
     }
 }
 
-fn version_id(planned: &crate::reconcile::Planned, name: &str) -> Option<u32> {
+fn version_id(planned: &splitter_datapath::reconcile::Planned, name: &str) -> Option<u32> {
     let index = planned.model.versions.iter().position(|version| version.name == name)?;
     planned.image.record.versions.get(index).map(|slot| slot.version)
 }
@@ -250,6 +245,27 @@ fn version_id(planned: &crate::reconcile::Planned, name: &str) -> Option<u32> {
 impl Actor {
     /// Lets somebody look.
     pub(super) fn trace(&mut self, request: TraceRequest) -> Result<Reader, ControlError> {
+        let filter = self.trace_filter(request)?;
+        self.datapath()?;
+        self.count_lost();
+        let reader = self.tracing.admit(filter)?;
+        self.switch_tracing();
+        Ok(reader)
+    }
+
+    /// Decisions that readers have not been told, because their answers may still come.
+    pub(super) fn waiting_decisions(&mut self, request: TraceRequest) -> Result<Vec<TraceEvent>, ControlError> {
+        let filter = self.trace_filter(request)?;
+        self.hand_on_events();
+        let Tracing { join, names, .. } = &mut self.tracing;
+        let applied = self.reconciler.applied();
+        names.follow(applied, self.layout);
+        let clock = names::Clock { now: splitter_datapath::monotonic(), unix: super::actor::unix_now() };
+        let line = |told: &Told| TraceEvent { waiting: true, ..names.line(applied, told, &clock) };
+        Ok(join.waiting().iter().map(line).filter(|event| filter.wants(event)).collect())
+    }
+
+    fn trace_filter(&mut self, request: TraceRequest) -> Result<Filter, ControlError> {
         let TraceRequest { service, version, client, rate } = request;
         if let Some(name) = &service {
             self.bring_forward(name)?;
@@ -261,7 +277,7 @@ impl Actor {
                 return Err(ControlError::NotFound(format!("service {name} has no version {version}; it has {}", known.join(", "))));
             }
         } else if let Some(version) = &version {
-            let known = |planned: &crate::reconcile::Planned| version_id(planned, version).is_some();
+            let known = |planned: &splitter_datapath::reconcile::Planned| version_id(planned, version).is_some();
             if !self.reconciler.services().any(known) {
                 return Err(ControlError::NotFound(format!("no service has a version {version}")));
             }
@@ -271,11 +287,7 @@ impl Actor {
         if !(1..=MOST).contains(&rate) {
             return Err(ControlError::Invalid(format!("the rate must be from 1 to {MOST} events a second")));
         }
-        self.datapath()?;
-        self.count_lost();
-        let reader = self.tracing.admit(Filter { service, version, client, rate })?;
-        self.switch_tracing();
-        Ok(reader)
+        Ok(Filter { service, version, client, rate })
     }
 
     /// The programs were loaded anew, with a ring of their own.
@@ -287,7 +299,7 @@ impl Actor {
     /// Tells the kernel what is looked at, or that nobody does.
     pub(super) fn switch_tracing(&mut self) {
         let readers = self.tracing.shared.readers();
-        let trace = union(readers.1.values(), self.reconciler.applied(), datapath::monotonic());
+        let trace = union(readers.1.values(), self.reconciler.applied(), splitter_datapath::monotonic());
         let wanted = !readers.1.is_empty();
         drop(readers);
         if !wanted && !self.tracing.on {
@@ -326,7 +338,7 @@ impl Actor {
     }
 
     fn count_lost(&mut self) {
-        match self.datapath.as_ref().map(datapath::Datapath::trace_lost).transpose() {
+        match self.datapath.as_ref().map(splitter_datapath::Datapath::trace_lost).transpose() {
             Ok(lost) => {
                 for (to, value) in self.tracing.shared.lost.iter().zip(lost.unwrap_or_default()) {
                     to.store(value, Relaxed);
@@ -342,7 +354,7 @@ impl Actor {
         if wanted != self.tracing.on {
             self.switch_tracing();
         }
-        let now = datapath::monotonic();
+        let now = splitter_datapath::monotonic();
         let Tracing { events, join, names, sender, more, next, .. } = &mut self.tracing;
         let (Some(events), Some(sender)) = (events, sender) else { return };
         let mut told = Vec::new();

@@ -1,15 +1,16 @@
 //! Which services and flows a reader wants: the queries of the admin API against what is applied. Pure.
 
 use super::{ControlError, weights};
-use crate::{
-    datapath,
-    model::{Cidr, Service},
-    observed::{FlowQuery, FlowRow, FlowSort, ServiceNames, name_of},
+use splitter_api::{FlowQuery, FlowRow, FlowSort, ServiceNames, name_of};
+use splitter_common::abi::Addr;
+use splitter_datapath::{
     plan,
     reconcile::{Applied, Planned},
+};
+use splitter_policy::{
+    model::{Cidr, Service},
     source,
 };
-use splitter_common::abi::Addr;
 use std::{
     cmp::Ordering,
     collections::HashMap,
@@ -38,7 +39,7 @@ pub fn services<'a>(applied: &'a Applied, names: &[String]) -> Result<Vec<&'a Pl
             continue;
         }
         let before = found.len();
-        let matching = applied.services().filter(|planned| datapath::glob(name, &planned.model.name));
+        let matching = applied.services().filter(|planned| splitter_datapath::glob(name, &planned.model.name));
         let matching: Vec<_> = matching.map(|planned| (planned.model.name.as_str(), planned)).collect();
         if matching.is_empty() && found.len() == before {
             let known = weights::list(applied.services().map(|planned| planned.model.name.as_str()));
@@ -186,7 +187,7 @@ pub fn backend(text: &str) -> Result<(IpAddr, Option<u16>), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observed::FlowState;
+    use splitter_api::FlowState;
 
     fn row(client: &str, idle: f64) -> FlowRow {
         FlowRow { service: "web".into(), client: client.into(), idle, ..FlowRow::default() }

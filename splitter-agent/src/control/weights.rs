@@ -4,11 +4,9 @@ use super::{
     ControlError,
     store::{Override, Weights},
 };
-use crate::{
-    model::Service,
-    observed::WeightRequest,
-    reconcile::{Applied, Planned, Services},
-};
+use splitter_api::WeightRequest;
+use splitter_datapath::reconcile::{Applied, Planned, Services};
+use splitter_policy::model::Service;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Names that a message lists.
@@ -90,10 +88,11 @@ pub fn effective(policy: &Services, overrides: &BTreeMap<String, Override>) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::*;
+    use splitter_policy::model::*;
 
     fn service(weights: &[(&str, u32)]) -> Service {
-        let version = |(name, weight): &(&str, u32)| Version { name: (*name).into(), weight: *weight, backends: Vec::new() };
+        let version =
+            |(name, weight): &(&str, u32)| Version { name: (*name).into(), weight: *weight, backends: Vec::new(), lookups: Vec::new() };
         Service {
             name: "checkout".into(),
             frontends: Vec::new(),
@@ -105,6 +104,8 @@ mod tests {
             on_weight_change: OnWeightChange::Keep,
             pinned: Default::default(),
             snat: Snat::Auto,
+            path: Default::default(),
+            vip: Default::default(),
             rollout: None,
             origin: String::new(),
         }

@@ -8,10 +8,8 @@ mod http;
 pub mod stamps;
 mod value;
 
-use crate::{
-    model::{Check, External, Hook, Number},
-    observed::RolloutEvent,
-};
+use splitter_api::RolloutEvent;
+use splitter_policy::model::{Check, External, Hook, Number};
 use std::{net::SocketAddr, time::Duration};
 use thiserror::Error;
 

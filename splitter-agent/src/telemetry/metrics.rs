@@ -3,14 +3,17 @@
 //! Owns metric names, labels and buckets: a stable surface. Labels are closed sets: services, versions, reasons. Reads a status;
 //! keeps none.
 
-use super::rollouts;
-use crate::observed::{Latency, Status, Version};
+use super::{
+    families::{counters, gauge, gauges},
+    rollouts,
+};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text},
+    metrics::{MetricType, counter::ConstCounter},
     registry::{Registry, Unit},
 };
+use splitter_api::{Latency, Status, Version};
 use std::fmt;
 
 /// Of what [`render`] returns.
@@ -78,6 +81,8 @@ impl Exposition {
             "Errors in the policy as last read; above 0 the last good one stays",
             desired.errors.len() as u64,
         )?;
+        let failing = desired.failing_lookups as u64;
+        gauge(encoder, "splitter_lookups_failing", "Names of backends whose last lookup failed; their last addresses stay", failing)?;
         gauge(encoder, "splitter_policy_generation", "Grows with every change that the kernel took", applied.generation)?;
         let writable = u64::from(agent.state_error.is_none());
         gauge(
@@ -241,40 +246,10 @@ fn with<'a>(
     values.into_iter().map(move |(value, count)| ([labels[0], labels[1], (name, value)], count))
 }
 
-/// A counter family; the encoder adds `_total`.
-pub(super) fn counters<'a, const N: usize>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    unit: Option<&Unit>,
-    values: impl Iterator<Item = ([(&'static str, &'a str); N], u64)>,
-) -> fmt::Result {
-    let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
-    values.into_iter().try_for_each(|(labels, value)| write(&mut family, &labels, &ConstCounter::new(value)))
-}
-
-pub(super) fn gauges<'a, const N: usize>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    values: impl Iterator<Item = ([(&'static str, &'a str); N], f64)>,
-) -> fmt::Result {
-    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    values.into_iter().try_for_each(|(labels, value)| write(&mut family, &labels, &ConstGauge::new(value)))
-}
-
-fn write<const N: usize>(family: &mut MetricEncoder<'_>, labels: &[(&'static str, &str); N], metric: &impl EncodeMetric) -> fmt::Result {
-    metric.encode(family.encode_family(labels)?)
-}
-
-fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
-    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observed::{self, Interface, ReasonCount, Service, Table};
+    use splitter_api::{Interface, ReasonCount, Service, Table};
 
     fn status() -> Status {
         let latency =
@@ -289,9 +264,9 @@ mod tests {
             bytes_in: 10,
             bytes_out: 20,
             refused: 3,
-            trials: observed::Trials {
-                drawn: observed::Outcomes { begun: 9, answered: 6, cut: 1, refused: 3, ..observed::Outcomes::default() },
-                ruled: observed::Outcomes { overdue: 2, ..observed::Outcomes::default() },
+            trials: splitter_api::Trials {
+                drawn: splitter_api::Outcomes { begun: 9, answered: 6, cut: 1, refused: 3, ..splitter_api::Outcomes::default() },
+                ruled: splitter_api::Outcomes { overdue: 2, ..splitter_api::Outcomes::default() },
             },
             pending: 5,
             connect: latency,

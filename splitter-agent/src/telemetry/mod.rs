@@ -1,5 +1,6 @@
 //! What the agent tells monitoring: metrics from the observed state, and logs.
 
+mod families;
 mod log;
 mod metrics;
 mod rollouts;

@@ -1,8 +1,8 @@
 //! `splitter_rollout_*`: where each rollout stands, what its gates say, what happened.
 
-use super::metrics::{counters, gauges};
-use crate::observed::{Answer, EVENTS, Finding, Status};
+use super::families::{counters, gauges};
 use prometheus_client::encoding::DescriptorEncoder;
+use splitter_api::{Answer, EVENTS, Finding, Status};
 use std::fmt;
 
 const PHASES: [&str; 7] = ["idle", "waiting", "running", "paused", "promoted", "rolled-back", "aborted"];
@@ -55,7 +55,8 @@ fn findings(status: &Status) -> impl Iterator<Item = ([(&'static str, &str); 2],
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{observed::RolloutStatus, telemetry::render};
+    use crate::telemetry::render;
+    use splitter_api::RolloutStatus;
 
     #[test]
     fn names_labels_and_values() {

@@ -1,11 +1,9 @@
 //! The control loop over a real kernel: state that outlives it, policies that come, grow and let others pass, interfaces.
 
 use super::{Node, http_service, inside, service};
-use splitter_agent::{
-    control::{Control, ControlError, Loaded},
-    model::{Policy, Service},
-    observed::{ExplainRequest, WeightRequest},
-};
+use splitter_agent::control::{Control, ControlError, Loaded};
+use splitter_api::{ExplainRequest, WeightRequest};
+use splitter_policy::model::{Policy, Service};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -17,7 +15,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 fn loaded(mut services: Vec<Service>) -> Loaded {
     services.sort_by(|a, b| a.name.cmp(&b.name));
-    Loaded { result: Ok(Policy { services: services.into_iter().map(Arc::new).collect() }), warnings: Vec::new() }
+    Loaded { policy: Some(Policy { services: services.into_iter().map(Arc::new).collect() }), read: true, ..Loaded::default() }
 }
 
 fn weights(v1: u32, v2: u32) -> WeightRequest {
@@ -41,13 +39,13 @@ fn state_outlives_the_agent() {
             task.await.unwrap();
 
             let (control, task) = Control::start(node.settings()).await.unwrap();
-            control.load(Loaded { result: Err(vec!["x.yaml:1:1: broken".into()]), warnings: Vec::new() }).await;
+            control.load(Loaded { errors: vec!["x.yaml:1:1: broken".into()], read: true, ..Loaded::default() }).await;
             let after = control.status().await;
             assert!(after.agent.adopted);
             assert_eq!((after.desired.state.as_str(), after.applied.services), ("rejected", 2));
             assert_eq!(after.applied.generation, before.applied.generation);
             assert_eq!((after.services[0].weights_from.as_str(), after.services[0].versions[1].weight), ("cli", 50));
-            let ids = |status: &splitter_agent::observed::Status| status.services[0].versions.iter().map(|v| v.id).collect::<Vec<_>>();
+            let ids = |status: &splitter_api::Status| status.services[0].versions.iter().map(|v| v.id).collect::<Vec<_>>();
             assert_eq!(ids(&after), ids(&before));
             // The same policy keeps the override, other weights drop it.
             control.load(loaded(vec![service(1, [95, 5])])).await;
@@ -79,7 +77,7 @@ fn what_was_not_read_is_not_told() {
                 unread(control.set_weights("service-1", weights(1, 1), "test".into()).await.unwrap_err(), what);
             };
             ask("has not been read yet").await;
-            control.load(Loaded { result: Err(vec!["x.yaml:1:1: broken".into()]), warnings: Vec::new() }).await;
+            control.load(Loaded { errors: vec!["x.yaml:1:1: broken".into()], read: true, ..Loaded::default() }).await;
             ask("was refused").await;
             for services in [vec![service(1, [1, 1])], Vec::new()] {
                 control.load(loaded(services)).await;

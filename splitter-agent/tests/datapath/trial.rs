@@ -1,15 +1,16 @@
 //! The trial of the programs, and what the agent says when the kernel refuses one.
 
 use crate::{Node, inside};
-use splitter_agent::datapath::trial::{self, Attach};
+use splitter_datapath::{
+    objects::SPLITTER,
+    trial::{self, Attach},
+};
 use std::{os::unix::fs::PermissionsExt, process::Command};
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/splitter"));
 
 /// The object with another call in `splitter_clock`, whose two instructions are "call helper 118; exit".
 fn broken(helper: u32) -> Vec<u8> {
     let call = |helper: u32| [&[0x85, 0, 0, 0][..], &helper.to_le_bytes(), &[0x95]].concat();
-    let mut object = OBJECT.to_vec();
+    let mut object = SPLITTER.to_vec();
     let (old, new) = (call(118), call(helper));
     let places: Vec<usize> = (0..object.len() - old.len()).filter(|at| object[*at..].starts_with(&old)).collect();
     assert_eq!(places.len(), 1, "the clock's instructions are not what this test takes them for");
@@ -53,12 +54,14 @@ fn a_missing_capability_is_named_and_no_release() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("a folder for everybody");
     let copy = folder.path().join("splitter");
-    std::fs::copy(env!("CARGO_BIN_EXE_splitter"), &copy).expect("a copy of the program");
+    // By a process of its own: a test that forks while this one holds the copy open for writing would keep it from being run (ETXTBSY).
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_splitter")).arg(&copy).status().expect("cp runs");
+    assert!(copied.success());
     for (held, lacking) in [("-all", "CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON"), ("-all,+bpf,+net_admin", "CAP_PERFMON")] {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "nobody", "--clear-groups", "--inh-caps", held, "--ambient-caps", held]).arg(&copy);
         let output = command.args(["doctor", "--load", "-o", "json"]).output().expect("setpriv runs");
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
         assert_eq!((output.status.code(), &report["verdict"]), (Some(1), &serde_json::json!("fail")), "{report}");
         let text = report.to_string();
         assert!(text.contains(&format!("not permitted: this process lacks {lacking}\"")), "{text}");

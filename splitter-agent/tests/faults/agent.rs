@@ -1,14 +1,14 @@
 //! The agent dies or is replaced: the kernel goes on, the next agent takes over what is there.
 
 use crate::support::{
-    Bed, SPLITTER, Split, client_ip, connections, document, eventually,
+    Bed, Split, client_ip, connections, copy_program, document, eventually,
     kernel::{held, programs_alive},
     no_failures, run_on, share_of_v2,
     socket::{Conversation, conversations},
     vip,
 };
-use splitter_agent::observed::Version;
-use splitter_bench::{load::Plan, pace::rate};
+use splitter_api::Version;
+use splitter_lab::{load::Plan, pace::rate};
 use std::{
     collections::BTreeSet,
     env, fs,
@@ -81,7 +81,7 @@ fn an_upgrade_replaces_the_programs_in_place() {
     let before = programs(&bed);
     survives(&mut bed, Duration::from_secs(1), |bed| {
         let copy = bed.site.dir.join("splitter-new");
-        fs::copy(SPLITTER, &copy).unwrap();
+        copy_program(&copy);
         bed.site.splitter = copy;
     });
     let after = programs(&bed);

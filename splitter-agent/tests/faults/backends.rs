@@ -1,7 +1,7 @@
 //! A backend's process dies and returns; nobody tells the agent.
 
 use crate::support::{Bed, Split, connections, eventually, run_on, vip};
-use splitter_bench::load::Plan;
+use splitter_lab::load::Plan;
 use std::time::Duration;
 
 #[test]
@@ -36,7 +36,7 @@ fn a_dead_version_refuses() {
     let mut bed = Bed::new("alldead", &[Split::tcp(0, 1)]);
     bed.stop_server(3);
     let total = bed.load(Plan { requests: Some(50), ..Plan::http(vip(false)) }).total();
-    assert_eq!(total.errors.get(&splitter_bench::load::ErrorKind::Refused), Some(&50), "{:?}", total.errors);
+    assert_eq!(total.errors.get(&splitter_lab::load::ErrorKind::Refused), Some(&50), "{:?}", total.errors);
     bed.start_server(3);
     eventually("it answers again", || (bed.load(Plan { requests: Some(5), ..Plan::http(vip(false)) }).total().failed() == 0).then_some(()));
 }

@@ -7,7 +7,7 @@ use crate::support::{
     socket::conversations,
     vip,
 };
-use splitter_bench::load::Plan;
+use splitter_lab::load::Plan;
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,

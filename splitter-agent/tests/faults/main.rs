@@ -6,6 +6,7 @@ mod agent;
 mod backends;
 mod flood;
 mod loss;
+mod names;
 mod policy;
 mod pressure;
 #[path = "../support/mod.rs"]

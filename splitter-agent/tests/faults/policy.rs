@@ -1,7 +1,7 @@
 //! Policies that are broken while the agent runs.
 
 use crate::support::{Bed, Split, document, no_failures, run_on, share_of_v2, vip};
-use splitter_bench::load::Plan;
+use splitter_lab::load::Plan;
 use std::{fs, time::Duration};
 
 #[test]

@@ -5,8 +5,8 @@ use crate::support::{
     socket::{conversations, unfragmented},
     vip,
 };
-use splitter_agent::observed::Status;
-use splitter_bench::{load::Plan, stats};
+use splitter_api::Status;
+use splitter_lab::{load::Plan, stats};
 use std::{
     net::{SocketAddr, UdpSocket},
     time::Duration,

@@ -1,7 +1,7 @@
 //! What the agent says is what the kernel runs, whoever works against it: emptied folders, second agents, lost programs, signals, slow clients.
 
 use crate::support::{Bed, SPLITTER, Split, document, eventually, no_failures, run_on, vip};
-use splitter_bench::{agent::METRICS, lab::Process, load::Plan};
+use splitter_lab::{agent::METRICS, lab::Process, load::Plan};
 use std::{
     fs::{self, OpenOptions},
     io::{Read, Write},
@@ -71,7 +71,7 @@ fn an_emptied_folder_changes_nothing() {
     let text = fs::read_to_string(&file).unwrap();
     let generation = bed.status().applied.generation;
     let kept = |bed: &Bed, why: &str| {
-        let told = |status: &splitter_agent::observed::Status| status.desired.errors.first().is_some_and(|error| error.contains(why));
+        let told = |status: &splitter_api::Status| status.desired.errors.first().is_some_and(|error| error.contains(why));
         let status = bed.wait(why, |status| status.desired.state == "rejected" && told(status));
         assert_eq!((status.applied.generation, status.applied.services), (generation, 1), "{why}");
         bed.clean(Plan::http(vip(false)), 20);
@@ -191,7 +191,7 @@ fn what_somebody_detaches_is_told_and_comes_back() {
     bed.start();
     assert!(ready(&bed));
     assert_eq!((metric(&bed, "splitter_attachments_lost_total"), metric(&bed, "splitter_interfaces_attached")), (0.0, 4.0));
-    let whole = |status: &splitter_agent::observed::Status| {
+    let whole = |status: &splitter_api::Status| {
         let all: Vec<_> = status.interfaces.iter().filter(|interface| interface.missing.is_empty()).map(|i| i.programs.len()).collect();
         all.len() == 4 && all.iter().sum::<usize>() == 9
     };
@@ -241,7 +241,7 @@ fn foreign_xdp(ifindex: u32) -> [OwnedFd; 2] {
 fn a_hook_that_another_took_is_told() {
     let mut bed = Bed::prepare("taken", Default::default(), &[Split::tcp(1, 1)]);
     (bed.site.xdp, bed.site.interfaces) = ("generic", vec!["c0:uplink", "b*"]);
-    let links = || splitter_agent::datapath::interfaces().expect("rtnetlink answers");
+    let links = || splitter_datapath::interfaces().expect("rtnetlink answers");
     let c0 = bed.lab.node.run(links).unwrap().into_iter().find(|link| link.name == "c0").expect("c0 is there").ifindex;
     let foreign = bed.lab.node.run(|| foreign_xdp(c0)).unwrap();
     bed.start();

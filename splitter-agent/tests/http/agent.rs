@@ -2,11 +2,11 @@
 
 use crate::{
     stage::{Stage, V1, V2, asks, both_families, count, kinds, mix, tagged},
-    support::{Bed, SPLITTER, Split, no_failures, run_on, vip},
+    support::{Bed, Split, copy_program, no_failures, run_on, vip},
     wire::{TO_V1, TO_V2, Wire},
 };
-use splitter_bench::load::{Load, Plan, Reuse};
-use std::{fs, time::Duration};
+use splitter_lab::load::{Load, Plan, Reuse};
+use std::time::Duration;
 
 /// Kept and new connections with tags, at a steady rate.
 fn loads(stage: &Stage) -> [Load; 2] {
@@ -51,7 +51,7 @@ fn an_upgrade_loses_no_request() {
     let mut stage = Stage::begin(Bed::prepare("upgrade", Default::default(), &[tagged(100, 0)]), &[], None);
     survives(&mut stage, |stage| {
         let copy = stage.site.dir.join("splitter-new");
-        fs::copy(SPLITTER, &copy).unwrap();
+        copy_program(&copy);
         stage.bed.site.splitter = copy;
     });
 }

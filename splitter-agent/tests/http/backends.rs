@@ -5,7 +5,7 @@ use crate::{
     support::{connections, eventually, no_failures, run_on, vip},
     wire::{End, TO_V1, TO_V2, Wire, get},
 };
-use splitter_bench::{
+use splitter_lab::{
     lab::Namespace,
     load::{Plan, Reuse},
 };
@@ -57,6 +57,30 @@ fn a_silent_backend_is_passed_over_within_a_second() {
     let later = phases[learned].latency().quantile(0.95).expect("answers");
     assert!(later < Duration::from_millis(100), "95 of 100 later requests within {later:?}");
     blackhole(stage.lab.backend(1), false);
+}
+
+/// A kept connection, whose backend dies while nobody asks: the client's second retransmission goes to another one.
+#[test]
+fn a_leg_that_dies_without_a_word_is_left() {
+    if through().is_some() {
+        return;
+    }
+    let stage = Stage::new("dies", &[tagged(100, 0)]);
+    for taken_up in [false, true] {
+        let mut wire = Wire::open(stage.lab.client(), vip(false));
+        let first = wire.get("/", &[TO_V1]);
+        if taken_up {
+            assert_eq!(wire.get("/", &[TO_V2]), "b3");
+        }
+        let dead = if first == "b1" { 1 } else { 2 };
+        blackhole(stage.lab.backend(dead), true);
+        let began = Instant::now();
+        let second = wire.get("/", &[TO_V1]);
+        assert!(V1.contains(&second.as_str()) && second != first, "{first}, then {second}");
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        blackhole(stage.lab.backend(dead), false);
+        assert_eq!(wire.get("/", &[TO_V1]), second, "it stays");
+    }
 }
 
 #[test]

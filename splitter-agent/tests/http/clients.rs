@@ -5,12 +5,19 @@
 
 use crate::{
     stage::{Stage, both_families, count, record, through},
-    support::{Split, loss::Loss, tool, vip},
+    support::{
+        Split,
+        loss::{Faulty, LOSSY, ROUGH, words},
+        tool, vip,
+    },
 };
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use splitter_bench::foreign::{self, Proxy, Server, require};
+use splitter_lab::{
+    faults::Faults,
+    foreign::{self, Proxy, Server, require},
+};
 use std::{fmt::Write, fs, net::SocketAddr, path::PathBuf};
 
 const SERVERS: [Server; 4] = [Server::Nginx, Server::Node, Server::Apache, Server::Python];
@@ -366,12 +373,22 @@ fn every_client_meets_every_server() {
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
+fn every_client_gets_through(name: &str, faults: Faults) {
+    let stage = stage(name, through());
+    let _network = Faulty::ends(&stage.lab, faults);
+    let what = format!(" with {}", words(faults));
+    let complaints: Vec<String> = [false, true].into_iter().flat_map(|v6| all(&what, &stage, v6, requests(200))).collect();
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
 #[test]
 fn every_client_gets_through_loss() {
-    let stage = stage("lossy", through());
-    let _losses: Vec<Loss> = [stage.lab.client()].into_iter().chain(stage.lab.backends()).map(Loss::leaving).collect();
-    let complaints: Vec<String> = [false, true].into_iter().flat_map(|v6| all(" with 1% loss", &stage, v6, requests(200))).collect();
-    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    every_client_gets_through("lossy", LOSSY);
+}
+
+#[test]
+fn every_client_gets_through_doubles_and_disorder() {
+    every_client_gets_through("disorder", ROUGH);
 }
 
 /// The checks themselves: they pass what a proxy splits rightly, and every client finds that a proxy ignores the tags.

@@ -5,7 +5,7 @@ use crate::{
     support::{eventually, run_on, socket::set_option, vip},
     wire::{End, TO_V1, TO_V2, Wire, get, post, seen_client},
 };
-use splitter_bench::{
+use splitter_lab::{
     http::body_byte,
     lab::{Lab, Namespace},
     serve::digest,

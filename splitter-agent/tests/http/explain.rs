@@ -6,7 +6,7 @@ use crate::{
     wire::Wire,
 };
 use serde_json::json;
-use splitter_bench::admin::Admin;
+use splitter_lab::admin::Admin;
 use std::collections::BTreeMap;
 
 /// Sixteen rules of every kind over three versions.

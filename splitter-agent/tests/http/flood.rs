@@ -9,7 +9,7 @@ use crate::{
     },
     wire::{TO_V1, TO_V2, Wire},
 };
-use splitter_bench::load::{Plan, Reuse};
+use splitter_lab::load::{Plan, Reuse};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,

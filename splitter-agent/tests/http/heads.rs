@@ -1,11 +1,14 @@
 //! Heads in any number of segments, split anywhere, short and long.
 
 use crate::{
-    stage::{Stage, V1, V2, tagged},
+    stage::{Stage, V1, V2, both_families, tagged, through},
     support::vip,
-    wire::{TO_V1, TO_V2, Wire, get},
+    wire::{End, TO_V1, TO_V2, Wire, get},
 };
-use std::time::{Duration, Instant};
+use std::{
+    os::fd::AsRawFd,
+    time::{Duration, Instant},
+};
 
 const PAUSE: Duration = Duration::from_micros(500);
 
@@ -70,11 +73,14 @@ fn a_client_without_nodelay_is_answered() {
 
 /// The tag first, in the middle and last; on new and on kept connections; in one write and in two.
 #[test]
-fn heads_up_to_8_kb_are_read_whole() {
+fn heads_up_to_16_kb_are_read_whole() {
     let stage = Stage::new("long", &[tagged(100, 0)]);
     let mut kept = Wire::open(stage.lab.client(), vip(false));
     let mut turn = 0;
-    for size in [600usize, 1_300, 1_448, 1_460, 1_500, 2_000, 2_920, 4_000, 6_000, 8_000, 8_190, 8_192] {
+    let sizes =
+        [600usize, 1_300, 1_448, 1_460, 1_500, 2_000, 2_920, 4_000, 6_000, 8_000, 8_190, 8_192, 8_193, 12_000, 15_000, 16_383, 16_384];
+    // A proxy takes 8 KB.
+    for size in sizes.into_iter().filter(|size| *size <= 8_192 || through().is_none()) {
         for place in 0..3 {
             for fresh in [true, false] {
                 turn += 1;
@@ -100,24 +106,53 @@ fn heads_up_to_8_kb_are_read_whole() {
     }
 }
 
-/// What exceeds the limit is served all the same, by weight, and counted.
+/// What exceeds the limit goes where the policy says, new connections and kept ones, and is counted.
 #[test]
-fn longer_heads_are_answered_by_weight() {
-    let stage = Stage::new("toolong", &[tagged(100, 0)]);
-    let filler = format!("a: {}", "x".repeat(9_000));
-    for lines in [[filler.as_str(), TO_V2], [TO_V2, filler.as_str()]] {
-        for _ in 0..10 {
-            let mut wire = Wire::open(stage.lab.client(), vip(false));
-            let answer = wire.ask(get("/", &lines));
-            assert_eq!(answer.status, 200, "{answer:?}");
-            // The connection goes on, wherever it is.
-            assert_eq!(wire.ask(get("/", &[])).status, 200);
+fn longer_heads_go_where_the_policy_says() {
+    if through().is_some() {
+        return;
+    }
+    let split = |how: &str| both_families(&tagged(1, 1).with(how));
+    let stage = Stage::new("toolong", &split("whenTooLong: baseline"));
+    let filler = format!("a: {}", "x".repeat(17_000));
+    let mut counted = 0;
+    for how in ["whenTooLong: baseline", "whenTooLong: weight", "whenTooLong: 431"] {
+        if !how.ends_with("baseline") {
+            stage.apply(&split(how));
         }
+        let mut versions = Vec::new();
+        for v6 in [false, true] {
+            for (turn, lines) in [[filler.as_str(), TO_V2], [TO_V2, filler.as_str()]].iter().cycle().take(12).enumerate() {
+                let mut wire = Wire::open(stage.lab.client(), vip(v6));
+                let kept = turn % 3 == 0;
+                if kept {
+                    assert!(V2.contains(&wire.get("/", &[TO_V2]).as_str()));
+                }
+                let answer = wire.ask(get("/", lines));
+                if how.ends_with("431") {
+                    assert_eq!((answer.status, wire.end(Duration::from_secs(5))), (431, End::Closed), "{answer:?}");
+                    continue;
+                }
+                assert_eq!(answer.status, 200, "{answer:?}");
+                if how.ends_with("weight") && kept {
+                    assert!(V2.contains(&answer.version.as_str()), "{answer:?}");
+                } else {
+                    versions.push(V2.contains(&answer.version.as_str()));
+                }
+                // The connection goes on, where it is.
+                assert_eq!(wire.get("/", &[if V2.contains(&answer.version.as_str()) { TO_V1 } else { TO_V2 }]), answer.version);
+            }
+            counted += if how.ends_with("weight") { 8 } else { 12 };
+        }
+        match how {
+            "whenTooLong: baseline" => assert_eq!(versions, [false; 24]),
+            // Sixteen of them: all alike once in 32,768 runs.
+            "whenTooLong: weight" => assert!(versions.contains(&true) && versions.contains(&false), "{versions:?}"),
+            _ => {}
+        }
+        assert_eq!(stage.reason("head_too_long"), counted, "{how}");
     }
-    if crate::stage::through().is_none() {
-        let counted: Vec<_> = stage.status().reasons.into_iter().filter(|count| count.reason.contains("head")).collect();
-        assert!(counted.iter().map(|count| count.count).sum::<u64>() >= 20, "long heads are not counted: {counted:?}");
-    }
+    assert_eq!(stage.reason("pinned_head"), 8);
 }
 
 #[test]
@@ -147,5 +182,35 @@ fn cookies_are_found_wherever_they_stand() {
             let version = own.as_mut().unwrap_or(&mut kept).get("/", &lines);
             assert!(expected.contains(&version.as_str()), "{lines:?}: {version}");
         }
+    }
+}
+
+/// A client whose stack asks every second whether the other end is alive, and which pauses within its second head for longer than that stack waits.
+#[test]
+fn a_pause_within_a_head_is_no_death() {
+    let stage = Stage::new("pause", &both_families(&tagged(100, 0)));
+    let mut wires = [false, true].map(|v6| {
+        let mut wire = Wire::open(stage.lab.client(), vip(v6));
+        for (level, option, value) in [
+            (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 1),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 2),
+        ] {
+            let value: libc::c_int = value;
+            let size = size_of_val(&value) as libc::socklen_t;
+            // SAFETY: the option is as long as said.
+            let done = unsafe { libc::setsockopt(wire.stream.as_raw_fd(), level, option, (&raw const value).cast(), size) };
+            assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        }
+        assert_eq!(wire.get("/", &[TO_V2]), "b3");
+        wire
+    });
+    let request = get("/", &[TO_V1]);
+    wires.iter_mut().for_each(|wire| wire.send(&request[..20]));
+    std::thread::sleep(Duration::from_secs(5));
+    for mut wire in wires {
+        wire.send(&request[20..]);
+        assert!(V1.contains(&wire.answer().expect("an answer").version.as_str()));
     }
 }

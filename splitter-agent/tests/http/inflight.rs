@@ -1,11 +1,11 @@
 //! Requests in flight while backends leave, drain, restart and fall silent, and while the node itself is taken out of the path.
 
 use crate::{
-    stage::{Stage, both_families, through},
+    stage::{Stage, both_families, record, through},
     support::{Bed, SPLITTER, Split, connections, eventually, no_failures, run_on, tool, vip},
     wire::{End, Wire, get},
 };
-use splitter_bench::{
+use splitter_lab::{
     http::body_byte,
     lab::Namespace,
     load::{Kind, Plan, Reuse},
@@ -112,7 +112,7 @@ fn a_draining_backend_drains() {
     stage.apply(&pair().map(|split| split.state(1, "draining")));
     // What is on its way is answered by the one that had it.
     run_on(Duration::from_millis(300));
-    let phase = loads.iter().map(splitter_bench::load::Load::next_phase).max().unwrap_or(0);
+    let phase = loads.iter().map(splitter_lab::load::Load::next_phase).max().unwrap_or(0);
     eventually("b2 serves all", || (served(phase, "b2") > 200).then_some(()));
     assert_eq!(served(phase, "b1"), 0);
     for load in loads {
@@ -131,7 +131,8 @@ fn a_rolling_restart_fails_no_request() {
     let three = Split { versions: vec![(1, vec![1, 2, 3])], ..two.clone().v6().named("web6") };
     let stage = Stage::new("rolling", &[two, three]);
     let kinds = vec![Kind::get("/"), Kind { body: Some(vec![b'x'; 700]), ..Kind::get("/echo") }];
-    let plan = |v6| Plan { kinds: kinds.clone(), rate: Some(200.0), concurrency: 200, requests: Some(3_500), ..Plan::http(vip(v6)) };
+    const REQUESTS: u64 = 3_500;
+    let plan = |v6| Plan { kinds: kinds.clone(), rate: Some(200.0), concurrency: 200, requests: Some(REQUESTS), ..Plan::http(vip(v6)) };
     let loads = [false, true].map(|v6| stage.start_load(plan(v6)));
     let began = Instant::now();
     for (turn, i) in (0..).zip([1, 2, 3, 1, 2, 3]) {
@@ -140,9 +141,10 @@ fn a_rolling_restart_fails_no_request() {
         run_on(Duration::from_millis(2_300));
         let_in(stage.lab.backend(i));
     }
-    eventually("all requests are answered", || (loads.iter().all(|load| load.snapshot(0).begun >= 3_500)).then_some(()));
-    for load in loads {
+    eventually("all requests are answered", || (loads.iter().all(|load| load.snapshot(0).begun >= REQUESTS)).then_some(()));
+    for (load, v6) in loads.into_iter().zip([false, true]) {
         let total = load.stop().unwrap().remove(0);
+        record("GET and POST over rolling restarts 2.8 s apart", vip(v6), total.begun, total.begun - total.requests());
         no_failures("over a rolling restart", &total);
         assert!(connections(&total, &["b1"]) > 300 && connections(&total, &["b2"]) > 300, "{:?}", total.versions.keys());
     }

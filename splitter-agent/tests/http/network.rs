@@ -2,34 +2,47 @@
 
 use crate::{
     stage::{Stage, V1, V2, both_families, count, kinds, mix, tagged, through},
-    support::{loss::Loss, run_on, vip},
+    support::{
+        loss::{Faulty, LOSSY, ROUGH, words},
+        run_on, vip,
+    },
     wire::{TO_V1, TO_V2, Wire, get, post},
 };
-use splitter_bench::{
+use splitter_lab::{
+    faults::Faults,
     http::body_byte,
     lab::Options,
     load::{Plan, Reuse},
     serve::digest,
-    stats,
 };
 use std::time::Duration;
 
-#[test]
-fn one_percent_of_loss_neither_fails_nor_misleads_a_request() {
-    let stage = Stage::new("loss", &both_families(&tagged(100, 0)));
-    let ends: Vec<_> = [stage.lab.client()].into_iter().chain(stage.lab.backends()).collect();
+fn neither_fails_nor_misleads_a_request(name: &str, faults: Faults) {
+    let stage = Stage::new(name, &both_families(&tagged(100, 0)));
+    let ends = [stage.lab.client()].into_iter().chain(stage.lab.backends());
     // Marks in the place of losses, where both ends agree on them.
-    ends.iter().for_each(|end| end.sysctl("net/ipv4/tcp_ecn", "1").unwrap());
-    let losses: Vec<Loss> = ends.into_iter().map(Loss::leaving).collect();
+    ends.for_each(|end| end.sysctl("net/ipv4/tcp_ecn", "1").unwrap());
+    let network = Faulty::ends(&stage.lab, faults);
+    let with = words(faults);
     for v6 in [false, true] {
         let kept = Plan { concurrency: 64, ..mix(vip(v6), kinds("/", V1, V2, V1)) };
-        stage.mixed("kept connections with 1% loss", kept.clone(), count(6_000, 100_000));
-        stage.mixed("new connections with 1% loss", Plan { reuse: Reuse::New, concurrency: 200, ..kept.clone() }, count(1_500, 100_000));
+        stage.mixed(&format!("kept connections with {with}"), kept.clone(), count(6_000, 100_000));
+        let fresh = Plan { reuse: Reuse::New, concurrency: 200, ..kept.clone() };
+        stage.mixed(&format!("new connections with {with}"), fresh, count(1_500, 100_000));
         let large = [kinds("/bytes/60000", V1, V2, V1), kinds("/chunked/30000", V1, V2, V1), kinds("/", V1, V2, V1)].concat();
-        stage.mixed("large answers with 1% loss", Plan { kinds: large, concurrency: 32, ..kept }, count(500, 20_000));
+        stage.mixed(&format!("large answers with {with}"), Plan { kinds: large, concurrency: 32, ..kept }, count(500, 20_000));
     }
-    let sum = losses.iter().map(Loss::counts).fold([0; 2], |sum, counts| [sum[0] + counts[0], sum[1] + counts[1]]);
-    assert!(sum[0] > 10_000 && stats::plausible(sum[1], sum[0], 0.01), "{} of {} packets were lost", sum[1], sum[0]);
+    network.check();
+}
+
+#[test]
+fn one_percent_of_loss_neither_fails_nor_misleads_a_request() {
+    neither_fails_nor_misleads_a_request("loss", LOSSY);
+}
+
+#[test]
+fn one_percent_with_doubles_and_disorder_neither_fails_nor_misleads_a_request() {
+    neither_fails_nor_misleads_a_request("rough", ROUGH);
 }
 
 fn both_ways(stage: &Stage, v6: bool) {

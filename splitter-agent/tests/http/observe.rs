@@ -5,7 +5,7 @@ use crate::{
     support::{Bed, vip},
     wire::{TO_V1, TO_V2, Wire, get, request},
 };
-use splitter_agent::observed::Version;
+use splitter_api::Version;
 use std::collections::BTreeMap;
 
 fn stage(name: &str, v1: u32, v2: u32) -> Stage {

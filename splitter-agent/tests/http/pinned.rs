@@ -5,7 +5,7 @@ use crate::{
     support::{Bed, Split, eventually, vip},
     wire::{End, TO_V1, TO_V2, Wire, get, request},
 };
-use splitter_agent::observed::Service;
+use splitter_api::Service;
 use std::{io::Write, time::Duration};
 
 fn stage(name: &str, splits: &[Split]) -> Stage {

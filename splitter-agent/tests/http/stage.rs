@@ -2,7 +2,7 @@
 
 use crate::support::{Bed, PORT, Split, no_failures};
 use aya::maps::{Array, Map, MapData};
-use splitter_bench::{
+use splitter_lab::{
     foreign::{self, Proxy, Server},
     lab::{Lab, Options, Process},
     load::{Kind, Load, Phase, Plan, Reuse},
@@ -51,9 +51,14 @@ pub fn record(what: &str, target: std::net::SocketAddr, requests: u64, wrong: u6
     println!("PROOF {}", serde_json::json!({"what": what, "family": family, "requests": requests, "wrong_or_failed": wrong}));
 }
 
-/// `normal` (fewer on a slow machine), or `long` when `SPLITTER_TEST_LONG` is set.
-pub fn count(normal: u64, long: u64) -> u64 {
-    if env::var_os("SPLITTER_TEST_LONG").is_some() { long } else { pace::bulk(normal) }
+/// Whether `SPLITTER_TEST_LONG` is set.
+pub fn long() -> bool {
+    env::var_os("SPLITTER_TEST_LONG").is_some()
+}
+
+/// `normal` (fewer on a slow machine), or `many` in a [`long`] run.
+pub fn count(normal: u64, many: u64) -> u64 {
+    if long() { many } else { pace::bulk(normal) }
 }
 
 /// What splits, when it is not the agent.
@@ -119,7 +124,7 @@ impl Stage {
         locks.iter().filter(|lock| *lock.as_ref().expect("a value") != 0).count()
     }
 
-    pub fn load(&self, plan: Plan) -> splitter_bench::load::Outcome {
+    pub fn load(&self, plan: Plan) -> splitter_lab::load::Outcome {
         Load::run(Some(self.lab.client()), plan).expect("a load")
     }
 }

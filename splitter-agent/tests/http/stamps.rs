@@ -5,7 +5,7 @@ use crate::{
     support::{eventually, run_on, vip},
     wire::{TO_V1, TO_V2, Wire, get},
 };
-use splitter_bench::{http::body_byte, lab::Namespace};
+use splitter_lab::{http::body_byte, lab::Namespace};
 use std::{fs, net::TcpStream, os::fd::AsRawFd, time::Duration};
 
 /// Whether a connection has them, as its own kernel says.

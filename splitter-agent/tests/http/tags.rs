@@ -5,7 +5,7 @@ use crate::{
     support::{Split, vip},
     wire::Wire,
 };
-use splitter_bench::{
+use splitter_lab::{
     load::{Kind, Phase, Plan, Reuse},
     stats,
 };
@@ -118,7 +118,7 @@ fn every_kind_of_rule_decides() {
 fn the_client_network_is_a_condition_like_others() {
     let rules = "rules: [{match: {sourceCidr: 10.1.1.0/24, header: {name: X-Canary, value: always}}, version: v3}, \
                  {match: {sourceCidr: 10.1.1.0/24}, version: v2}]";
-    let options = splitter_bench::lab::Options { clients: 2, ..Default::default() };
+    let options = splitter_lab::lab::Options { clients: 2, ..Default::default() };
     let splits = [three(rules)];
     let mut bed = crate::support::Bed::prepare("cidr", options, &splits);
     bed.site.interfaces = vec!["c*", "b*"];

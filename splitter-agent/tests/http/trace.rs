@@ -9,8 +9,8 @@ use aya::{
     maps::{Array, Map, MapData, MapInfo, RingBuf},
     programs::loaded_programs,
 };
-use splitter_agent::observed::TraceEvent;
-use splitter_bench::load::Plan;
+use splitter_api::TraceEvent;
+use splitter_lab::load::Plan;
 use std::{
     io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
@@ -273,6 +273,20 @@ fn what_comes_too_fast_is_counted() {
     assert_eq!(code, Some(0));
     assert!(err.contains("more were not shown: over the limit, which --rate sets"), "{err:?}");
     assert!((1..200).contains(&out.lines().count()), "{}", out.lines().count());
+    assert!(out.lines().all(|line| line.contains("200 in ")), "who is told of a request is told of its answer: {out}");
+}
+
+#[test]
+fn who_breaks_off_sees_what_waits() {
+    let bed = bed("breaks-off");
+    let tracer = Tracer::start(&bed, &["web"]);
+    let mut wire = Wire::open(bed.lab.client(), vip(false));
+    wire.send(get("/wait/5000", &[]));
+    std::thread::sleep(Duration::from_millis(500));
+    tracer.signal(libc::SIGINT);
+    let (code, out, err) = tracer.end();
+    assert_eq!((code, err.as_str(), out.lines().count()), (Some(0), "", 1), "{out}");
+    assert!(out.contains("GET /wait/5000") && out.contains("no answer yet"), "{out}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! One connection in a test's hand, byte by byte: what is sent in which segments, and every answer that comes back.
 
 use crate::support::PATIENCE;
-use splitter_bench::{http::Chunks, lab::Namespace};
+use splitter_lab::{http::Chunks, lab::Namespace};
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},

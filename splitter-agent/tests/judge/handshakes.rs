@@ -40,10 +40,11 @@ fn dropped_syns_are_counted_when_they_age_out() {
 fn a_full_queue_is_counted() {
     let bed = bed("queue", split(false), vec![1]);
     let server = Server::start(bed.lab.backend(1), at(&bed, 1, false), Manner::Ignore);
-    let seen = ask(&bed, asking(false), false);
+    // Whose handshake the kernel of the server has dropped waits for its request to be acknowledged, and sends no FIN before; a RST is sent at once.
+    let seen = ask(&bed, Asking { farewell: Farewell::Reset, ..asking(false) }, false);
     let end = Instant::now() + AGES;
     // Those for which the kernel of the server had room are connections that nobody answers.
-    let suffered = |v: &splitter_agent::observed::Version| v.trials.drawn.unopened + v.trials.drawn.abandoned;
+    let suffered = |v: &splitter_api::Version| v.trials.drawn.unopened + v.trials.drawn.abandoned;
     while suffered(&version(&bed)) < COUNT as u64 && Instant::now() < end {
         run_on(Duration::from_millis(500));
     }

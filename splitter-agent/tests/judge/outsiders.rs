@@ -5,8 +5,8 @@ use crate::{
     support::{Bed, PORT, Split, client_ip, eventually, run_on, vip},
 };
 use etherparse::PacketBuilder;
-use splitter_agent::observed::Outcomes;
-use splitter_bench::{lab::Namespace, poll::check};
+use splitter_api::Outcomes;
+use splitter_lab::{lab::Namespace, poll::check};
 use std::{
     io::Write,
     net::{IpAddr, SocketAddr, TcpStream},

@@ -1,8 +1,8 @@
 //! Servers that misbehave, and clients from many addresses that say what they suffered.
 
 use crate::support::{Bed, PORT, Split};
-use splitter_agent::observed::{Outcomes, Version};
-use splitter_bench::lab::{Namespace, Options};
+use splitter_api::{Outcomes, Version};
+use splitter_lab::lab::{Namespace, Options};
 use std::{
     collections::BTreeMap,
     io::{self, ErrorKind, Read, Write},
@@ -91,7 +91,7 @@ impl Drop for Server {
 fn listen(address: SocketAddr, queue: i32) -> io::Result<TcpListener> {
     let domain = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: no pointers; the descriptor is new and nobody else's.
-    let fd = unsafe { OwnedFd::from_raw_fd(splitter_bench::poll::check(libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?) };
+    let fd = unsafe { OwnedFd::from_raw_fd(splitter_lab::poll::check(libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?) };
     let one = 1i32;
     // SAFETY: the value lives through the call.
     unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, (&raw const one).cast(), 4) };
@@ -115,9 +115,9 @@ fn listen(address: SocketAddr, queue: i32) -> io::Result<TcpListener> {
             unsafe { libc::bind(fd.as_raw_fd(), (&raw const raw).cast(), size_of_val(&raw) as u32) }
         }
     };
-    splitter_bench::poll::check(bound)?;
+    splitter_lab::poll::check(bound)?;
     // SAFETY: no pointers.
-    splitter_bench::poll::check(unsafe { libc::listen(fd.as_raw_fd(), queue) })?;
+    splitter_lab::poll::check(unsafe { libc::listen(fd.as_raw_fd(), queue) })?;
     Ok(fd.into())
 }
 
@@ -151,7 +151,7 @@ fn reset(stream: &TcpStream) -> io::Result<()> {
     let result = unsafe {
         libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size_of_val(&linger) as u32)
     };
-    splitter_bench::poll::check(result).map(drop)
+    splitter_lab::poll::check(result).map(drop)
 }
 
 /// What a client suffered.

@@ -4,7 +4,7 @@ use crate::{
     stage::{Asking, Farewell, Fate, Manner, Server, ask, at, bed},
     support::{Split, eventually, vip},
 };
-use splitter_agent::observed::{Outcomes, Version};
+use splitter_api::{Outcomes, Version};
 use std::time::Duration;
 
 /// Three versions: one answers, one closes, one is not there.

@@ -7,7 +7,7 @@ use crate::support::{
     socket::{Conversation, conversations},
     tool, vip,
 };
-use splitter_bench::{load::Plan, pace::bulk};
+use splitter_lab::{load::Plan, pace::bulk};
 use std::time::{Duration, Instant};
 
 fn tc(bed: &Bed, words: &str) -> String {

@@ -2,7 +2,7 @@
 
 use crate::support::{Bed, SPLITTER, Split, eventually, run_on, vip};
 use serde_json::Value;
-use splitter_bench::load::Plan;
+use splitter_lab::load::Plan;
 use std::{
     collections::BTreeSet,
     path::Path,
@@ -133,6 +133,8 @@ fn doctor_finds_what_is_wrong_with_the_network() {
 
     // By the client, who would be the gateway that sends everything for the VIP here.
     ip(&bed, "route add 10.9.9.0/24 via 10.1.0.2\n");
+    assert_eq!(complaints(&json(&run(&bed, &[])), "VIPs"), [], "refused, whatever the route");
+    bed.apply(&[Split::tcp(50, 50).with("vip: {unserved: pass}")]);
     finds(&bed, "VIPs", "warn", "10.9.9.9 (c0) routed to a gateway");
     ip(&bed, "route add unreachable 10.9.9.9\n");
     assert_eq!(complaints(&json(&run(&bed, &[])), "VIPs"), []);
@@ -152,14 +154,20 @@ fn on_node(bed: &Bed, program: &str, words: &str) {
 
 #[test]
 fn doctor_finds_rules_that_see_half_of_the_flows() {
-    let bed = Bed::new("firewall", &[Split::tcp(50, 50)]);
+    let bed = Bed::new("firewall", &[Split::tcp(50, 50).with("path: redirect")]);
     on_node(&bed, "iptables-legacy", "-A FORWARD -m conntrack --ctstate INVALID -j DROP");
-    finds(&bed, "firewall", "warn", "iptables-legacy filter FORWARD (1 rule, by connection state): packets to VIPs");
+    finds(&bed, "firewall", "warn", "iptables-legacy filter FORWARD (1 rule, by connection state): packets of web and");
     on_node(&bed, "nft", "add table inet guard");
     on_node(&bed, "nft", "add chain inet guard forward { type filter hook forward priority 0 ; policy drop ; }");
     on_node(&bed, "nft", "add rule inet guard forward ct state established,related accept");
     finds(&bed, "firewall", "warn", "nft inet guard forward (1 rule, policy drop, by connection state)");
     // As it says: what is sent to the VIP is not held back.
+    bed.clean(Plan::http(vip(false)), 50);
+    // Nothing is to be done where flows go by the rules.
+    on_node(&bed, "nft", "add rule inet guard forward tcp dport 8080 accept");
+    bed.apply(&[Split::tcp(50, 50)]);
+    bed.wait("flows go through the stack", |status| status.services[0].path == "stack");
+    assert_eq!(complaints(&json(&run(&bed, &[])), "firewall"), []);
     bed.clean(Plan::http(vip(false)), 50);
 }
 

@@ -3,13 +3,17 @@
 mod clsact;
 mod collide;
 mod doctor;
+mod firewalled;
 mod interfaces;
 mod node;
 mod observe;
+mod pieces;
 mod split;
+mod stack;
 #[path = "../support/mod.rs"]
 mod support;
 mod traces;
 mod transfer;
+mod unserved;
 mod weights;
 mod xdp;

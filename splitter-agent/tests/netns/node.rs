@@ -1,7 +1,7 @@
 //! Clients and backends that are processes of the node itself.
 
 use crate::support::{Bed, PORT, Split, client_ip, document, share_of_v2, socket::conversations, vip};
-use splitter_bench::{
+use splitter_lab::{
     load::{Load, Plan},
     serve::{self, Background},
 };

@@ -1,7 +1,7 @@
 //! What the agent says about the traffic is what happened.
 
 use crate::support::{Bed, SPLITTER, Split, client_ip, connections, eventually, share_of_v2, socket::conversations, tool, vip};
-use splitter_bench::{agent::METRICS, load::Plan};
+use splitter_lab::{agent::METRICS, load::Plan};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},

@@ -5,7 +5,7 @@ use crate::support::{
     socket::{conversations, echo, unfragmented},
     vip,
 };
-use splitter_bench::{
+use splitter_lab::{
     lab::{Lab, Options, VIP4},
     load::{Load, Plan},
     pace::bulk,

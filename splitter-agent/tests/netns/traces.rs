@@ -1,11 +1,11 @@
 //! What the agent needs of the machine, and what it leaves there.
 
 use crate::support::{
-    Bed, SPLITTER, Split, connections, eventually,
+    Bed, Split, connections, copy_program, eventually,
     kernel::{held, maps_alive, programs_alive},
     tool, vip,
 };
-use splitter_bench::load::{Load, Plan};
+use splitter_lab::load::{Load, Plan};
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 /// CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF.
@@ -37,7 +37,7 @@ fn three_capabilities_are_enough_and_root_is_not_needed() {
     let mut bed = Bed::prepare("caps", Default::default(), &[Split::tcp(50, 50)]);
     // Where an unprivileged user can read it.
     let copy = bed.site.dir.join("splitter");
-    fs::copy(SPLITTER, &copy).unwrap();
+    copy_program(&copy);
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     let mountpoint = bed.site.dir.join("bpf");
     let _bpffs = Bpffs::mount(&mountpoint);

@@ -5,7 +5,7 @@ use crate::support::{
     socket::{transfer, unfragmented},
     tool, vip,
 };
-use splitter_bench::{lab::Options, load::Plan};
+use splitter_lab::{lab::Options, load::Plan};
 use std::{
     fs,
     net::{Ipv6Addr, SocketAddr},

@@ -5,7 +5,7 @@ use crate::support::{
     socket::{Conversation, conversations},
     vip,
 };
-use splitter_bench::{load::Plan, pace::bulk};
+use splitter_lab::{load::Plan, pace::bulk};
 use std::time::{Duration, Instant};
 
 #[test]

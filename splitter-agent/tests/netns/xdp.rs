@@ -1,8 +1,8 @@
 //! The XDP fast path on uplinks.
 
 use crate::support::{Bed, Split, eventually, share_of_v2, socket::set_option, tool, vip};
-use splitter_agent::datapath::interfaces;
-use splitter_bench::{
+use splitter_datapath::interfaces;
+use splitter_lab::{
     lab::{Namespace, Options},
     load::{Plan, Reuse},
     pace::bulk,
@@ -55,7 +55,7 @@ fn bed_with(name: &str, xdp: &'static str) -> Bed {
     (bed.site.xdp, bed.site.interfaces) = (xdp, vec!["c0:uplink", "b*:uplink"]);
     let bed = bed.started();
     let program = format!("xdp-{xdp}");
-    let attached = |status: &splitter_agent::observed::Status| status.interfaces.iter().all(|i| i.programs.contains(&program));
+    let attached = |status: &splitter_api::Status| status.interfaces.iter().all(|i| i.programs.contains(&program));
     assert_eq!(attached(&bed.status()), xdp != "off", "{:?}", bed.status().interfaces);
     bed
 }

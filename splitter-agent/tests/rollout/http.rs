@@ -2,7 +2,7 @@
 
 use crate::support::{Bed, PORT, Split, eventually, no_failures, run_on, vip};
 use serde_json::Value;
-use splitter_bench::load::{ErrorKind, Plan, Reuse};
+use splitter_lab::load::{ErrorKind, Plan, Reuse};
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},

@@ -2,7 +2,7 @@
 
 use crate::support::{Bed, Split, eventually, no_failures, run_on, vip};
 use serde_json::Value;
-use splitter_bench::{
+use splitter_lab::{
     load::{Load, Plan},
     pace::{patience, rate},
     serve::{self, Background},

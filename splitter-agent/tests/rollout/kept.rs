@@ -4,7 +4,7 @@ use crate::{
     judged::{FAST, bed, events, history, load, phase, status, weights},
     support::{Bed, SPLITTER, Split, document, eventually, run_on},
 };
-use splitter_bench::lab::Options;
+use splitter_lab::lab::Options;
 use std::{
     fs,
     io::{Read, Write},
@@ -18,7 +18,7 @@ use std::{
 /// The text at a path of the metrics listener.
 fn get(bed: &Bed, path: &str) -> String {
     let fetch = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(splitter_bench::agent::METRICS)?;
+        let mut stream = TcpStream::connect(splitter_lab::agent::METRICS)?;
         stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

@@ -2,7 +2,7 @@
 
 use crate::support::{Bed, PORT, Split, eventually, run_on, vip};
 use serde_json::Value;
-use splitter_bench::load::{Kind, Plan};
+use splitter_lab::load::{Kind, Plan};
 use std::{
     io::{Read, Write},
     net::{Ipv6Addr, Shutdown, TcpListener, TcpStream},
@@ -60,7 +60,8 @@ const MANNERS: [Manner; 9] = [
 impl Server {
     fn start(bed: &Bed, backend: usize) -> Server {
         let bind = || TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT));
-        let listener = bed.lab.backend(backend).run(bind).expect("a namespace").expect("a free port");
+        // The one that was here before may not have let go yet.
+        let listener = eventually("a free port", || bed.lab.backend(backend).run(bind).expect("a namespace").ok());
         listener.set_nonblocking(true).expect("a listener");
         let (stop, manner) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let (ours, now) = (stop.clone(), manner.clone());

@@ -1,6 +1,6 @@
 //! A SYN flood from addresses that answer nothing.
 
-use splitter_bench::{
+use splitter_lab::{
     lab::{Namespace, VIP4},
     poll::check,
 };

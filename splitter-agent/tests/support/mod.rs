@@ -1,6 +1,7 @@
 //! A node with a real agent, real servers and clients: what the root tests stand on. Each test binary uses a part of it.
 #![allow(dead_code)]
 
+pub mod capture;
 pub mod flood;
 pub mod kernel;
 pub mod loss;
@@ -9,11 +10,9 @@ pub mod socket;
 
 pub use policy::{Split, document};
 
-use splitter_agent::{
-    admin::client::Client,
-    observed::{ExplainRequest, Explanation, FlowQuery, FlowRow, Service, Status, WeightChange, WeightRequest},
-};
-use splitter_bench::{
+use splitter_api::client::Client;
+use splitter_api::{ExplainRequest, Explanation, FlowQuery, FlowRow, Service, Status, WeightChange, WeightRequest};
+use splitter_lab::{
     agent::Site,
     lab::{Lab, Options, Process, VIP4, VIP6},
     load::{Load, Outcome, Phase, Plan},
@@ -101,7 +100,7 @@ impl Bed {
     }
 
     fn on_turn(turn: Option<Turn>, name: &str, options: Options, splits: &[Split]) -> Bed {
-        assert!(splitter_bench::lab::is_root(), "this test needs root: it makes network namespaces and loads kernel programs");
+        assert!(splitter_lab::lab::is_root(), "this test needs root: it makes network namespaces and loads kernel programs");
         let lab = Lab::with(name, options).expect("a lab");
         let site = Site::new(Path::new(SPLITTER), &lab.node, &document(&lab, splits)).expect("folders for the agent");
         let servers = (1..=lab.backends().len()).map(|i| Some(server(&lab, i))).collect();
@@ -271,6 +270,14 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// Lets a load run on.
 pub fn run_on(time: Duration) {
     std::thread::sleep(time);
+}
+
+/// Copies the program, to be run. By a process of its own: a test that forks while this one holds the copy open for writing would keep it from being run
+/// (ETXTBSY).
+pub fn copy_program(to: &std::path::Path) {
+    let mut command = Command::new("cp");
+    command.arg(SPLITTER).arg(to);
+    tool(command);
 }
 
 /// Runs a tool in a namespace of the lab; its output. Panics when it fails.

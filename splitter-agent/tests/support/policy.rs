@@ -1,7 +1,7 @@
 //! Policies as YAML, written the way a person would.
 
 use super::{PORT, vip};
-use splitter_bench::lab::Lab;
+use splitter_lab::lab::Lab;
 use std::net::SocketAddr;
 
 /// One TrafficSplit: v1 on the backends `b1` and `b2`, v2 on `b3`, unless a test says otherwise.

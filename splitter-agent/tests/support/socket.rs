@@ -1,7 +1,7 @@
 //! Single connections that a test holds in its hand: bound source ports, kept open, asked again; and bulk data, checked byte by byte.
 
 use super::PATIENCE;
-use splitter_bench::lab::Namespace;
+use splitter_lab::lab::Namespace;
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -59,7 +59,7 @@ pub fn conversations(client: &Namespace, from: IpAddr, to: SocketAddr, first_por
 }
 
 /// A TCP connection from an address, in the calling thread's namespace; reads and writes have a time limit.
-fn connect(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+pub fn connect(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let connecting = async {
         let socket = if to.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
@@ -169,5 +169,5 @@ pub fn echo(socket: &UdpSocket) -> io::Result<String> {
 pub fn set_option(socket: &impl std::os::fd::AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the value is an int that lives through the call.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<i32>() as u32) };
-    splitter_bench::poll::check(result).map(drop)
+    splitter_lab::poll::check(result).map(drop)
 }

@@ -53,8 +53,8 @@ pub struct Service {
     pub has_rules: u8,
     /// [`service_mode`] constant.
     pub mode: u8,
-    /// `mode: http`: [`http_flag`] bits.
-    pub http: u8,
+    /// [`service_flag`] bits.
+    pub flags: u8,
     /// `mode: http`: largest TCP segment (payload bytes) that the paths to all backends carry; what clients are told.
     pub mss: u16,
     pub versions: [VersionSlot; MAX_VERSIONS],
@@ -73,7 +73,7 @@ pub mod split_by {
     pub const CLIENT_IP: u8 = 1;
     /// The key is the request: every one is drawn anew (`mode: http`).
     pub const REQUEST: u8 = 2;
-    /// The key is the value of a header or cookie (`mode: http`, see [`super::HttpRules::key_name`]); requests without it: the connection.
+    /// The key is the value of a header or cookie (`mode: http`, see [`HttpRules::key_name`](super::super::HttpRules::key_name)); requests without it: the connection.
     pub const VALUE: u8 = 3;
 }
 
@@ -85,13 +85,22 @@ pub mod service_mode {
     pub const HTTP: u8 = 1;
 }
 
-/// Bits of [`Service::http`].
-pub mod http_flag {
+/// Bits of [`Service::flags`]; all but the last are read with `mode: http` alone.
+pub mod service_flag {
     /// When no backend of the version can serve, the connection is reset; else the request is answered with 503.
     pub const RESET: u8 = 1;
     /// All backends agree to TCP timestamps (RFC 7323): clients that ask for them get them.
     pub const STAMPS: u8 = 2;
+    /// What becomes of a head that is too long to be read: its request is given by weight, or answered with 431; neither: it goes to the baseline.
+    pub const LONG_BY_WEIGHT: u8 = 4;
+    pub const LONG_REFUSED: u8 = 8;
+    /// Shift of the baseline's slot, three bits.
+    pub const BASELINE: u32 = 4;
+    /// New flows go through the node's stack (`path: stack`, [`VIA_STACK`](super::super::VIA_STACK)).
+    pub const STACK: u8 = 128;
 }
+
+const _: () = assert!(MAX_VERSIONS == 8);
 
 /// Values of [`Service::snat`].
 pub mod snat {
@@ -205,6 +214,14 @@ pub mod identity_kind {
     pub const BACKEND: u32 = 3;
 }
 
+/// Bits of the values of `VIPS` (key: [`Addr`]): what the node does with packets to an address of a frontend that no service has.
+pub mod vip_flag {
+    /// Echo requests are answered.
+    pub const PING: u32 = 1;
+    /// They are left to the stack.
+    pub const PASS: u32 = 2;
+}
+
 /// Value of `IFACES` (hash, key: ifindex u32): what the agent knows about an interface.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -250,6 +267,26 @@ pub struct NextHop {
 /// Slots of `NEXTHOPS`; a power of two.
 pub const NEXTHOP_SLOTS: u32 = 4096;
 
+/// Nanoseconds of CLOCK_MONOTONIC in a step of the counter that cookies hold, as a shift: 68.7 s. The present and the last step are good.
+pub const COOKIE_STEP: u32 = 36;
+/// Steps in an epoch, as a shift: 9 min. Each epoch has one of the two keys in [`Config::cookies`], in turn. An agent replaces the other one; without an
+/// agent both go on.
+pub const COOKIE_EPOCH: u32 = 3;
+
+/// Which key a counter's cookies have.
+#[inline(always)]
+pub const fn cookie_epoch(counter: u32) -> u32 {
+    counter >> COOKIE_EPOCH & 1
+}
+
+/// The key in [`Config::cookies`] that may be replaced at a time of CLOCK_MONOTONIC, nanoseconds: the one that is not in use, while no cookie of it is good any
+/// more and its own turn is a step away at least. `None`: not now.
+pub const fn cookie_key_to_replace(now: u64) -> Option<u32> {
+    let counter = (now >> COOKIE_STEP) as u32;
+    let step = counter & ((1 << COOKIE_EPOCH) - 1);
+    if step >= 2 && step <= 6 { Some(1 - cookie_epoch(counter)) } else { None }
+}
+
 /// The one value of `CONFIG` (array of 1).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,10 +300,22 @@ pub struct Config {
     pub snat_port_count: u16,
     /// Number of entries in each `TCP` flow map, for the agent's accounting.
     pub max_flows: u32,
-    /// Key of the sequence numbers that spliced connections begin with (RFC 6528): random, made once with the maps.
+    /// Key of names that nobody is to guess: random, made once with the maps.
     pub secret: [u64; 2],
-    /// Interfaces (bit = ifindex, the first 4,096) whose packets XDP may finish: those that arrive with final checksums.
-    pub xdp_ports: [u64; 64],
+    /// Keys of the sequence numbers that spliced connections begin with (RFC 6528): random. [`cookie_epoch`] says which of them is in use.
+    pub cookies: [[u64; 2]; 2],
+    /// Interfaces whose packets XDP may finish: those that arrive with final checksums. At the lowest bits of each one's index its [`xdp_port`].
+    pub xdp_ports: [u64; XDP_PORTS as usize],
+}
+
+/// Entries of [`Config::xdp_ports`]; a power of two. Of two interfaces that would have the same, one goes by TC.
+pub const XDP_PORTS: u32 = 256;
+
+/// An entry of [`Config::xdp_ports`]: an interface and its own link-layer address, to which its frames must be sent; as 32 and 16 bits are loaded
+/// from a frame. Never 0.
+#[inline(always)]
+pub const fn xdp_port(ifindex: u32, first: u32, last: u16) -> u64 {
+    first as u64 | (last as u64) << 32 | ((ifindex / XDP_PORTS) as u64 & 0x7fff) << 48 | 1 << 63
 }
 
 pod!(FrontendKey, Service, MaglevKey, MaglevChunk, RuleKey, Backend, Identity, Iface, NextHop, Config);

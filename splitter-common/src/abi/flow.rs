@@ -59,10 +59,10 @@ pub struct Flow<F: Family> {
     pub peer: F::Words,
     /// Network order, belongs to `peer`.
     pub peer_port: u16,
-    /// Index into `NEXTHOPS`; 0: look it up; [`STACK`]: the stack forwards or delivers.
+    /// Index into `NEXTHOPS`; 0: look it up; [`STACK`]: the stack forwards or delivers; [`VIA_STACK`]: it does so for all of the flow's life.
     pub nexthop: u16,
-    /// Backend id in the low 24 bits, [`flow_flag`] bits in the high 8.
-    pub owner: u32,
+    /// The backend, with [`flow_flag`] bits.
+    pub owner: Owner,
     /// When this direction was last seen: the kernel's jiffies, wrapping, written about once a second. Userspace reads the same clock by
     /// running the program `splitter_clock`.
     pub last: u32,
@@ -70,19 +70,87 @@ pub struct Flow<F: Family> {
 
 impl<F: Family> Flow<F> {
     pub const fn backend(&self) -> u32 {
-        self.owner & 0xff_ffff
+        self.owner.backend()
     }
     pub const fn flags(&self) -> u8 {
-        (self.owner >> 24) as u8
+        self.owner.flags()
     }
     pub const fn is(&self, flag: u8) -> bool {
-        self.flags() & flag != 0
+        self.owner.is(flag)
     }
 }
 
-/// Packs [`Flow::owner`].
-pub const fn owner(backend: u32, flags: u8) -> u32 {
-    backend & 0xff_ffff | (flags as u32) << 24
+/// Whose a flow is, and what is to be known of it, in one word, so that both are written at once: a backend's id in the low 24 bits, eight flags above.
+/// Kernel programs on several CPUs set and clear flags by atomic operations on [`Owner::word`].
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner(u32);
+
+impl Owner {
+    /// Nobody's, without flags.
+    pub const NONE: Self = Self(0);
+
+    pub const fn new(backend: u32, flags: u8) -> Self {
+        Self(backend & 0xff_ffff | Self::bits(flags))
+    }
+    /// Flags in their place in the word.
+    #[inline(always)]
+    pub const fn bits(flags: u8) -> u32 {
+        (flags as u32) << 24
+    }
+    /// As it was read by an atomic operation.
+    #[inline(always)]
+    pub const fn from_word(word: u32) -> Self {
+        Self(word)
+    }
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        self.0
+    }
+    /// Backend id; 0: none.
+    #[inline(always)]
+    pub const fn backend(self) -> u32 {
+        self.0 & 0xff_ffff
+    }
+    #[inline(always)]
+    pub const fn flags(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+    /// Whether one of the flags is set.
+    #[inline(always)]
+    pub const fn is(self, flags: u8) -> bool {
+        self.0 >> 24 & flags as u32 != 0
+    }
+    /// Whether all of the flags are set.
+    #[inline(always)]
+    pub const fn has_all(self, flags: u8) -> bool {
+        self.0 & Self::bits(flags) == Self::bits(flags)
+    }
+    /// With more flags.
+    #[inline(always)]
+    pub const fn with(self, flags: u8) -> Self {
+        Self(self.0 | Self::bits(flags))
+    }
+}
+
+/// [`Owner::new`].
+pub const fn owner(backend: u32, flags: u8) -> Owner {
+    Owner::new(backend, flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Owner;
+
+    #[test]
+    fn an_owner_is_a_backend_and_flags() {
+        let owner = Owner::new(0x12_3456, 0x84);
+        assert_eq!((owner.word(), owner.backend(), owner.flags()), (0x8412_3456, 0x12_3456, 0x84));
+        assert!(owner.is(0x80) && owner.is(0x81) && !owner.is(0x13));
+        assert!(owner.has_all(0x84) && !owner.has_all(0x85) && owner.has_all(0));
+        assert_eq!(owner.with(1), Owner::from_word(0x8512_3456));
+        assert_eq!(Owner::new(u32::MAX, 0).backend(), 0xff_ffff);
+    }
 }
 
 /// Bits of [`Flow::flags`].
@@ -102,6 +170,10 @@ pub mod flow_flag {
     /// The other direction has answered (UDP; half-open TCP: the backend's SYN-ACK was seen). The reverse entry of established TCP: the trial
     /// was answered, and may still be cut.
     pub const REPLIED: u8 = 64;
+    /// The flow came back from `CLOSING`, and was counted as closed before (forward entries of `TCP`).
+    pub const RETURNED: u8 = 64;
+    /// The client has said something since the RST that ended the flow (forward entries of `CLOSING`).
+    pub const SPOKEN: u8 = 4;
     /// The handshake is over (entries of `HALF` only: kept to time the first response).
     pub const ESTABLISHED: u8 = 128;
     /// A rule chose the version (entries of `TCP` and `UDP`).
@@ -149,6 +221,13 @@ pub struct FragmentKey<F: Family> {
 
 /// [`Flow::nexthop`] where routing says that only the stack can go on.
 pub const STACK: u16 = u16::MAX;
+
+/// [`Flow::nexthop`], in both directions, of a flow that goes through the node's stack (`path: stack`): translated at ingress of the interface that
+/// its client is behind, and the other way at its egress, so that netfilter sees the client and the backend. No slot has this number, so that what
+/// is redirected does not pay for the question. Fixed by the flow's first packet: a firewall that follows connections must see all of one.
+pub const VIA_STACK: u16 = u16::MAX - 1;
+
+const _: () = assert!(VIA_STACK as u32 >= super::NEXTHOP_SLOTS);
 
 /// Age at which a flow looks its route up again and writes [`Flow::last`], in jiffies: 1 s at 250 Hz, 0.25 s to 2.5 s elsewhere.
 pub const REFRESH_TICKS: u32 = 250;

@@ -32,6 +32,8 @@ pub struct HttpRules {
     pub key_name: u8,
     /// Length of the used part of `pool`.
     pub pool_len: u32,
+    /// Hash of all that the scanner reads of this: a head that has come in part goes on only with the same.
+    pub id: u64,
     pub rules: [HttpRule; MAX_HTTP_RULES],
     /// Sorted by kind.
     pub names: [HttpName; MAX_HTTP_NAMES],
@@ -51,6 +53,7 @@ impl HttpRules {
             predicate_count: 0,
             key_name: NO_NAME,
             pool_len: 0,
+            id: 0,
             rules: [HttpRule { mask: 0, version: 0, pad: 0 }; MAX_HTTP_RULES],
             names: [HttpName { at: 0, len: 0, subject: 0, first: 0, count: 0, pad: 0 }; MAX_HTTP_NAMES],
             predicates: [HttpPredicate { at: 0, len: 0, kind: 0 }; MAX_PREDICATES],

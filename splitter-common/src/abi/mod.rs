@@ -3,6 +3,7 @@
 //! All types are `repr(C)`, made of integers and byte arrays, with explicit padding. Fields that come off the wire keep network
 //! byte order and say so. Any change of a size, an offset or a meaning bumps [`ABI_VERSION`]; `layout_is_golden` refuses a silent one.
 
+mod calls;
 mod control;
 mod flow;
 mod http;
@@ -10,9 +11,11 @@ mod reason;
 mod splice;
 mod stats;
 mod suspect;
+mod tables;
 mod trace;
 pub mod trial;
 
+pub use calls::*;
 pub use control::*;
 pub use flow::*;
 pub use http::*;
@@ -20,10 +23,11 @@ pub use reason::*;
 pub use splice::*;
 pub use stats::*;
 pub use suspect::*;
+pub use tables::*;
 pub use trace::*;
 
 /// Version of all layouts here. An agent refuses to adopt maps of another version.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 7;
 
 /// An address in the one form that keys and contracts use: 16 bytes, network order, IPv4 as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
 pub type Addr = [u8; 16];
@@ -58,7 +62,7 @@ mod tests {
     /// Sizes and offsets as they were when `ABI_VERSION` was last changed: bump it when this test has to change.
     #[test]
     fn layout_is_golden() {
-        assert_eq!(ABI_VERSION, 5);
+        assert_eq!(ABI_VERSION, 7);
         let sizes = [
             size_of::<FrontendKey>(),
             size_of::<Service>(),
@@ -95,12 +99,14 @@ mod tests {
             size_of::<TraceCpu>(),
             size_of::<StashSet>(),
             size_of::<LossKey>(),
+            size_of::<CookieSet>(),
+            size_of::<Guesses>(),
         ];
         assert_eq!(
             sizes,
             [
-                20, 272, 24, 12, 256, 24, 32, 8, 32, 24, 544, 16, 40, 16, 28, 32, 48, 8, 20, 16, 40, 536, 8, 128, 5144, 100, 124, 72, 96,
-                10256, 64, 184, 208, 128, 8
+                20, 272, 24, 12, 256, 24, 32, 8, 32, 24, 2112, 16, 40, 16, 28, 32, 48, 8, 20, 16, 40, 536, 8, 128, 5152, 100, 124, 96, 120,
+                18632, 64, 184, 208, 128, 8, 64, 16
             ]
         );
         assert_eq!(offset_of!(Service, versions), 16);

@@ -46,8 +46,8 @@ reasons! {
     FragmentUnknown = 3, "fragment_unknown", Pass;
     /// IPv6 extension headers beyond what is read, or one that hides the transport header.
     ExtensionHeader = 4, "extension_header", Pass;
-    /// TTL or hop limit too low to forward: the stack answers.
-    TtlExpired = 5, "ttl_expired", Pass;
+    /// TTL or hop limit too low to forward: the sender was told by ICMP.
+    TtlExpired = 5, "ttl_expired", Answer;
     /// A frontend whose service the tables do not hold (yet, or any more).
     ServiceUnknown = 6, "service_unknown", Drop;
     /// Every version has weight 0.
@@ -130,6 +130,34 @@ reasons! {
     HeadLate = 45, "head_late", Answer;
     /// A whole head lost its slot while its backend did not answer: the client sends it again.
     HeadDisplaced = 46, "head_displaced", Drop;
+    /// The first segment of a connection that has been here before, sent again by somebody: reset.
+    Replayed = 47, "replayed", Answer;
+    /// A client's segment with data of no connection, whose cookie the node has not given.
+    CookieWrong = 48, "cookie_wrong", Event;
+    /// A cookie that would do at other times: too many wrong ones come to its service, and the node does not remember its handshake.
+    CookieGuarded = 49, "cookie_guarded", Event;
+    /// To a VIP, and no service has the port: answered by a reset or an ICMP error.
+    VipRefused = 50, "vip_refused", Answer;
+    /// The same, of a kind that nobody answers: a reset, an ICMP message, a later fragment.
+    VipStray = 51, "vip_stray", Drop;
+    /// An echo request to a VIP that answers them.
+    VipPing = 52, "vip_ping", Answer;
+    /// An ICMP error that the node would have sent, beyond so many a second.
+    ErrorsLimited = 53, "errors_limited", Drop;
+    /// A frame for another host, which a hub or a switch has sent here too.
+    OtherHost = 54, "other_host", Pass;
+    /// A backend closed its connection before it had read the request that was on its way: the request gets another connection.
+    RequestUnread = 55, "request_unread", Event;
+    /// A TCP segment of an http service in fragments: its sender is told to make smaller ones.
+    HttpFragment = 56, "http_fragment", Drop;
+    /// A segment of an http connection whose numbers do not fit what was seen of it.
+    OutOfWindow = 57, "out_of_window", Drop;
+    /// A RST in the window, but not at the number that is expected: answered by an acknowledgement, or passed on to the end that judges it.
+    ResetDoubted = 58, "reset_doubted", Event;
+    /// A packet with a wrong checksum, where it was to be read, decided about, kept or answered.
+    Checksum = 59, "checksum", Drop;
+    /// There was no room for a part of a long request while its leg was being opened: the client sends it again.
+    RequestCut = 60, "request_cut", Drop;
 }
 
 /// Reasons that are also counted by service, in `HEAD_LOSSES`.

@@ -2,18 +2,21 @@
 //!
 //! | map (`4` and `6`) | key | value | holds |
 //! |---|---|---|---|
-//! | `SPLICED` | [`FlowKey`], as the client sends | [`Spliced`] | a client's connection |
-//! | `ANSWERED` | [`FlowKey`], as the client sends | [`Spliced`] | a client that the node has answered itself, until it has closed |
-//! | `LEGS` | [`FlowKey`], as the backend sends | [`Leg`] | a connection to a backend; a spliced flow has one in use and may have others idle |
+//! | `SPLICED` | [`FlowKey`](super::FlowKey), as the client sends | [`Spliced`] | a client's connection |
+//! | `ANSWERED` | [`FlowKey`](super::FlowKey), as the client sends | [`Spliced`] | a client that the node has answered itself, until it has closed |
+//! | `LEGS` | [`FlowKey`](super::FlowKey), as the backend sends | [`Leg`] | a connection to a backend; a spliced flow has one in use and may have others idle |
 //! | `STASHES` (both families) | slot u32 | [`Stash`] | the head of a request until a backend has it |
 //! | `STASH_SETS` (both families) | slot / [`STASH_WAYS`] | [`StashSet`] | who has these slots, and since when |
 //! | `HEAD_LOSSES` (both families) | [`LossKey`] | u64 | drops and resets for want of a slot, by service and reason |
 //! | `SPLICE_LOCKS` (both families) | hash of the client's connection | u64 | who changes a spliced flow: 0 nobody, else 2^32 and the jiffies since when |
+//! | `SPENT` (both families) | set u32 | [`CookieSet`] | cookies that have begun a connection |
+//! | `HANDSHAKES` (both families) | set u32 | [`CookieSet`] | what clients of a service said in their SYN, while somebody guesses cookies there |
+//! | `GUESSES` (both families) | service % [`GUESS_SLOTS`] | [`Guesses`] | how many wrong cookies a service gets |
 //!
 //! Sequence numbers are in host order. *Client numbers* are those that the client sees, *leg numbers* those that the backend sees.
 
-use super::{Family, pod};
-use crate::http::{HeadText, chunks::Chunks};
+use super::{Family, Owner, pod};
+use crate::http::{HeadText, Scan, chunks::Chunks, lines::Lines};
 
 /// Idle legs that a spliced flow can have besides the one in use.
 pub const IDLE_LEGS: usize = 3;
@@ -31,7 +34,7 @@ pub struct Spliced<F: Family> {
     /// Largest payload of a segment to the client, from its SYN.
     pub mss: u16,
     /// Backend id in the low 24 bits, [`splice_flag`] bits in the high 8.
-    pub owner: u32,
+    pub owner: Owner,
     /// As [`super::Flow::last`].
     pub last: u32,
     /// Client number plus this: leg number. Modulo 2^32.
@@ -138,7 +141,7 @@ pub struct Leg<F: Family> {
     /// Largest payload of a segment that the backend takes.
     pub mss: u16,
     /// Backend id in the low 24 bits, [`leg_flag`] bits in the high 8.
-    pub owner: u32,
+    pub owner: Owner,
     pub last: u32,
     /// Leg number plus this: client number. Modulo 2^32.
     pub seq_add: u32,
@@ -150,7 +153,8 @@ pub struct Leg<F: Family> {
     pub next: u32,
     /// End of the request under way; of an idle leg, of the last one.
     pub sent: u32,
-    /// Where the response that is awaited begins; then, where its body ends, or how far its chunks have been followed.
+    /// Where the response that is awaited begins, or how far its head has been read; then, where its body ends, or how far its chunks have been
+    /// followed.
     pub body_end: u32,
     /// [`splice_state`] constant.
     pub state: u8,
@@ -160,11 +164,22 @@ pub struct Leg<F: Family> {
     pub forward: u16,
     /// Where in a chunked body the leg stands; [`Leg::body_end`] is the number of the next byte to read.
     pub chunks: Chunks,
+    /// Where in the head of the response the leg stands, when that comes in several packets.
+    pub lines: Lines,
+    /// When that head's first byte came: after the request, units of 1,024 ns.
+    pub waited: u32,
     /// Of the last request: see [`super::trial`].
     pub trial: u32,
+    /// Interface by which the backend's packets come in, 0: a process of the node; with [`UNPROVEN`].
+    pub side: u32,
+    pub pad: u32,
     /// Nanoseconds of CLOCK_MONOTONIC: of the SYN, then of the request. Of an idle leg: the last TSval that its backend is known to have sent.
     pub stamp: u64,
 }
+
+/// Bit of [`Leg::side`]: the backend's SYN-ACK has come in by another interface than the one behind which it is, so that nothing that comes by
+/// this leg is evidence.
+pub const UNPROVEN: u32 = 1 << 31;
 
 /// Bits of [`Leg::owner`] (above 24).
 pub mod leg_flag {
@@ -185,7 +200,7 @@ pub mod leg_flag {
 }
 
 /// Slots of `STASHES`. A power of two.
-pub const STASH_SLOTS: u32 = 1024;
+pub const STASH_SLOTS: u32 = 2048;
 /// Slots of a set: a connection looks for one in a few sets that a keyed hash names. A power of two.
 pub const STASH_WAYS: u32 = 16;
 /// Entries of `STASH_SETS`.
@@ -233,6 +248,37 @@ pub mod stash_word {
     }
 }
 
+/// Words of a [`CookieSet`].
+pub const COOKIE_WAYS: usize = 8;
+/// Entries of `SPENT`. A power of two.
+pub const SPENT_SETS: u32 = 65_536;
+
+/// Entries of `HANDSHAKES`. A power of two.
+pub const HANDSHAKE_SETS: u32 = 8_192;
+
+/// Value of `SPENT` and `HANDSHAKES` (arrays): a word for each cookie, 0: free. The low 16 bits say when it was put there, in units of 2^26 ns of
+/// CLOCK_MONOTONIC; the rest is of the cookie's hash. In `HANDSHAKES` the 24 bits above the time say what the client said.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CookieSet {
+    pub words: [u64; COOKIE_WAYS],
+}
+
+/// Entries of `GUESSES`. A power of two; services that share one are guarded together.
+pub const GUESS_SLOTS: u32 = 1_024;
+
+/// Value of `GUESSES` (array). Times are in units of 2^30 ns of CLOCK_MONOTONIC.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guesses {
+    /// When the last segment with data and a wrong cookie came, and how many have come in that unit.
+    pub second: u32,
+    pub count: u32,
+    /// Until when the service is guarded.
+    pub until: u32,
+    pub pad: u32,
+}
+
 /// Key of `HEAD_LOSSES` (hash).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -257,7 +303,14 @@ pub struct Stash {
     pub lock: u32,
     /// Backends that failed this request: a bit for each, by its id modulo 32.
     pub tried: u32,
+    /// Number of the first byte of the request's end that is kept besides, client number, and how many bytes there are: they lie at the end of the
+    /// text's [`crate::http::HEAD_LIMIT`] bytes. What is between is the client's to send again.
+    pub tail: u32,
+    pub tail_len: u32,
+    /// How far the head has been read, and by which rules ([`super::HttpRules::id`]).
+    pub scan: Scan,
+    pub rules: u64,
     pub text: HeadText,
 }
 
-pod!(Spliced<super::V4>, Spliced<super::V6>, Leg<super::V4>, Leg<super::V6>, Stash, StashSet, LossKey);
+pod!(Spliced<super::V4>, Spliced<super::V6>, Leg<super::V4>, Leg<super::V6>, Stash, StashSet, LossKey, CookieSet, Guesses);

@@ -22,6 +22,9 @@ pub struct Trace {
     pub client: [u32; 4],
 }
 
+/// Connections whose request was told and whose answer was not; a power of two. Where two share a slot, the later one counts.
+pub const TRACE_MARKS: u32 = 16_384;
+
 /// Bytes of a request's head that an event carries: a method of 15 bytes, 64 bytes of the path, and blanks.
 pub const TRACE_TEXT: usize = 88;
 
@@ -47,7 +50,7 @@ pub struct TraceEvent {
     pub backend: u32,
     /// Decided, http: sequence number of the request's first byte.
     pub at: u32,
-    /// Decided, http: id of the version that a rule names, or `u32::MAX`.
+    /// Decided, http: id of the version that a rule names, [`BASELINE_RULED`], or `u32::MAX`.
     pub ruled: u32,
     /// [`trace_kind`] constant.
     pub kind: u8,
@@ -86,6 +89,9 @@ pub mod trace_flag {
     /// Of a service of `mode: http`.
     pub const HTTP: u8 = 8;
 }
+
+/// [`TraceEvent::ruled`]: the head was too long to be read, and the request goes to the baseline.
+pub const BASELINE_RULED: u32 = u32::MAX - 1;
 
 /// [`TraceEvent::reason`] when there is none.
 pub const NO_REASON: u8 = u8::MAX;

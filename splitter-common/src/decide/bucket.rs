@@ -1,6 +1,9 @@
 //! Intervals of buckets.
 
-use crate::abi::{MAX_VERSIONS, Service};
+use crate::{
+    abi::{MAX_VERSIONS, Service, service_flag},
+    barrier,
+};
 
 /// Number of buckets.
 pub const SPACE: u64 = 1 << 32;
@@ -19,6 +22,17 @@ pub fn intervals(weights: &[u32]) -> Option<[u64; MAX_VERSIONS]> {
         *end = (u128::from(sum) * u128::from(SPACE) / u128::from(total)) as u64;
     }
     Some(ends)
+}
+
+/// A bucket of the version that gets requests whose head is too long to be read (`service_flag`): of the baseline, or, when that has no weight, of the
+/// first version that has.
+#[inline(always)]
+pub fn baseline(service: &Service) -> u32 {
+    let slot = barrier::opaque((service.flags >> service_flag::BASELINE) as u32) as usize & (MAX_VERSIONS - 1);
+    // Of slot 0 the last one, which does not matter.
+    let before = barrier::opaque((slot as u32).wrapping_sub(1)) as usize & (MAX_VERSIONS - 1);
+    let start = if slot == 0 { 0 } else { service.versions[before].end };
+    if service.versions[slot].end > start { start as u32 } else { 0 }
 }
 
 /// Index of the version that owns a bucket; `None` when no version has weight.

@@ -1,4 +1,5 @@
-//! The decision: which version a key belongs to. One pure function, the same in the kernel, the agent, `splitter explain` and the tests.
+//! The decision: which version a key belongs to ([`pick`]), and which version and backend a client gets ([`select`](select())). Pure functions, the same in
+//! the kernel, the agent, `splitter explain` and the tests.
 //!
 //! The contract, held by the tests below:
 //! - `bucket = hash(salt, key)` over 32 bits; version i owns an interval of buckets in proportion to its weight, in the order of the
@@ -9,9 +10,11 @@
 
 mod bucket;
 mod hash;
+pub mod select;
 
-pub use bucket::{SPACE, intervals, pick};
+pub use bucket::{SPACE, baseline, intervals, pick};
 pub use hash::{BACKEND_TRIES, VALUE_START, backend_hash, bucket, client_key, connection_key, request_key, salt, value_key, value_step};
+pub use select::{Avoid, Choice, Facts, Lookups, NO_RULE, Request, Search, select, tried_bit};
 
 #[cfg(test)]
 mod tests;

@@ -169,6 +169,7 @@ impl Compiler {
             let mask = conditions.iter().fold(0, |mask, i| mask | 1u64 << bits[*i]);
             *rule = HttpRule { mask, version: *version, pad: 0 };
         }
+        out.id = id(&out);
         Some(out)
     }
 
@@ -186,6 +187,15 @@ fn filter(subject: u8, name: &[u8]) -> u64 {
         http_subject::HEADER | http_subject::QUERY => name_bit(name),
         _ => 0,
     }
+}
+
+/// [`HttpRules::id`]: FNV-1a (Fowler, Noll, Vo).
+fn id(rules: &HttpRules) -> u64 {
+    let names = rules.names.iter().flat_map(|name| [name.at as u8, (name.at >> 8) as u8, name.len, name.subject, name.first, name.count]);
+    let predicates = rules.predicates.iter().flat_map(|p| [p.at as u8, (p.at >> 8) as u8, p.len, p.kind]);
+    let counts = [rules.key_name, rules.name_count, rules.predicate_count];
+    let bytes = names.chain(predicates).chain(counts).chain(rules.pool);
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use crate::{
 
 const HOST: u64 = text(b"host");
 const COOKIE: u64 = text(b"cookie");
-const CONTENT_LENGTH: [u64; 2] = [text(b"content-"), text(b"length")];
-const TRANSFER_ENCODING: [u64; 2] = [text(b"transfer"), text(b"-encodin")];
-const CHUNKED: u64 = text(b"chunked");
+pub(super) const CONTENT_LENGTH: [u64; 2] = [text(b"content-"), text(b"length")];
+pub(super) const TRANSFER_ENCODING: [u64; 2] = [text(b"transfer"), text(b"-encodin")];
+pub(super) const CHUNKED: u64 = text(b"chunked");
 
 /// Bits of the fields that decide where a message ends.
 pub(super) const FRAMING: u64 = super::name_bit(b"content-length") | super::name_bit(b"transfer-encoding");
@@ -28,7 +28,7 @@ const LINES: u32 = 8;
 const CRLF: u16 = u16::from_le_bytes(*b"\r\n");
 
 /// Most digits of a `Content-Length`: what surely fits in 64 bits.
-const DIGITS: u32 = 19;
+pub(super) const DIGITS: u32 = 19;
 
 impl<const RESPONSE: bool> Head<'_, RESPONSE> {
     /// Lines in which nothing is special: passed over in a few instructions. Whatever else a line may be is left to [`Self::field_name`] and
@@ -46,7 +46,8 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
             }
             let end = forget(&mut self.scan.at, words::line_end(self.text, line));
             if words::two(self.text, end) != CRLF {
-                if end.wrapping_sub(line) == words::LONG {
+                // What stands behind the text is not read: the rest of the line may come yet.
+                if end.wrapping_sub(line) == words::LONG && (self.scan.len.wrapping_sub(end) as i32) >= 0 {
                     return phase::VALUE;
                 }
                 break;
@@ -115,7 +116,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         }
         let at = words::name_end(self.text, from);
         if at >= self.scan.len {
-            return self.incomplete();
+            return self.incomplete(phase::NAME);
         }
         if at - from >= words::SHORT {
             self.scan.at = at;
@@ -149,7 +150,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
     #[inline(always)]
     fn empty_line(&mut self, at: u32) -> u32 {
         if at + 1 >= self.scan.len {
-            return self.incomplete();
+            return self.incomplete(phase::NAME);
         }
         if self.byte(at + 1) != b'\n' {
             return self.refuse();
@@ -165,22 +166,17 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         let from = self.scan.at;
         let at = words::control(self.text, from);
         if at >= self.scan.len {
-            return self.incomplete();
+            return self.incomplete(phase::VALUE);
         }
         if at - from >= words::LONG {
             self.scan.at = at;
             return phase::VALUE;
         }
-        let byte = self.byte(at);
-        if byte == b'\t' {
-            self.scan.at = at + 1;
-            return phase::VALUE;
-        }
-        if byte != b'\r' {
+        if self.byte(at) != b'\r' {
             return self.refuse();
         }
         if at + 1 >= self.scan.len {
-            return self.incomplete();
+            return self.incomplete(phase::VALUE);
         }
         if self.byte(at + 1) != b'\n' {
             return self.refuse();
@@ -193,7 +189,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         self.value_ends(at)
     }
 
-    /// Takes one more blank from the ends of the value (RFC 9110, 5.5); `false` when there is none.
+    /// Takes blanks from the ends of the value (RFC 9110, 5.5), as many as a round passes over; `false` when there are none.
     #[inline(always)]
     pub(super) fn trimmed(&mut self) -> bool {
         let value = self.scan.value;
@@ -201,11 +197,14 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
             return false;
         }
         if is_blank(self.byte(value.at)) {
-            self.scan.value.at = value.at + 1;
+            let at = forget(&mut self.scan.offset, words::not_blank(self.text, value.at));
+            self.scan.value.at = if at < value.end { at } else { value.end };
             return true;
         }
         if is_blank(self.byte(value.end - 1)) {
-            self.scan.value.end = value.end - 1;
+            // The value begins with something else: its blanks end before that.
+            let words = if value.len() > 32 { words::blank_words(self.text, value.end) } else { 0 };
+            self.scan.value.end = value.end - if words == 0 { 1 } else { words };
             return true;
         }
         false

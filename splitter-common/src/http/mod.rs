@@ -2,10 +2,13 @@
 //! lies in an array of fixed size and every index is masked, so that the verifier can follow.
 
 pub mod chunks;
-#[cfg(any(test, feature = "user"))]
+#[cfg(any(test, feature = "std"))]
 pub mod compiler;
 mod field;
+pub mod lines;
 mod pairs;
+#[cfg(any(test, feature = "reference"))]
+pub mod reference;
 mod request;
 mod response;
 mod select;
@@ -13,7 +16,7 @@ mod start;
 mod state;
 mod words;
 
-pub use request::request;
+pub use request::{begin, go_on, request};
 pub use response::response;
 pub use state::Scan;
 
@@ -21,7 +24,7 @@ use crate::abi::{HttpRules, MAX_HTTP_RULES};
 use state::Head;
 
 /// Longest head that is read, bytes. A power of two.
-pub const HEAD_LIMIT: u32 = 8192;
+pub const HEAD_LIMIT: u32 = 16_384;
 /// Room behind a head: for reading words at its end, and for one copy that starts at its last byte.
 pub const HEAD_SLACK: u32 = 2048;
 /// A head. Bytes behind the given length may hold anything.
@@ -46,7 +49,7 @@ impl Loop for Plain {
 pub mod verdict {
     /// More bytes are needed.
     pub const INCOMPLETE: u8 = 0;
-    /// A request or response whose end is known, or will be: see [`framing`].
+    /// A request or response whose end is known, or will be: see [`framing`](super::framing).
     pub const COMPLETE: u8 = 1;
     /// Complete, and the end of the message or what follows is not known (a body of 2 GB or more ...): the connection
     /// stays with its backend.

@@ -99,7 +99,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
             return self.follow(after);
         }
         if self.is_cookie() && is_blank(self.byte(at)) {
-            self.scan.at = at + 1;
+            self.scan.at = words::not_blank(self.text, at);
             return phase::PAIR;
         }
         self.scan.name.at = at;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::abi::Addr;
 
-/// Reads a response's head in `text[..len]`, as [`super::request`] does. `answers_head`: the request's method was HEAD.
+/// Reads a response's head in `text[..len]`, as [`super::request()`] does. `answers_head`: the request's method was HEAD.
 ///
 /// 1xx, 204, 304 and answers to HEAD have no body (RFC 9112, 6.3). After 1xx, which is COMPLETE with length 0, another head follows; 101
 /// and whatever is not well formed is [`verdict::PIN`].
@@ -23,20 +23,21 @@ pub fn response<L: Loop>(text: &HeadText, len: u32, answers_head: bool, scan: &m
     }
     *out = ResponseHead { verdict: scan.verdict as u8, status: scan.status as u16, ..ResponseHead::default() };
     if out.verdict == verdict::COMPLETE {
-        finish(scan, answers_head, out);
+        finish(scan.seen, scan.length, scan.head_len, answers_head, out);
     }
     if out.verdict == verdict::INCOMPLETE && len >= HEAD_LIMIT {
         out.verdict = verdict::TOO_LONG;
     }
 }
 
+/// What the lines of a complete head together say; `out.status` is known.
 #[inline(always)]
-fn finish(scan: &Scan, answers_head: bool, out: &mut ResponseHead) {
-    let (chunked, counted) = (scan.seen & seen::CODING != 0, scan.seen & seen::LENGTH != 0);
-    let status = scan.status;
+pub(super) fn finish(fields: u32, length: u64, head_len: u32, answers_head: bool, out: &mut ResponseHead) {
+    let (chunked, counted) = (fields & seen::CODING != 0, fields & seen::LENGTH != 0);
+    let status = out.status;
     let bare = status < 200 || status == 204;
-    out.head_len = scan.head_len;
-    if status == 101 || bare && (chunked || scan.length != 0) {
+    out.head_len = head_len;
+    if status == 101 || bare && (chunked || length != 0) {
         out.verdict = verdict::PIN;
     } else if bare || status == 304 || answers_head {
         out.framing = framing::LENGTH;
@@ -44,7 +45,7 @@ fn finish(scan: &Scan, answers_head: bool, out: &mut ResponseHead) {
         out.framing = framing::CHUNKED;
     } else if counted {
         out.framing = framing::LENGTH;
-        out.length = scan.length;
+        out.length = length;
     } else {
         out.framing = framing::CLOSE;
     }
@@ -72,7 +73,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
             return self.refuse();
         }
         if have < 13 {
-            return self.incomplete();
+            return self.incomplete(phase::START);
         }
         if word == HTTP_1_0 {
             self.scan.seen |= seen::HTTP_1_0;
@@ -92,7 +93,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         let from = self.scan.at;
         let at = words::control(self.text, from);
         if at >= self.scan.len {
-            return self.incomplete();
+            return self.incomplete(phase::START);
         }
         if at - from >= words::LONG || self.byte(at) == b'\t' {
             self.scan.at = at + (at - from < words::LONG) as u32;
@@ -102,7 +103,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
             return self.refuse();
         }
         if at + 1 >= self.scan.len {
-            return self.incomplete();
+            return self.incomplete(phase::START);
         }
         if self.byte(at + 1) != b'\n' {
             return self.refuse();

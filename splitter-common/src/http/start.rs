@@ -65,7 +65,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
     fn start(&mut self) -> u32 {
         let at = self.scan.at;
         if at >= self.scan.len {
-            return self.incomplete();
+            return self.incomplete(phase::START);
         }
         if self.byte(at) != b'\r' {
             self.scan.method.at = at;
@@ -75,7 +75,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
             return self.refuse();
         }
         if at + 1 >= self.scan.len {
-            return self.incomplete();
+            return self.incomplete(phase::START);
         }
         if self.byte(at + 1) != b'\n' {
             return self.refuse();
@@ -89,7 +89,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         let from = self.scan.at;
         let at = words::name_end(self.text, from);
         if at >= self.scan.len {
-            return self.incomplete();
+            return self.incomplete(phase::METHOD);
         }
         if at - from >= words::SHORT {
             self.scan.at = at;
@@ -115,7 +115,7 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         let from = self.scan.at;
         let at = words::blank(self.text, from);
         if at >= self.scan.len {
-            return self.incomplete();
+            return self.incomplete(phase::TARGET);
         }
         if at - from >= words::LONG {
             self.scan.at = at;
@@ -156,12 +156,14 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
     /// The authority of an absolute target: the path begins behind it.
     #[inline(always)]
     fn authority(&mut self) -> u32 {
-        let at = self.scan.at;
-        let byte = self.byte(at);
-        if at < self.scan.target.end && byte != b'/' && byte != b'?' {
-            self.scan.at = at + 1;
+        let (from, end) = (self.scan.at, self.scan.target.end);
+        let found = words::either(self.text, from, b'/', b'?');
+        if found < end && found - from >= words::LONG {
+            self.scan.at = found;
             return phase::AUTHORITY;
         }
+        let at = if found < end { found } else { end };
+        let byte = self.byte(at);
         if at <= self.scan.path.at {
             return self.refuse();
         }
@@ -185,13 +187,13 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
             return self.refuse();
         }
         if have < 8 {
-            return self.incomplete();
+            return self.incomplete(phase::VERSION);
         }
         if have > 8 && self.byte(at + 8) != b'\r' || have > 9 && self.byte(at + 9) != b'\n' {
             return self.refuse();
         }
         if have < 10 {
-            return self.incomplete();
+            return self.incomplete(phase::VERSION);
         }
         if preface {
             return self.pin();

@@ -7,8 +7,11 @@
 use super::{HeadText, verdict, words};
 use crate::abi::{Addr, HttpName, HttpPredicate, HttpRules, MAX_HTTP_NAMES, MAX_PREDICATES};
 
-/// Rounds after which a head is refused: a head of 8 KB that is no attack needs a fifth.
+/// Rounds after which a response is not read any further: a head of 16 KB that is no attack needs less than half.
 pub const ROUNDS: u32 = 16_384;
+/// The same of a request, each time that it is read on: so many, and one for each five bytes of it, since a parameter of a query may be as short. Outsiders choose what costs a round.
+pub const ROUNDS_AT_LEAST: u32 = 128;
+pub const BYTES_PER_ROUND: u32 = 5;
 
 /// A part of the text.
 #[repr(C)]
@@ -25,7 +28,7 @@ impl Span {
     }
 }
 
-/// Scratch memory of [`super::request`] and [`super::response`]. Its contents before a call do not matter, nor do they after it.
+/// Scratch memory of [`super::request()`] and [`super::response()`]. Its contents before a call do not matter, nor do they after it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
@@ -73,7 +76,22 @@ pub struct Scan {
     pub(super) head_len: u32,
     /// [`verdict`] constant.
     pub(super) verdict: u32,
+    /// [`phase`] in which the scan stopped for want of bytes, and goes on.
+    pub(super) resume: u32,
+    /// Bytes for which rounds were given.
+    pub(super) new: u32,
     pub(super) pad: u32,
+}
+
+impl Scan {
+    /// Nothing has been read: a scan that goes on from here begins.
+    pub const fn is_fresh(&self) -> bool {
+        self.len == 0
+    }
+    /// What was read is forgotten.
+    pub fn forget(&mut self) {
+        self.len = 0;
+    }
 }
 
 /// What a head has shown so far.
@@ -156,9 +174,14 @@ impl<const RESPONSE: bool> Head<'_, RESPONSE> {
         words::byte(self.text, at)
     }
 
-    /// More bytes are needed.
+    /// More bytes are needed to go on with a phase, which begins again as it has begun.
     #[inline(always)]
-    pub fn incomplete(&mut self) -> u32 {
+    pub fn incomplete(&mut self, phase: u32) -> u32 {
+        if phase == phase::NAME {
+            // A name that may have been noted ended behind the text.
+            self.scan.seen &= !seen::HIT;
+        }
+        self.scan.resume = phase;
         self.scan.verdict = verdict::INCOMPLETE as u32;
         phase::DONE
     }

@@ -103,6 +103,25 @@ fn outside<const FIRST: u8>(word: u64) -> u64 {
     !(visible | word) & HIGH
 }
 
+/// Whether one of the eight bytes is a control byte (horizontal tab and DEL are some).
+#[inline(always)]
+pub fn has_control(word: u64) -> bool {
+    outside::<b' '>(word) != 0
+}
+
+/// Marks every byte equal to `byte`, exactly.
+#[inline(always)]
+fn same(word: u64, byte: u64) -> u64 {
+    let x = word ^ byte;
+    !(((x & LOW7) + LOW7) | x) & HIGH
+}
+
+/// Marks every byte that is neither a space nor a horizontal tab, exactly.
+#[inline(always)]
+fn filled(word: u64) -> u64 {
+    !(same(word, each(b' ')) | same(word, each(b'\t'))) & HIGH
+}
+
 /// Marks bytes that are not visible ASCII or a space, the lowest one exactly: only marked bytes borrow from the next one or carry to it.
 #[inline(always)]
 fn special(word: u64) -> u64 {
@@ -165,10 +184,26 @@ pub fn line_end(text: &HeadText, at: u32) -> u32 {
     search!(text, at, word => special(word), [0, 8, 16, 24, 32, 40, 48, 56], LONG)
 }
 
-/// First control byte (horizontal tab and DEL are some).
+/// First control byte but horizontal tab (DEL is one).
 #[inline(always)]
 pub fn control(text: &HeadText, at: u32) -> u32 {
-    search!(text, at, word => outside::<b' '>(word), [0, 8, 16, 24, 32, 40, 48, 56], LONG)
+    search!(text, at, word => outside::<b' '>(word) & !same(word, each(b'\t')), [0, 8, 16, 24, 32, 40, 48, 56], LONG)
+}
+
+/// First byte that is neither a space nor a horizontal tab.
+#[inline(always)]
+pub fn not_blank(text: &HeadText, at: u32) -> u32 {
+    search!(text, at, word => filled(word), [0, 8, 16, 24, 32, 40, 48, 56], LONG)
+}
+
+/// How many of the bytes before `end` are spaces and horizontal tabs, in words of eight: 32, 8 or 0.
+#[inline(always)]
+pub fn blank_words(text: &HeadText, end: u32) -> u32 {
+    if filled(word(text, end.wrapping_sub(8))) != 0 {
+        return 0;
+    }
+    let window = Window::new(text, end.wrapping_sub(32));
+    if filled(window.word::<0>()) | filled(window.word::<8>()) | filled(window.word::<16>()) == 0 { 32 } else { 8 }
 }
 
 /// First control byte or space.

@@ -13,6 +13,7 @@ mod programs {
         maps::{Array, LruHashMap, ProgramArray},
         programs::{TcContext, XdpContext},
     };
+    use splitter_ebpf::packet::checksum;
 
     const TCP: u32 = 6;
 
@@ -67,6 +68,17 @@ mod programs {
             }
             core::ptr::write_volatile((data + at.0) as *mut u32, values.0.to_be());
             core::ptr::write_volatile((data + at.1) as *mut u32, values.1.to_be());
+            // Checksums are right for the first flow's addresses (RFC 1624); a whole word each, as above.
+            let [client, vip] = [(*cycle).first.to_be(), (*cycle).vip.to_be()];
+            let change = checksum::fold(checksum::difference(client, values.0.to_be()) + checksum::difference(vip, values.1.to_be()));
+            let half = |at: usize| core::ptr::read_volatile(from.add(2 + at).cast::<u16>());
+            let mended = |at: usize| checksum::apply(half(at), change) as u32;
+            if WORDS == 15 {
+                let word = half(22) as u32 | mended(24) << 16;
+                core::ptr::write_volatile((data + 22) as *mut u32, word);
+            }
+            let at = if WORDS == 15 { 50 } else { 70 };
+            core::ptr::write_volatile((data + at) as *mut u32, mended(at));
         }
         true
     }

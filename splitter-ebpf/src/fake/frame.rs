@@ -2,7 +2,7 @@
 
 use super::Maps;
 use crate::{
-    bytes::{Packet, Route, RouteQuery, Window},
+    bytes::{Packet, Route, RouteQuery, Vouched, Window},
     env::Tables,
     field, lb,
     network::Network,
@@ -15,25 +15,66 @@ use splitter_common::{abi::*, http::HeadText};
 /// `MAX_TAIL_CALL_CNT` of the kernel.
 const TAIL_CALLS: u32 = 33;
 
-/// A frame. `XDP`: which hook it plays.
-pub struct Frame<const XDP: bool> {
+/// A frame. `XDP`, `OUT`: which hook it plays, TC ingress when neither.
+pub struct Frame<const XDP: bool, const OUT: bool = false> {
     pub bytes: Vec<u8>,
     pub ifindex: u32,
     pub tagged: bool,
+    /// For another host, as TC is told; XDP looks at the address.
+    pub foreign: bool,
     /// A process of the node sent it.
     pub local: bool,
+    /// At egress: the interface by which it came.
+    pub from: u32,
     pub segment: u32,
+    /// The stack would hand the packet to whoever has its destination's address on a link.
+    pub on_link: bool,
     pub route: Route,
+    /// What the kernel says of its checksum.
+    pub vouches: Option<Vouched>,
     /// Copies that were sent: interface and bytes.
     pub clones: Vec<(u32, Vec<u8>)>,
 }
 
 impl<const XDP: bool> Frame<XDP> {
     pub fn new(bytes: &[u8], route: Route) -> Self {
-        Self { bytes: bytes.to_vec(), ifindex: 2, tagged: false, local: false, segment: 0, route, clones: Vec::new() }
+        Self::at(bytes, route, 2, 2)
     }
+}
+
+impl Frame<false, true> {
+    /// One that leaves by an interface, and came by another.
+    pub fn leaving(bytes: &[u8], route: Route, ifindex: u32, from: u32) -> Self {
+        Self::at(bytes, route, ifindex, from)
+    }
+}
+
+impl<const XDP: bool, const OUT: bool> Frame<XDP, OUT> {
+    fn at(bytes: &[u8], route: Route, ifindex: u32, from: u32) -> Self {
+        Self {
+            bytes: bytes.to_vec(),
+            ifindex,
+            from,
+            tagged: false,
+            foreign: false,
+            local: false,
+            segment: 0,
+            on_link: false,
+            route,
+            vouches: None,
+            clones: Vec::new(),
+        }
+    }
+
     /// Through the pipeline, and through the splice's programs as the entry points call them.
     pub fn run(&mut self, maps: &Maps) -> Action {
+        let judged = maps.judged();
+        let action = self.pass(maps);
+        maps.check_moved(&judged);
+        action
+    }
+
+    fn pass(&mut self, maps: &Maps) -> Action {
         match lb::carries(self, maps) {
             lb::Carries::Ipv4 => {
                 let verdict = lb::ipv4(self, maps);
@@ -68,14 +109,15 @@ impl<const XDP: bool> Frame<XDP> {
                 Action::SpliceClient => splice::client(self, maps, parsed),
                 Action::SpliceServer => splice::server(self, maps, parsed),
                 Action::Again => lb::layer4(self, maps, parsed),
-                Action::Body | Action::Read | Action::Step | Action::Over(_) | Action::Reset | Action::TooBig(_) if XDP => {
+                Action::Aside => lb::aside(self, maps, parsed),
+                Action::Body | Action::Read | Action::Step | Action::Over(_) | Action::Reset | Action::Error(_) if XDP => {
                     return Action::Pass;
                 }
                 Action::Read => splice::read(self, maps, parsed),
                 Action::Body => splice::body(self, maps, parsed),
                 Action::SpliceConnection => splice::connection(self, maps, parsed),
                 Action::SpliceLeg => splice::leg(self, maps, parsed),
-                Action::Step | Action::Over(_) | Action::Reset | Action::TooBig(_) => {
+                Action::Step | Action::Over(_) | Action::Reset | Action::Error(_) => {
                     field!(scratch.step = verdict);
                     splice::steps(self, maps, parsed)
                 }
@@ -86,9 +128,9 @@ impl<const XDP: bool> Frame<XDP> {
     }
 }
 
-impl<const X: bool> Packet for Frame<X> {
+impl<const X: bool, const OUT: bool> Packet for Frame<X, OUT> {
     const XDP: bool = X;
-    const EGRESS: bool = false;
+    const EGRESS: bool = OUT;
 
     fn window<const N: usize>(&mut self, at: usize) -> Option<Window<'_, N>> {
         // SAFETY: in bounds; the window borrows the frame.
@@ -101,10 +143,17 @@ impl<const X: bool> Packet for Frame<X> {
         self.ifindex
     }
     fn came_by(&self) -> u32 {
-        if self.local { 0 } else { self.ifindex }
+        match () {
+            () if self.local => 0,
+            () if OUT => self.from,
+            () => self.ifindex,
+        }
     }
     fn tagged(&self) -> bool {
         self.tagged
+    }
+    fn foreign(&self) -> bool {
+        !X && self.foreign
     }
     fn segment(&self) -> u32 {
         self.segment
@@ -121,6 +170,9 @@ impl<const X: bool> Packet for Frame<X> {
     fn hop_limit_changed(&mut self) {}
     fn route(&mut self, _query: &RouteQuery) -> Route {
         self.route
+    }
+    fn on_link(&mut self, _query: &RouteQuery) -> bool {
+        self.on_link
     }
     fn write<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) -> bool {
         self.bytes.get_mut(at..at + N).map(|to| to.copy_from_slice(bytes)).is_some()
@@ -146,6 +198,10 @@ impl<const X: bool> Packet for Frame<X> {
         let bytes = &text[offset as usize..(offset + len) as usize];
         bytes.chunks(2).map(|pair| u16::from_ne_bytes([pair[0], *pair.get(1).unwrap_or(&0)]) as u64).sum()
     }
+    fn sum_frame(&mut self, _text: &mut HeadText, from: u32, len: u32) -> u64 {
+        let bytes = &self.bytes[from as usize..(from + len) as usize];
+        bytes.chunks(2).map(|pair| u16::from_ne_bytes([pair[0], *pair.get(1).unwrap_or(&0)]) as u64).sum()
+    }
     fn clone_to(&mut self, ifindex: u32) -> bool {
         self.clones.push((ifindex, self.bytes.clone()));
         true
@@ -156,5 +212,14 @@ impl<const X: bool> Packet for Frame<X> {
     }
     fn checksum_pending(&mut self, _at: usize) -> bool {
         false
+    }
+    fn vouched(&mut self, _at: usize, unmade: bool) -> Vouched {
+        // As a device that sums, for every other length; it is not asked to make any.
+        let sum = self.bytes[14..].chunks(2).map(|pair| u16::from_ne_bytes([pair[0], *pair.get(1).unwrap_or(&0)]) as u32).sum();
+        match self.vouches {
+            Some(vouched) => vouched,
+            None if !unmade && self.bytes.len().is_multiple_of(2) => Vouched::Sum(sum),
+            None => Vouched::Nothing,
+        }
     }
 }

@@ -4,7 +4,7 @@ use super::{route, window};
 use aya_ebpf::{EbpfContext, programs::XdpContext};
 use splitter_common::http::HeadText;
 use splitter_ebpf::{
-    bytes::{Packet, Route, RouteQuery, Window, opaque},
+    bytes::{Packet, Route, RouteQuery, Vouched, Window, opaque},
     packet::checksum,
 };
 
@@ -32,6 +32,10 @@ impl Packet for Frame {
         false
     }
     #[inline(always)]
+    fn foreign(&self) -> bool {
+        false
+    }
+    #[inline(always)]
     fn segment(&self) -> u32 {
         0
     }
@@ -55,6 +59,10 @@ impl Packet for Frame {
     fn route(&mut self, query: &RouteQuery) -> Route {
         let ifindex = self.ifindex();
         route(self.0.as_ptr(), ifindex, query)
+    }
+    #[inline(always)]
+    fn on_link(&mut self, _query: &RouteQuery) -> bool {
+        false
     }
     #[inline(always)]
     fn write<const N: usize>(&mut self, _at: usize, _bytes: &[u8; N]) -> bool {
@@ -85,6 +93,10 @@ impl Packet for Frame {
         0
     }
     #[inline(always)]
+    fn sum_frame(&mut self, _text: &mut HeadText, _from: u32, _len: u32) -> u64 {
+        0
+    }
+    #[inline(always)]
     fn clone_to(&mut self, _ifindex: u32) -> bool {
         false
     }
@@ -95,5 +107,9 @@ impl Packet for Frame {
     #[inline(always)]
     fn checksum_pending(&mut self, _at: usize) -> bool {
         false
+    }
+    #[inline(always)]
+    fn vouched(&mut self, _at: usize, _unmade: bool) -> Vouched {
+        Vouched::Nothing
     }
 }

@@ -1,10 +1,10 @@
 //! A packet at TC.
 
-use super::{route, window};
+use super::{on_link, route, window};
 use aya_ebpf::{EbpfContext, bindings::*, helpers::generated::*, programs::TcContext};
 use splitter_common::http::{HEAD_LIMIT, HeadText, Loop};
 use splitter_ebpf::{
-    bytes::{COPY, Packet, Route, RouteQuery, Window, opaque, within},
+    bytes::{COPY, Packet, Route, RouteQuery, Vouched, Window, opaque, within},
     packet::{self, ETHERNET, http::BpfLoop},
 };
 
@@ -51,6 +51,11 @@ impl<const OUT: bool> Packet for Skb<OUT> {
         unsafe { (*self.raw()).vlan_present != 0 }
     }
     #[inline(always)]
+    fn foreign(&self) -> bool {
+        // SAFETY: the context's own field; PACKET_HOST is 0.
+        !OUT && unsafe { (*self.raw()).pkt_type != 0 }
+    }
+    #[inline(always)]
     fn segment(&self) -> u32 {
         // SAFETY: the context's own field.
         unsafe { (*self.raw()).gso_size }
@@ -79,6 +84,11 @@ impl<const OUT: bool> Packet for Skb<OUT> {
     fn route(&mut self, query: &RouteQuery) -> Route {
         let ifindex = self.ifindex();
         route(self.0.as_ptr(), ifindex, query)
+    }
+    #[inline(always)]
+    fn on_link(&mut self, query: &RouteQuery) -> bool {
+        let ifindex = self.ifindex();
+        on_link(self.0.as_ptr(), ifindex, query)
     }
     #[inline(always)]
     fn write<const N: usize>(&mut self, at: usize, bytes: &[u8; N]) -> bool {
@@ -122,6 +132,32 @@ impl<const OUT: bool> Packet for Skb<OUT> {
         sum(text, offset, len)
     }
     #[inline(always)]
+    fn sum_frame(&mut self, text: &mut HeadText, from: u32, len: u32) -> u64 {
+        let (mut sum, mut done) = (0u64, 0u32);
+        BpfLoop::repeat((1 << 16) / PIECE, |_| {
+            let left = len.wrapping_sub(done);
+            if done >= len {
+                return true;
+            }
+            let Some(piece) = within::<PIECE>(if left > PIECE { PIECE } else { left }) else { return true };
+            let at = from.wrapping_add(done);
+            // SAFETY: own context; a text is longer than a piece and a word; no `from` at all.
+            unsafe {
+                let to = text.as_mut_ptr();
+                // What fills the last word up.
+                to.add(opaque(piece) as usize & (2 * PIECE as usize - 1)).cast::<[u8; 4]>().write_unaligned([0; 4]);
+                if bpf_skb_load_bytes(self.raw().cast(), at, to.cast(), piece) != 0 {
+                    return true;
+                }
+                let Some(words) = within::<PIECE>(opaque(piece + 3) & !3) else { return true };
+                sum += bpf_csum_diff(core::ptr::null_mut(), 0, to.cast(), words, 0) as u32 as u64;
+            }
+            done += piece;
+            false
+        });
+        sum
+    }
+    #[inline(always)]
     fn clone_to(&mut self, ifindex: u32) -> bool {
         // SAFETY: own context.
         unsafe { bpf_clone_redirect(self.raw(), ifindex, 0) == 0 }
@@ -138,6 +174,37 @@ impl<const OUT: bool> Packet for Skb<OUT> {
         // SAFETY: own context.
         unsafe { bpf_l4_csum_replace(self.raw(), at as u32, 0, 1, 0) };
         before == self.read::<2>(at)
+    }
+    #[inline(always)]
+    fn vouched(&mut self, at: usize, unmade: bool) -> Vouched {
+        if unmade && self.is_unmade(at) {
+            return Vouched::Right;
+        }
+        // SAFETY: own context; they change nothing (Linux 5.8, 4.9).
+        let (level, sum) = unsafe { (bpf_csum_level(self.raw(), BPF_CSUM_LEVEL_QUERY as u64), bpf_csum_update(self.raw(), 0)) };
+        if level >= 0 {
+            return Vouched::Right;
+        }
+        if sum >= 0 {
+            return Vouched::Sum(sum as u32);
+        }
+        if !unmade && self.is_unmade(at) { Vouched::Right } else { Vouched::Nothing }
+    }
+}
+
+impl<const OUT: bool> Skb<OUT> {
+    /// As [`Packet::checksum_pending`], for a packet that goes on as it is.
+    #[inline(always)]
+    fn is_unmade(&mut self, at: usize) -> bool {
+        let Some(before) = self.read::<2>(at) else { return false };
+        // SAFETY: as there.
+        unsafe { bpf_l4_csum_replace(self.raw(), at as u32, 0, 1, 0) };
+        if self.read::<2>(at) == Some(before) {
+            return true;
+        }
+        // SAFETY: own context, two readable bytes; the kernel's own sum has not changed either.
+        unsafe { bpf_skb_store_bytes(self.raw().cast(), at as u32, before.as_ptr().cast(), 2, 0) };
+        false
     }
 }
 
@@ -169,10 +236,12 @@ pub fn unshare(skb: *mut __sk_buff) {
     }
 }
 
-/// See [`Packet::sum`]. `bpf_csum_diff` takes 512 bytes at a time before Linux 6.13, and whole words.
+/// `bpf_csum_diff` takes 512 bytes at a time before Linux 6.13, and whole words.
+const PIECE: u32 = 512;
+
+/// See [`Packet::sum`].
 #[inline(never)]
 fn sum(text: &HeadText, offset: u32, len: u32) -> u64 {
-    const PIECE: u32 = 512;
     let (mut sum, mut done) = (0u64, 0u32);
     BpfLoop::repeat(COPY / PIECE + 1, |_| {
         let left = len.wrapping_sub(done);

@@ -1,7 +1,6 @@
 //! TC programs: ingress and egress, the complete path.
 
 use super::{
-    IPV6_CALL, IPV6_EGRESS_CALL, TC_SPLICE_CALLS,
     skb::{Skb, headers_outside, unshare},
     splice_call,
 };
@@ -10,7 +9,7 @@ use crate::{
     maps::{Kernel, TC_CALLS},
 };
 use aya_ebpf::{bindings::*, helpers::generated::*, macros::classifier, programs::TcContext};
-use splitter_common::abi::{V4, V6};
+use splitter_common::abi::{IPV6_CALL, IPV6_EGRESS_CALL, TC_SPLICE_CALLS, V4, V6};
 use splitter_ebpf::{
     env::Tables,
     lb::{self, Carries},
@@ -130,6 +129,10 @@ splice_programs! {
     out_conn6 V6, true, splice::connection;
     out_leg6 V6, true, splice::leg;
     out_body6 V6, true, splice::body;
+    net_in4 V4, false, lb::aside;
+    net_in6 V6, false, lb::aside;
+    net_out4 V4, true, lb::aside;
+    net_out6 V6, true, lb::aside;
 }
 
 /// Acts on a verdict, or goes on in another program. `program`: the number of this one.

@@ -1,9 +1,9 @@
 //! XDP programs: packets of known flows.
 
-use super::{IPV6_CALL, XDP_SPLICE_CALLS, frame::Frame, splice_call};
+use super::{frame::Frame, splice_call};
 use crate::maps::{Kernel, XDP_CALLS};
 use aya_ebpf::{bindings::xdp_action, helpers::generated::bpf_redirect, macros::xdp, programs::XdpContext};
-use splitter_common::abi::{V4, V6};
+use splitter_common::abi::{IPV6_CALL, V4, V6, XDP_SPLICE_CALLS};
 use splitter_ebpf::{
     env::Tables,
     lb::{self, Carries},

@@ -1,12 +1,12 @@
 //! Entries of the flow tables: keys of the other direction, moving between tables, next hops of a flow.
 
-use super::Translation;
 use crate::{
     bytes::{Packet, Route, RouteQuery},
     env::{Env, Table, Tables},
     nat,
     packet::{Ip, destination_port, ports, source_port},
     place,
+    state::Translation,
 };
 use splitter_common::abi::*;
 
@@ -56,7 +56,16 @@ pub fn partner_flow<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>, flags: u8) -> Flow<
     // The other side sees this packet's addressee: the VIP (seen from behind), or the backend.
     let (peer, peer_port) = if reverse { (key.src, source_port(key.ports)) } else { (key.dst, destination_port(key.ports)) };
     let direction = if reverse { 0 } else { flow_flag::REVERSE };
-    Flow { peer, peer_port, nexthop: 0, owner: owner(flow.backend(), flags & !flow_flag::REVERSE | direction), last: flow.last }
+    // A path is of both directions, a next hop of one.
+    let nexthop = VIA_STACK * (flow.nexthop == VIA_STACK) as u16;
+    Flow { peer, peer_port, nexthop, owner: owner(flow.backend(), flags & !flow_flag::REVERSE | direction), last: flow.last }
+}
+
+/// Whether a packet of the flow is left alone here: what goes through the node's stack is translated on the client's side alone, behind the stack or
+/// before it.
+#[inline(always)]
+pub fn elsewhere<F: Family, P: Packet>(flow: &Flow<F>) -> bool {
+    flow.nexthop == VIA_STACK && flow.is(flow_flag::REVERSE) != P::EGRESS
 }
 
 /// Forgets both directions of a flow, with their SNAT entries. Uses the translation's scratch memory.
@@ -104,4 +113,10 @@ pub fn find_nexthop<F: Ip, P: Packet, E: Env>(packet: &mut P, env: &E, proto: u3
 #[inline(always)]
 pub fn kept_nexthop<F: Ip>(t: &Translation<F>) -> u16 {
     if t.nexthop == 0 && t.neighbour == 0 { STACK } else { t.nexthop as u16 }
+}
+
+/// Fills the translation that an entry of any flow table asks for; `false` when its SNAT half is gone.
+#[inline(always)]
+pub fn translation_of<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, flow: &Flow<F>, t: &mut Translation<F>) -> bool {
+    translate(env, key, flow, 0, t)
 }

@@ -10,9 +10,8 @@
 //! ```
 
 use super::{
-    Translation,
     first::{facts_of, frontend_of},
-    flow::{find_nexthop, kept_nexthop, partner_flow, partner_key, translate},
+    flow::{elsewhere, find_nexthop, kept_nexthop, partner_flow, partner_key, translate},
     hit::has_payload,
     side::genuine,
     suspect::{another, suspect},
@@ -22,10 +21,11 @@ use crate::{
     account,
     bytes::{Packet, Ref},
     env::{Env, Table, Tables},
-    field, flag,
+    field, flag, nat,
     network::Network,
     packet::{Parsed, tcp},
     place,
+    state::Translation,
     verdict::Verdict,
 };
 use splitter_common::abi::{
@@ -43,7 +43,7 @@ pub fn begin<F: Network, P: Packet, E: Env + Tables<F>>(
     t: &mut Translation<F>,
 ) -> Verdict {
     let flow = field!(entry.flow);
-    let Some(backend) = env.backend(flow.backend()) else { return Verdict::PASS };
+    let Some(backend) = env.backend(flow.backend()).filter(|_| !elsewhere::<F, P>(&flow)) else { return Verdict::PASS };
     let (version, state) = (field!(backend.version), field!(backend.state));
     if flow.is(flow_flag::REFUSED) {
         if p.flags & (tcp::SYN | tcp::ACK) != tcp::SYN {
@@ -57,6 +57,11 @@ pub fn begin<F: Network, P: Packet, E: Env + Tables<F>>(
     if !translate(env, &p.key, &flow, version, t) {
         go_on::<F, E>(env, entry);
         env.drop_half(&p.key);
+        return Verdict::AGAIN;
+    }
+    if p.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && !t.reverse && one_way(env, p, t, flow.owner) != 0 {
+        go_on::<F, E>(env, entry);
+        forget_half(env, &p.key, t, flow.owner);
         return Verdict::AGAIN;
     }
     if state != backend_state::READY && state != backend_state::DRAINING {
@@ -76,23 +81,36 @@ pub fn begin<F: Network, P: Packet, E: Env + Tables<F>>(
     Verdict::CONTINUE
 }
 
+/// Whether nothing is left of the way back of a flow that nobody has answered: each entry is evicted by itself, and without this one no answer
+/// reaches the client.
+#[inline(never)]
+fn one_way<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translation<F>, owner: Owner) -> u32 {
+    if owner.is(flow_flag::REPLIED | flow_flag::ESTABLISHED) {
+        return 0;
+    }
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let partner = place!(scratch.partner);
+    partner_key(p.key.proto, t, partner);
+    (env.half(partner).is_none() || owner.is(flow_flag::SNAT) && env.snat(partner).is_none()) as u32
+}
+
 /// The connection goes on with another backend: its trial does too.
 #[inline(always)]
 fn go_on<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<HalfOpen<F>>) {
     let Some(scratch) = Tables::<F>::scratch(env) else { return };
     field!(scratch.trial = field!(entry.trial));
-    field!(scratch.tried = field!(entry.flow.owner) & 0xff_ffff);
+    field!(scratch.tried = field!(entry.flow.owner).backend());
 }
 
 /// Forgets both directions, and their SNAT entries.
 #[inline(never)]
-fn forget_half<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &Translation<F>, owner: u32) -> u32 {
+fn forget_half<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &Translation<F>, owner: Owner) -> u32 {
     let Some(scratch) = env.scratch() else { return 0 };
     let partner = place!(scratch.partner);
     partner_key(key.proto, t, partner);
     env.drop_half(key);
     env.drop_half(partner);
-    if owner >> 24 & flow_flag::SNAT as u32 != 0 {
+    if owner.is(flow_flag::SNAT) {
         env.drop_snat(key);
         env.drop_snat(partner);
     }
@@ -103,13 +121,13 @@ fn forget_half<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &Tr
 #[inline(never)]
 fn given_up<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translation<F>, entry: Ref<HalfOpen<F>>) -> u32 {
     let (owner, trial) = (field!(entry.flow.owner), field!(entry.trial));
-    let replied = owner >> 24 & flow_flag::REPLIED as u32 != 0;
+    let replied = owner.is(flow_flag::REPLIED);
     if replied && field!(entry.expect) == 0 && trial != 0 {
         // It resets what the backend still has of an older connection (RFC 9293, 3.10.7.4); its SYN comes again.
         flag!(clear entry.flow.owner, flow_flag::REPLIED);
         return 0;
     }
-    if let Some(backend) = env.backend(owner & 0xff_ffff) {
+    if let Some(backend) = env.backend(owner.backend()) {
         // A backend that had no time to answer is not to blame.
         if !replied && env.now().wrapping_sub(field!(entry.stamp)) >= SENT_AGAIN {
             account::ended(env, backend, trial, outcome::UNOPENED);
@@ -136,7 +154,7 @@ pub fn from_client<F: Network, P: Packet, E: Env + Tables<F>>(
     entry: Ref<HalfOpen<F>>,
 ) -> u32 {
     let (owner, expect) = (field!(entry.flow.owner), field!(entry.expect));
-    let is = |flag: u8| owner >> 24 & flag as u32 != 0;
+    let is = |flag: u8| owner.is(flag);
     if p.flags & tcp::RST != 0 {
         given_up(env, p, t, entry);
         return 0;
@@ -152,11 +170,23 @@ pub fn from_client<F: Network, P: Packet, E: Env + Tables<F>>(
     0
 }
 
+/// 1: the packet ends the handshake of a flow that is half open, or is of its backend.
+#[inline(never)]
+pub fn opens<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>, entry: Ref<HalfOpen<F>>) -> u32 {
+    let owner = field!(entry.flow.owner);
+    let is = |flag: u8| owner.is(flag);
+    if is(flow_flag::REVERSE) {
+        return 1;
+    }
+    let ack = packet_ack(packet, p);
+    (p.flags & (tcp::ACK | tcp::RST) == tcp::ACK && is(flow_flag::REPLIED) && field!(entry.expect) == ack && !is(flow_flag::REFUSED)) as u32
+}
+
 /// The backend left a SYN unanswered: another one gets it.
 #[inline(never)]
 pub fn syn_again<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Translation<F>, entry: Ref<HalfOpen<F>>) -> Verdict {
     let owner = field!(entry.flow.owner);
-    let backend = owner & 0xff_ffff;
+    let backend = owner.backend();
     if let Some(counters) = env.counters(t.version) {
         field!(counters.timeouts += 1);
     }
@@ -194,7 +224,8 @@ pub fn promote<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Trans
     let unheard = if half.flow.is(flow_flag::PROVEN) { flow_flag::YOUNG } else { 0 };
     let young = if payload == 0 { flow_flag::YOUNG } else { 0 };
     let flow = Flow { owner: owner(half.flow.backend(), kept | young), ..half.flow };
-    let other = Flow { nexthop: back, ..partner_flow(&p.key, &flow, kept | unheard) };
+    let other = partner_flow(&p.key, &flow, kept | unheard);
+    let other = Flow { nexthop: if back == 0 { other.nexthop } else { back }, ..other };
     if payload == 0 && !env.new_flow(Table::Tcp, &p.key, &flow) && env.flow(Table::Tcp, &p.key).is_some() {
         // Another CPU was faster with the data behind this packet, and knows more.
         return 1;
@@ -202,6 +233,9 @@ pub fn promote<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Trans
     if payload != 0 && !env.put_flow(Table::Tcp, &p.key, &flow) || !env.put_flow(Table::Tcp, partner, &other) {
         env.count(Reason::FlowInsertFailed);
         return 0;
+    }
+    if half.flow.is(flow_flag::SNAT) {
+        nat::snat::settle(env, &p.key, partner);
     }
     if half.trial != 0
         && !half.flow.is(flow_flag::ESTABLISHED)
@@ -219,11 +253,11 @@ pub fn promote<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, t: &Trans
 #[inline(always)]
 pub fn opened<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<HalfOpen<F>>, asks: bool) {
     let (owner, trial) = (field!(entry.flow.owner), field!(entry.trial));
-    let Some(backend) = env.backend(owner & 0xff_ffff) else { return };
+    let Some(backend) = env.backend(owner.backend()) else { return };
     if trial == 0 {
         return;
     }
-    if owner >> 24 & flow_flag::PROVEN as u32 == 0 {
+    if !owner.is(flow_flag::PROVEN) {
         // Who answered for the backend is not known: no evidence.
         account::rests(env, backend, trial);
         field!(entry.trial = trial & flag::RULED | 1 << flag::BITS);
@@ -240,7 +274,7 @@ pub fn from_backend<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, e
     partner_key(p.key.proto, t, client);
     let Some(forward) = env.half(client) else { return Verdict::CONTINUE };
     let owner = field!(forward.flow.owner);
-    let proven = owner >> 24 & flow_flag::PROVEN as u32 != 0;
+    let proven = owner.is(flow_flag::PROVEN);
     if p.flags & tcp::RST == 0 && proven {
         return Verdict::CONTINUE;
     }
@@ -249,7 +283,7 @@ pub fn from_backend<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, e
         return if genuine { refused(env, &p.key, client, outcome::REFUSED, 0) } else { Verdict::CONTINUE };
     }
     // What comes by another interface opens the connection, where routes are not the same both ways; the backend's own word goes before it.
-    if !genuine && owner >> 24 & flow_flag::REPLIED as u32 != 0 {
+    if !genuine && owner.is(flow_flag::REPLIED) {
         return Verdict::CONTINUE;
     }
     let mut flags = flow_flag::REPLIED;
@@ -272,7 +306,7 @@ pub fn from_backend<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, e
 fn answered<F: Network, E: Env + Tables<F>>(env: &E, version: u32, entry: Ref<HalfOpen<F>>) -> u32 {
     let trial = field!(entry.trial);
     account::sample(env, version, Measure::Connect as u32, trial, env.now().wrapping_sub(field!(entry.stamp)));
-    let Some(backend) = env.backend(field!(entry.flow.owner) & 0xff_ffff) else { return 0 };
+    let Some(backend) = env.backend(field!(entry.flow.owner).backend()) else { return 0 };
     let unanswered = field!(backend.unanswered);
     let overdue = unanswered != 0 && trial & flag::PENDING != 0 && trial::age(trial, env.ticks()) >= unanswered;
     field!(
@@ -303,14 +337,14 @@ fn packet_seq<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> u32 {
 pub fn refused<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, client: &FlowKey<F>, outcome: u32, hint: u32) -> Verdict {
     let Some(half) = env.half(client) else { return Verdict::CONTINUE };
     let (owner, trial) = (field!(half.flow.owner), field!(half.trial));
-    let backend = owner & 0xff_ffff;
+    let backend = owner.backend();
     env.drop_half(key);
-    if owner >> 24 & flow_flag::SNAT as u32 != 0 {
+    if owner.is(flow_flag::SNAT) {
         env.drop_snat(client);
         env.drop_snat(key);
     }
     let Some(record) = env.backend(backend) else { return Verdict::CONTINUE };
-    if owner >> 24 & flow_flag::REPLIED as u32 != 0 || trial == 0 {
+    if owner.is(flow_flag::REPLIED) || trial == 0 {
         account::rests(env, record, trial);
         env.drop_half(client);
         return Verdict::CONTINUE;
@@ -321,12 +355,12 @@ pub fn refused<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, client
             env.drop_half(client);
         } else {
             field!(half.trial = trial & flag::RULED | 1 << flag::BITS);
-            field!(half.flow.owner = backend | (flow_flag::REFUSED as u32) << 24);
+            field!(half.flow.owner = Owner::new(backend, flow_flag::REFUSED));
         }
         return Verdict::CONTINUE;
     }
     // The client is the same, and so is its trial: what its next SYN has to know stays.
-    field!(half.flow.owner = backend | (flow_flag::REFUSED as u32) << 24);
+    field!(half.flow.owner = Owner::new(backend, flow_flag::REFUSED));
     Verdict::DROP
 }
 

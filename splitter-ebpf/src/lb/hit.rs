@@ -2,19 +2,19 @@
 //! is in `hit`, which TC alone runs.
 
 use super::{
-    Translation,
-    flow::{find_nexthop, forget, kept_nexthop, partner_flow, partner_key, translate},
+    flow::{elsewhere, find_nexthop, forget, kept_nexthop, partner_flow, partner_key, translate},
     side::genuine,
-    trial,
+    trial::{self, BY_NODE, BY_PACKET, BY_POLICY},
 };
 use crate::{
     account,
     bytes::{Packet, Ref, fetch_clear},
     env::{Env, Table, Tables},
-    field, flag,
+    field, flag, nat,
     network::Network,
     packet::{Parsed, tcp},
     place,
+    state::Translation,
     verdict::Verdict,
 };
 use splitter_common::abi::{
@@ -55,7 +55,7 @@ pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
     t: &mut Translation<F>,
 ) -> Verdict {
     let flow = entry.get();
-    let Some(backend) = env.backend(flow.backend()) else { return Verdict::PASS };
+    let Some(backend) = env.backend(flow.backend()).filter(|_| !elsewhere::<F, P>(&flow)) else { return Verdict::PASS };
     let (state, version) = (field!(backend.state), field!(backend.version));
     let table = if p.is_tcp() { Table::Tcp } else { Table::Udp };
     let anew = !p.is_tcp() || p.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
@@ -83,7 +83,7 @@ pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
     let now = env.ticks();
     if flow.nexthop == 0 || now.wrapping_sub(flow.last) >= REFRESH_TICKS {
         // A reply of this node's own process is already on its way: the stack has routed it.
-        if !(P::EGRESS && t.reverse) {
+        if !(P::EGRESS && t.reverse) && flow.nexthop != VIA_STACK {
             let ifindex = find_nexthop(packet, env, p.key.proto, t);
             field!(entry.nexthop = kept_nexthop(t));
             confirm_neighbour(env, t, ifindex);
@@ -106,14 +106,14 @@ pub fn after<F: Network, P: Packet, E: Env + Tables<F>>(
 ) -> Verdict {
     let owner = field!(entry.owner);
     if verdict == Verdict::CONTINUE {
-        if owner >> 24 & flow_flag::YOUNG as u32 != 0 && (!p.is_tcp() || has_payload(packet, p)) {
+        if owner.is(flow_flag::YOUNG) && (!p.is_tcp() || has_payload(packet, p)) {
             first_payload(packet, env, p, entry, t);
         }
         if p.flags & (tcp::FIN | tcp::RST) != 0 || p.is_tcp() && ended(owner) {
             end(packet, env, p, entry, t, BY_PACKET);
         }
     } else if verdict == Verdict::RESET || verdict == Verdict::RESET_RECEIVER {
-        let by = env.backend(owner & 0xff_ffff).is_some_and(|backend| serves(field!(backend.state)));
+        let by = env.backend(owner.backend()).is_some_and(|backend| serves(field!(backend.state)));
         end(packet, env, p, entry, t, if by { BY_POLICY } else { BY_NODE });
     }
     verdict
@@ -176,7 +176,7 @@ fn first_payload<F: Network, P: Packet, E: Env + Tables<F>>(
         field!(half.stamp = env.now());
         let trial = field!(half.trial);
         if trial & flag::UNDER_WAY != 0
-            && let Some(backend) = env.backend(field!(entry.owner) & 0xff_ffff)
+            && let Some(backend) = env.backend(field!(entry.owner).backend())
         {
             field!(half.trial = account::waits(env, backend, trial));
         }
@@ -220,6 +220,9 @@ fn response<F: Network, P: Packet, E: Env + Tables<F>>(
         if genuine && !flow.is(flow_flag::REPLIED) {
             trial::count(env, t.version, &flow, outcome::ANSWERED);
         }
+        if flow.is(flow_flag::SNAT) {
+            nat::snat::settle(env, &p.key, forward);
+        }
         flag!(set entry.owner, flow_flag::REPLIED);
         if let Some(other) = env.flow(Table::Udp, forward) {
             flag!(set other.owner, flow_flag::REPLIED);
@@ -232,9 +235,8 @@ fn response<F: Network, P: Packet, E: Env + Tables<F>>(
 /// Clears a flag; whether it was set, on one CPU alone.
 #[inline(always)]
 fn took<F: Family>(entry: Ref<Flow<F>>, flag: u8) -> bool {
-    let bit = (flag as u32) << 24;
     // SAFETY: a Ref points to a live map value.
-    unsafe { fetch_clear(&raw mut (*entry.as_ptr()).owner, bit) & bit != 0 }
+    Owner::from_word(unsafe { fetch_clear((&raw mut (*entry.as_ptr()).owner).cast(), Owner::bits(flag)) }).is(flag)
 }
 
 /// Whether a TCP segment carries data.
@@ -246,16 +248,12 @@ pub fn has_payload<F: Network, P: Packet>(packet: &mut P, p: &Parsed<F>) -> bool
     p.ip_len > l4 - crate::packet::ETHERNET as u32 + header
 }
 
-/// Who ends a flow: the packet's flags, or the node, which resets both ends: for want of the backend, or because the policy says so.
-pub const BY_PACKET: u32 = 0;
-pub const BY_NODE: u32 = 1;
-pub const BY_POLICY: u32 = 2;
+const BOTH_FINS: u8 = flow_flag::FIN | flow_flag::PEER_FIN;
 
 /// Whether both sides have sent their FIN.
 #[inline(always)]
-fn ended(owner: u32) -> bool {
-    const BOTH: u32 = ((flow_flag::FIN | flow_flag::PEER_FIN) as u32) << 24;
-    owner & BOTH == BOTH
+pub fn ended(owner: Owner) -> bool {
+    owner.has_all(BOTH_FINS)
 }
 
 /// FIN or RST: notes it on both sides; after both FINs, or a RST, the flow moves to `CLOSING`, where it cannot crowd out live ones.
@@ -280,7 +278,7 @@ fn end<F: Network, P: Packet, E: Env + Tables<F>>(
             return 0;
         }
     }
-    close(env, p, entry, other, t, by)
+    close(env, p, entry, by)
 }
 
 /// What a FIN, a RST or the node's reset makes of a flow's trial; `false`: the packet is not from where the backend is, and ends nothing.
@@ -315,18 +313,12 @@ fn judge<F: Network, P: Packet, E: Env + Tables<F>>(
     true
 }
 
-/// Notes the end of one direction, or of both.
-#[inline(always)]
-fn close<F: Network, E: Env + Tables<F>>(
-    env: &E,
-    p: &Parsed<F>,
-    entry: Ref<Flow<F>>,
-    other: Option<Ref<Flow<F>>>,
-    t: &Translation<F>,
-    by: u32,
-) -> u32 {
+/// Notes the end of one direction, or of both. `scratch.partner` is the other direction's key.
+#[inline(never)]
+fn close<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Flow<F>>, by: u32) -> u32 {
     let Some(scratch) = env.scratch() else { return 0 };
-    let key = place!(scratch.partner);
+    let (key, t) = (place!(scratch.partner), place!(scratch.translation));
+    let other = env.flow(Table::Tcp, key);
     let reset = p.flags & tcp::RST != 0 || by != BY_PACKET;
     if p.flags & tcp::FIN != 0 {
         flag!(set entry.owner, flow_flag::FIN);
@@ -338,7 +330,24 @@ fn close<F: Network, E: Env + Tables<F>>(
     if !reset && !ended(field!(entry.owner)) {
         return 0;
     }
-    if let Some(counters) = env.counters(t.version) {
+    let mut forward = field!(entry.owner);
+    if let Some(other) = other {
+        if t.reverse {
+            forward = field!(other.owner);
+        }
+        flag!(clear other.owner, flow_flag::SPOKEN);
+        if by != BY_PACKET {
+            // Both ends are told: nothing lives on.
+            flag!(set other.owner, BOTH_FINS);
+        }
+    }
+    flag!(clear entry.owner, flow_flag::SPOKEN);
+    if by != BY_PACKET {
+        flag!(set entry.owner, BOTH_FINS);
+    }
+    // Who came back from `CLOSING` was counted when it went there.
+    let counted = forward.flags() & (flow_flag::RETURNED | flow_flag::REVERSE) == flow_flag::RETURNED;
+    if !counted && let Some(counters) = env.counters(t.version) {
         field!(counters.closed += 1);
         if reset && (t.reverse || by != BY_PACKET) {
             field!(counters.resets_backend += 1);
@@ -357,7 +366,8 @@ fn close<F: Network, E: Env + Tables<F>>(
     0
 }
 
-/// A packet of a flow that has ended: last acknowledgements and retransmissions, or a client that uses its port again.
+/// A packet of a flow that has ended: last acknowledgements and retransmissions, or a client that uses its port again. What a RST alone has ended,
+/// whose number nobody here can check, lives on when its ends show that they did not believe it, and keeps its backend until a new handshake is over.
 #[inline(never)]
 pub fn closing<F: Network, P: Packet, E: Env + Tables<F>>(
     packet: &mut P,
@@ -367,6 +377,9 @@ pub fn closing<F: Network, P: Packet, E: Env + Tables<F>>(
     t: &mut Translation<F>,
 ) -> Verdict {
     let flow = entry.get();
+    if elsewhere::<F, P>(&flow) {
+        return Verdict::PASS;
+    }
     let anew = p.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && !flow.is(flow_flag::REVERSE);
     if flow.is(flow_flag::REVERSE) && p.flags & tcp::SYN != 0 {
         // The backend greets a client that came to it directly, from the port of this ended flow.
@@ -374,13 +387,53 @@ pub fn closing<F: Network, P: Packet, E: Env + Tables<F>>(
         return Verdict::PASS;
     }
     let version = env.backend(flow.backend()).map_or(0, |backend| field!(backend.version));
-    if anew || !translate(env, &p.key, &flow, version, t) {
+    let over = ended(flow.owner);
+    // The new flow needs the place of the old one's translation.
+    if anew && (over || flow.is(flow_flag::SNAT)) || !translate(env, &p.key, &flow, version, t) {
         forget(env, Table::Closing, &p.key, &flow);
+        return Verdict::AGAIN;
+    }
+    if anew {
         return Verdict::AGAIN;
     }
     if flow.nexthop == 0 && !(P::EGRESS && t.reverse) {
         find_nexthop(packet, env, p.key.proto, t);
         field!(entry.nexthop = kept_nexthop(t));
     }
+    if !over && p.flags & (tcp::SYN | tcp::RST) == 0 {
+        if flow.is(flow_flag::REVERSE) {
+            lives_on(packet, env, p, entry, t);
+        } else {
+            flag!(set entry.owner, flow_flag::SPOKEN);
+        }
+    }
     Verdict::CONTINUE
+}
+
+/// A backend's packet after a RST: when the client has spoken since, neither end has believed it, and the flow goes back to `TCP`.
+#[inline(never)]
+fn lives_on<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    p: &Parsed<F>,
+    entry: Ref<Flow<F>>,
+    t: &Translation<F>,
+) -> u32 {
+    let Some(scratch) = env.scratch() else { return 0 };
+    let key = place!(scratch.partner);
+    partner_key(p.key.proto, t, key);
+    let Some(forward) = env.flow(Table::Closing, key) else { return 0 };
+    if !field!(forward.owner).is(flow_flag::SPOKEN) || genuine(packet, env, field!(forward.nexthop), &p.key) == 0 {
+        return 0;
+    }
+    let now = env.ticks();
+    field!(entry.last = now);
+    field!(forward.last = now);
+    flag!(clear forward.owner, flow_flag::SPOKEN);
+    flag!(set forward.owner, flow_flag::RETURNED);
+    if entry.with(|flow| env.put_flow(Table::Tcp, &p.key, flow)) && forward.with(|flow| env.put_flow(Table::Tcp, key, flow)) {
+        env.drop_flow(Table::Closing, key);
+        env.drop_flow(Table::Closing, &p.key);
+    }
+    1
 }

@@ -1,5 +1,7 @@
 //! The load balancer: from a frame to a verdict. `ipv4` and `ipv6` are the whole pipeline.
 
+mod aside;
+mod classify;
 mod first;
 mod flow;
 mod half;
@@ -10,11 +12,12 @@ mod suspect;
 mod trial;
 mod unreachable;
 
+pub use aside::aside;
 pub use first::{facts_of, frontend_of};
-pub use flow::{find_nexthop, kept_nexthop, partner_key};
-pub use select::{Avoid, Choice, Facts, Search, backend_of, select, tried_bit};
+pub use flow::{find_nexthop, kept_nexthop, partner_key, translation_of};
+pub use select::{Look, select};
 pub use side::genuine;
-pub use suspect::{all_tried, is_suspect, opened, silent, suspect};
+pub use suspect::{all_tried, opened, silent, suspect};
 pub use unreachable::unreachable;
 
 use crate::{
@@ -23,39 +26,18 @@ use crate::{
     env::{Env, Table, Tables},
     field, nat,
     network::Network,
-    packet::{self, Ip, Parsed, parse, parse::Kind, tcp},
-    place, trace,
+    packet::{self, Parsed, parse, parse::Kind, tcp},
+    place,
+    state::Translation,
+    trace,
     verdict::{Action, Verdict},
 };
+use classify::{Known, classify};
 use splitter_common::{
     abi::*,
     barrier::forget,
     filter::{self, Role},
 };
-
-/// What a packet becomes.
-#[derive(Clone, Copy)]
-pub struct Translation<F: Family> {
-    pub src: F::Words,
-    pub dst: F::Words,
-    /// Both ports as they will stand in the packet.
-    pub ports: u32,
-    /// Version whose counters the packet goes to.
-    pub version: u32,
-    /// Slot of the next hop; 0: see `neighbour`.
-    pub nexthop: u32,
-    /// Interface whose neighbour has to be resolved, when there is no slot; 0: the stack forwards.
-    pub neighbour: u32,
-    pub reverse: bool,
-}
-
-impl<F: Family> Translation<F> {
-    /// None yet.
-    #[inline(always)]
-    fn empty(p: &Parsed<F>) -> Self {
-        Self { src: p.key.src, dst: p.key.dst, ports: p.key.ports, version: 0, nexthop: 0, neighbour: 0, reverse: false }
-    }
-}
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,16 +83,20 @@ pub fn ipv4<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
             *place!(scratch.parsed) = parsed;
             settle(packet, env, place!(scratch.parsed), verdict)
         }
-        Kind::Icmp(at) => {
-            let verdict = nat::icmp::error(packet, env, &parsed, at);
-            if verdict == Verdict::UNREACHABLE {
+        Kind::Icmp if !P::XDP => {
+            let Some(scratch) = Tables::<V4>::scratch(env) else { return Verdict::PASS };
+            *place!(scratch.parsed) = parsed;
+            Verdict::ASIDE
+        }
+        Kind::Icmp => Verdict::PASS,
+        other => {
+            let verdict = unnamed::<V4, P, E>(env, &parsed, other);
+            if verdict == Verdict::ASIDE {
                 let Some(scratch) = Tables::<V4>::scratch(env) else { return Verdict::PASS };
                 *place!(scratch.parsed) = parsed;
             }
             verdict
         }
-        Kind::Other => Verdict::PASS,
-        Kind::Odd(reason) => odd(env, reason),
     }
 }
 
@@ -122,35 +108,34 @@ pub fn ipv6<P: Packet, E: Env>(packet: &mut P, env: &E) -> Verdict {
     let parsed = place!(scratch.parsed);
     match parse::ipv6(packet, env, parsed) {
         Kind::Transport => finish(packet, env, parsed),
-        Kind::Icmp(at) => nat::icmp::error(packet, env, parsed, at),
-        Kind::Other => Verdict::PASS,
-        Kind::Odd(reason) => odd(env, reason),
+        Kind::Icmp if !P::XDP => Verdict::ASIDE,
+        Kind::Icmp => Verdict::PASS,
+        other => unnamed::<V6, P, E>(env, parsed, other),
     }
+}
+
+/// A packet without ports that are known.
+#[inline(always)]
+fn unnamed<F: Network, P: Packet, E: Env>(env: &E, p: &Parsed<F>, kind: Kind) -> Verdict {
+    let Kind::Odd(reason) = kind else { return stray::<F, P, E>(env, p) };
+    let verdict = odd(env, reason);
+    if reason == Reason::FragmentUnknown { stray::<F, P, E>(env, p) } else { verdict }
+}
+
+/// A packet that no service has: one to an address of ours is put aside, or it would go round between the node and its gateway.
+#[inline(always)]
+fn stray<F: Network, P: Packet, E: Env>(env: &E, p: &Parsed<F>) -> Verdict {
+    if P::XDP || P::EGRESS {
+        return Verdict::PASS;
+    }
+    let (word, bits) = filter::bits(Role::Vip, p.key.dst.as_ref(), 0, 0);
+    if env.filter_word(word) & bits == bits { Verdict::ASIDE } else { Verdict::PASS }
 }
 
 #[inline(always)]
 fn odd<E: Env>(env: &E, reason: Reason) -> Verdict {
     env.count(reason);
     Verdict::PASS
-}
-
-/// What the filter says of an endpoint: not ours, of layer 4, of an http service.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Known {
-    No,
-    Yes,
-    Http,
-}
-
-#[inline(always)]
-fn known<E: Env>(env: &E, role: Role, words: &[u32], port: u16, proto: u32) -> Known {
-    let (word, bits) = filter::bits(role, words, port, proto as u8);
-    let word = env.filter_word(word);
-    if word & bits != bits {
-        return Known::No;
-    }
-    let http = filter::http(bits);
-    if word & http == http { Known::Http } else { Known::Yes }
 }
 
 #[inline(always)]
@@ -180,10 +165,13 @@ fn settle<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p:
     if P::XDP {
         return Verdict::PASS;
     }
+    if verdict == Verdict::ASIDE {
+        return verdict;
+    }
     let verdict = unusual(packet, env, p, verdict);
     match verdict.action() {
         Action::Reset => answer::reset(packet, env, p),
-        Action::TooBig(mtu) => answer::too_big(packet, env, p, mtu),
+        Action::Error(what) => answer::error(packet, env, p, what),
         _ => verdict,
     }
 }
@@ -193,27 +181,41 @@ fn settle<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p:
 fn transport<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let key = &p.key;
     let mut splice = Verdict::SPLICE_CLIENT;
-    let mut known_as = known(env, Role::Frontend, key.dst.as_ref(), p.dport(), key.proto);
+    let mut known_as = classify(env, Role::Frontend, key.dst.as_ref(), p.dport(), key.proto);
     if known_as == Known::No {
         splice = Verdict::SPLICE_SERVER;
-        known_as = known(env, Role::Backend, key.src.as_ref(), p.sport(), key.proto);
+        known_as = classify(env, Role::Backend, key.src.as_ref(), p.sport(), key.proto);
     }
     if known_as == Known::No {
-        return Verdict::PASS;
+        return stray::<F, P, E>(env, p);
     }
     if packet.tagged() {
         return odd(env, Reason::Vlan);
     }
-    if P::XDP && !env.xdp_port(packet.ifindex()) {
+    if packet.foreign() {
+        return odd(env, Reason::OtherHost);
+    }
+    if P::XDP && !finishes(packet, env) {
         return Verdict::PASS;
     }
-    if known_as == Known::Http && p.is_tcp() && !p.fragment {
+    if known_as == Known::Http && p.is_tcp() {
+        if p.fragment {
+            return if P::XDP { Verdict::PASS } else { Verdict::ASIDE };
+        }
         // What a client pushes most likely is a request.
         let asks = !P::XDP && splice == Verdict::SPLICE_CLIENT && p.flags & tcp::PSH != 0;
         return if asks { Verdict::READ } else { splice };
     }
     // IPv6's keys need the stack for what comes after.
     if F::IPV6 { of_flow_apart(packet, env, p) } else { of_flow(packet, env, p) }
+}
+
+/// Whether XDP may finish a frame: by where it came in, and for whom it is.
+#[inline(always)]
+fn finishes<P: Packet, E: Env>(packet: &mut P, env: &E) -> bool {
+    let ifindex = packet.ifindex();
+    let Some(w) = packet.window::<6>(0) else { return false };
+    env.xdp_port(ifindex) == xdp_port(ifindex, w.load::<u32, 0>(), w.load::<u16, 4>())
 }
 
 #[inline(always)]
@@ -231,9 +233,11 @@ fn of_flow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
     let Some(entry) = env.flow(table, key) else { return Verdict::MISSED };
     if let Some(t) = hit::usual(env, p, entry) {
         let verdict = nat::forward::forward(packet, env, p, &t, &());
-        if P::XDP || !matches!(verdict.action(), Action::TooBig(_)) {
+        if P::XDP || !matches!(verdict.action(), Action::Error(_)) {
             return verdict;
         }
+    } else if field!(entry.nexthop) == VIA_STACK && field!(entry.owner).is(flow_flag::REVERSE) != P::EGRESS {
+        return Verdict::PASS;
     }
     Verdict::AGAIN
 }
@@ -243,6 +247,9 @@ fn of_flow<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
 #[inline(never)]
 fn unusual<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, so_far: Verdict) -> Verdict {
     let Some(scratch) = env.scratch() else { return Verdict::PASS };
+    if packet::verify::holds(packet, env, p) == 0 {
+        return Verdict::DROP;
+    }
     let t = place!(scratch.translation);
     *t = Translation::empty(p);
     // By way of the map: the verifier need not walk the rest once for each answer.
@@ -259,7 +266,7 @@ fn unusual<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
         if verdict == Verdict::CONTINUE {
             verdict = first::start(packet, env, p, t);
         }
-        if verdict != Verdict::PASS {
+        if verdict != Verdict::PASS && verdict != Verdict::ASIDE {
             trace::decided::<F, E>(env, p.flags);
         }
     }
@@ -290,7 +297,14 @@ fn find<F: Network, P: Packet, E: Env + Tables<F>>(
         return hit::after(packet, env, p, entry, t, verdict);
     }
     if p.is_tcp() {
-        if let Some(entry) = env.half(&p.key) {
+        let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::PASS };
+        // A SYN of anybody's may have begun a flow in the place of one that a RST of anybody's has ended: the old one goes first, until the new one's
+        // handshake is over.
+        let old = p.flags & tcp::SYN == 0 && env.flow(Table::Closing, &p.key).is_some_and(|flow| !hit::ended(field!(flow.owner)));
+        let old = forget(place!(scratch.old), old as u32) != 0;
+        if let Some(entry) = env.half(&p.key)
+            && (!old || half::opens(packet, p, entry) != 0)
+        {
             let verdict = half::begin(packet, env, p, entry, t);
             return match verdict.action() {
                 Action::Continue if t.reverse => half::from_backend(packet, env, p, t),
@@ -299,6 +313,9 @@ fn find<F: Network, P: Packet, E: Env + Tables<F>>(
                     opened @ (half::OPENED | half::OPENED_ASKING) => {
                         half::opened(env, entry, opened == half::OPENED_ASKING);
                         half::promote(env, p, t, entry, (opened == half::OPENED_ASKING) as u32);
+                        if old {
+                            env.drop_flow(Table::Closing, &p.key);
+                        }
                         Verdict::CONTINUE
                     }
                     _ => Verdict::CONTINUE,
@@ -319,10 +336,4 @@ fn find<F: Network, P: Packet, E: Env + Tables<F>>(
         }
     }
     Verdict::AGAIN
-}
-
-/// Fills the translation that an entry of any flow table asks for; `false` when its SNAT half is gone.
-#[inline(always)]
-pub fn translation_of<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, flow: &Flow<F>, t: &mut Translation<F>) -> bool {
-    flow::translate(env, key, flow, 0, t)
 }

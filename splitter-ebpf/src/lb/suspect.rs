@@ -1,8 +1,11 @@
 //! Backends that failed a client lately.
 
-use super::select::{Choice, Facts, select};
+use super::select::{is_suspect, select};
 use crate::{bytes::opaque, env::Env, field};
-use splitter_common::abi::*;
+use splitter_common::{
+    abi::*,
+    decide::{Choice, Facts},
+};
 
 /// Keeps new flows from a backend for a while, unless half of its version's backends are suspected already.
 #[inline(never)]
@@ -84,7 +87,7 @@ fn ready<E: Env>(env: &E, service: u32, version: u32) -> u32 {
     found
 }
 
-/// Whether as many backends have failed as the version has. `tried`: a bit for each ([`super::tried_bit`]); two may share one, and then this stays 0, so
+/// Whether as many backends have failed as the version has. `tried`: a bit for each ([`splitter_common::decide::tried_bit`]); two may share one, and then this stays 0, so
 /// that nobody is passed over.
 #[inline(never)]
 pub fn all_tried<E: Env>(env: &E, service: u32, version: u32, tried: u32) -> u32 {
@@ -96,10 +99,4 @@ pub fn all_tried<E: Env>(env: &E, service: u32, version: u32, tried: u32) -> u32
 pub fn another<E: Env>(env: &E, service: u32, facts: &Facts, choice: &mut Choice, failed: u32) -> bool {
     select(env, service, facts, failed, choice);
     choice.backend != 0 && choice.backend != failed && !is_suspect(env, choice.backend)
-}
-
-/// Whether a backend is suspect now.
-#[inline(always)]
-pub fn is_suspect<E: Env>(env: &E, backend: u32) -> bool {
-    env.suspect(backend).is_some_and(|until| is_suspected(until, env.ticks()))
 }

@@ -11,7 +11,6 @@
 //! backend ends it ------------> closed, cut
 //! ```
 
-use super::hit::{BY_NODE, BY_PACKET};
 use crate::{
     account,
     bytes::Ref,
@@ -24,6 +23,11 @@ use splitter_common::abi::{
     trial::{flag, outcome, timing, word},
     *,
 };
+
+/// Who ends a flow: the packet's flags, or the node, which resets both ends: for want of the backend, or because the policy says so.
+pub const BY_PACKET: u32 = 0;
+pub const BY_NODE: u32 = 1;
+pub const BY_POLICY: u32 = 2;
 
 /// A SYN is sent again when this has passed since it was sent first, nanoseconds: the first retransmission timer is 1 s (RFC 6298, 2), and clocks
 /// and queues on the way may shorten what the node sees of it. One that comes sooner is a copy, made by the network or by somebody who wants
@@ -44,7 +48,7 @@ pub fn of_flow<F: Family>(flow: &Flow<F>) -> u32 {
 /// Counts an outcome of a trial that nothing remembers.
 #[inline(always)]
 pub fn count<F: Family, E: Env>(env: &E, version: u32, flow: &Flow<F>, outcome: u32) {
-    if let Some(counters) = env.counters(version) {
+    if let Some(counters) = account::trials(env, version) {
         account::add(counters, of_flow(flow), outcome);
     }
 }

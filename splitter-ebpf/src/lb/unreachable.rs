@@ -1,7 +1,6 @@
 //! ICMP errors that say that a backend cannot be reached: they answer a SYN, or a datagram, like a RST.
 
 use super::{
-    Translation,
     flow::{forget, partner_key},
     half,
     side::genuine,
@@ -13,6 +12,7 @@ use crate::{
     field,
     network::Network,
     place,
+    state::Translation,
     verdict::Verdict,
 };
 use splitter_common::abi::{trial::outcome, *};
@@ -30,7 +30,7 @@ pub fn unreachable<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, en
         const OPEN: u8 = flow_flag::REPLIED | flow_flag::ESTABLISHED | flow_flag::REFUSED | flow_flag::REVERSE;
         let Some(half) = env.half(client) else { return 0 };
         // With an open connection it is a hint that may pass (RFC 1122, 4.2.3.9).
-        if field!(half.flow.owner) >> 24 & OPEN as u32 != 0 || genuine(packet, env, field!(half.flow.nexthop), key) == 0 {
+        if field!(half.flow.owner).is(OPEN) || genuine(packet, env, field!(half.flow.nexthop), key) == 0 {
             return 0;
         }
         return (half::refused(env, key, client, outcome, 1) == Verdict::DROP) as u32;

@@ -1,13 +1,13 @@
 //! The last step of every translated packet: does it fit, may it hop, count it, write it, send it on.
 
+use super::Renumber;
 use crate::{
-    account,
+    account, answer,
     bytes::{Packet, within},
     env::Env,
-    lb::Translation,
     network::Network,
     packet::{ETHERNET, Parsed, Rewrite, checksum},
-    splice::Renumber,
+    state::Translation,
     verdict::Verdict,
 };
 use splitter_common::abi::*;
@@ -27,7 +27,8 @@ pub fn forward<F: Network, P: Packet, E: Env, N: Renumber>(
 ) -> Verdict {
     let (macs, verdict);
     if t.nexthop != 0 {
-        let Some(hop) = env.nexthop(t.nexthop) else { return Verdict::PASS };
+        // Of a flow that goes through the stack.
+        let Some(hop) = env.nexthop(t.nexthop) else { return to_stack(packet, env, p, t, numbers) };
         let hop = hop.get();
         if hop.ifindex == 0 {
             // The agent freed the slot under the flow: the stack forwards until the flow looks again.
@@ -35,7 +36,7 @@ pub fn forward<F: Network, P: Packet, E: Env, N: Renumber>(
         }
         if p.ip_len > hop.mtu as u32 && hop.mtu != 0 && longest(packet, p) > hop.mtu as u32 {
             // The sender is told, or the stack cuts it where that is allowed.
-            return if F::dont_fragment(packet) { Verdict::too_big(hop.mtu as u32) } else { to_stack(packet, env, p, t, numbers) };
+            return if F::dont_fragment(packet) { Verdict::error(hop.mtu as u32) } else { to_stack(packet, env, p, t, numbers) };
         }
         if P::XDP && hop.flags as u32 & iface_flag::XDP_TRANSMIT == 0 {
             return Verdict::PASS;
@@ -54,10 +55,8 @@ pub fn forward<F: Network, P: Packet, E: Env, N: Renumber>(
         return to_stack(packet, env, p, t, numbers);
     }
     if F::hop_limit(packet) <= 1 {
-        if !P::XDP {
-            env.count(Reason::TtlExpired);
-        }
-        return Verdict::PASS;
+        // The stack would not say so where it has no route to the VIP.
+        return if P::XDP || P::EGRESS { Verdict::PASS } else { Verdict::error(answer::error::EXPIRED) };
     }
     if !write(packet, p, t, macs, numbers) {
         return Verdict::PASS;
@@ -108,7 +107,7 @@ fn write<F: Network, P: Packet, N: Renumber>(
     true
 }
 
-/// No next hop that we can use: translated, and left to the stack, which forwards or delivers it.
+/// No next hop that we can use, or none wanted: translated, and left to the stack, which forwards or delivers it.
 #[inline(never)]
 fn to_stack<F: Network, P: Packet, E: Env, N: Renumber>(
     packet: &mut P,
@@ -117,8 +116,12 @@ fn to_stack<F: Network, P: Packet, E: Env, N: Renumber>(
     t: &Translation<F>,
     numbers: &N,
 ) -> Verdict {
+    let via = t.nexthop == VIA_STACK as u32;
+    if via && t.reverse != P::EGRESS {
+        return Verdict::PASS;
+    }
     if !P::XDP && write(packet, p, t, None, numbers) {
-        if !P::EGRESS {
+        if !P::EGRESS && !via {
             env.count(Reason::NoNextHop);
         }
         account::packet(env, t.version, p.ip_len, t.reverse);

@@ -1,15 +1,17 @@
 //! ICMP errors that quote a translated packet (RFC 5508, 4.2): addresses, ports and checksums inside are those that the receiver knows
-//! again; then the stack routes the error on. Both ways: from the backend's side to the client, from the client's side to the backend.
+//! again; then the error goes the way that data goes, past the stack: a firewall there has seen nothing of what it is about. Both ways: from
+//! the backend's side to the client, from the client's side to the backend.
 
 use crate::{
     answer::swapped,
     bytes::{Packet, opaque},
     env::{Env, Note, Table, Tables},
     field,
-    lb::{Translation, translation_of, unreachable},
-    network::Network,
-    packet::{Ip, Parsed, checksum},
+    lb::{find_nexthop, translation_of, unreachable},
+    network::{IcmpError, Network},
+    packet::{Ip, Parsed, Rewrite, checksum, parse::FRAGMENT},
     place, splice,
+    state::Translation,
     verdict::Verdict,
 };
 use splitter_common::{
@@ -20,44 +22,29 @@ use splitter_common::{
 /// No sum of differences is this large.
 const FAILED: u64 = u64::MAX;
 
-/// How ICMP errors of one IP version look.
-pub trait IcmpError: Ip {
-    fn is_error(kind: u8) -> bool;
-    /// Whether the error says that the addressee cannot be reached, whatever the size of the packet.
-    fn refuses(kind: u8, code: u8) -> bool;
-    /// Fills the key of the quoted packet, turned round; answers where its transport header lies, `None` when it is not TCP or UDP.
-    fn quoted<P: Packet>(packet: &mut P, at: usize, key: &mut FlowKey<Self>) -> Option<u32>
-    where
-        Self: Sized;
-    /// Writes the quoted network header's addresses; answers what that adds to the ICMP checksum.
-    fn write_quoted<P: Packet>(packet: &mut P, at: usize, key: &FlowKey<Self>, t: &Translation<Self>) -> Option<u64>
-    where
-        Self: Sized;
-    /// Writes the outer addresses; answers what that adds to the ICMP checksum.
-    fn write_outer<P: Packet>(packet: &mut P, old: &FlowKey<Self>, t: &Translation<Self>) -> Option<u64>
-    where
-        Self: Sized;
-}
-
-/// An ICMP packet whose header is at `at`.
+/// An ICMP packet. `CONTINUE`: it is no error about a packet of ours.
 #[inline(never)]
-pub fn error<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, at: u32) -> Verdict {
-    let at = opaque(at);
+pub fn error<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
+    let at = opaque(p.l4);
     if P::XDP || at > 1024 {
-        return Verdict::PASS;
+        return Verdict::CONTINUE;
     }
-    let Some(icmp) = packet.read::<4>(at as usize) else { return Verdict::PASS };
+    let Some(icmp) = packet.read::<4>(at as usize) else { return Verdict::CONTINUE };
     if !F::is_error(icmp[0]) {
-        return Verdict::PASS;
+        return Verdict::CONTINUE;
     }
-    let Some(scratch) = env.scratch() else { return Verdict::PASS };
+    let Some(scratch) = env.scratch() else { return Verdict::CONTINUE };
     let (key, t) = (place!(scratch.quoted), place!(scratch.translation));
-    let Some(l4) = F::quoted(packet, at as usize + 8, key) else { return Verdict::PASS };
+    let Some(l4) = F::quoted(packet, at as usize + 8, key) else { return Verdict::CONTINUE };
     if F::refuses(icmp[0], icmp[1]) && key.proto == TCP as u32 && splice::opens(env, key) {
         field!(scratch.read = l4);
         return Verdict::UNREACHABLE;
     }
     if owner_of(env, key, t) == 0 {
+        return Verdict::CONTINUE;
+    }
+    if t.nexthop == VIA_STACK as u32 && t.reverse != P::EGRESS {
+        // On its way through the stack, which knows what it is about; it is translated where the flow is.
         return Verdict::PASS;
     }
     if F::refuses(icmp[0], icmp[1]) && t.reverse && unreachable(packet, env, key, t) != 0 {
@@ -78,7 +65,38 @@ pub fn error<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     if env.speaks() {
         env.note(Note::Icmp, 0, (icmp[0] as u32) << 8 | icmp[1] as u32);
     }
-    Verdict::PASS
+    send(packet, env, p, t)
+}
+
+/// Sends a translated error on; what the stack has to route, deliver or refuse goes there. At egress it is on its way already.
+#[inline(never)]
+fn send<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F>, t: &mut Translation<F>) -> Verdict {
+    if P::EGRESS || t.nexthop == VIA_STACK as u32 || F::hop_limit(packet) <= 1 {
+        return Verdict::PASS;
+    }
+    find_nexthop(packet, env, p.key.proto, t);
+    let (mut macs, mut verdict) = ([0; 3], Verdict::neighbour(t.neighbour));
+    if t.nexthop != 0 {
+        let Some(hop) = env.nexthop(t.nexthop) else { return Verdict::PASS };
+        let hop = hop.get();
+        if hop.ifindex == 0 || hop.mtu != 0 && p.ip_len > hop.mtu as u32 {
+            return Verdict::PASS;
+        }
+        macs = hop.macs;
+        let peer = hop.flags as u32 & iface_flag::PEER != 0;
+        verdict = if peer { Verdict::redirect_peer(hop.ifindex) } else { Verdict::redirect(hop.ifindex) };
+    } else if t.neighbour == 0 {
+        return Verdict::PASS;
+    }
+    // The addresses are written.
+    let rewrite = Rewrite { old_src: &t.src, old_dst: &t.dst, src: &t.src, dst: &t.dst, macs: Some(macs) };
+    if !F::rewrite(packet, &rewrite) {
+        return Verdict::PASS;
+    }
+    if F::IPV6 {
+        packet.hop_limit_changed();
+    }
+    verdict
 }
 
 /// Finds the flow that the quoted packet belongs to, and its translation.
@@ -95,6 +113,7 @@ fn owner_of<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &mut Transl
     }
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     field!(scratch.renumber = 0);
+    t.nexthop = 0;
     if key.proto == TCP as u32 && splice::quoted(env, key, t) != 0 {
         return 1;
     }
@@ -228,15 +247,27 @@ impl IcmpError for V6 {
     #[inline(never)]
     fn quoted<P: Packet>(packet: &mut P, at: usize, key: &mut FlowKey<V6>) -> Option<u32> {
         let head = packet.read::<8>(at)?;
-        let proto = head[6];
-        if head[0] >> 4 != 6 || (proto != TCP && proto != UDP) {
+        let (mut proto, mut ports) = (head[6], at + 40);
+        if head[0] >> 4 != 6 {
+            return None;
+        }
+        if proto == FRAGMENT {
+            // Of a datagram in fragments the first one, which has the ports; receivers know no other again either.
+            let fragment = packet.read::<8>(ports)?;
+            if (fragment[2], fragment[3] & 0xf8) != (0, 0) {
+                return None;
+            }
+            proto = fragment[0];
+            ports += 8;
+        }
+        if proto != TCP && proto != UDP {
             return None;
         }
         let dst = V6::words(&packet.read::<16>(at + 8)?);
         let src = V6::words(&packet.read::<16>(at + 24)?);
-        let ports = u32::from_ne_bytes(packet.read::<4>(at + 40)?);
-        *key = FlowKey { src, dst, ports: swapped(ports), proto: proto as u32 };
-        Some((at + 40) as u32)
+        let word = u32::from_ne_bytes(packet.read::<4>(ports)?);
+        *key = FlowKey { src, dst, ports: swapped(word), proto: proto as u32 };
+        Some(ports as u32)
     }
     #[inline(never)]
     fn write_quoted<P: Packet>(packet: &mut P, at: usize, key: &FlowKey<V6>, t: &Translation<V6>) -> Option<u64> {

@@ -3,4 +3,7 @@
 pub mod forward;
 pub mod icmp;
 pub mod nexthop;
+mod renumber;
 pub mod snat;
+
+pub use renumber::Renumber;

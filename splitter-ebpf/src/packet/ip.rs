@@ -25,6 +25,8 @@ pub trait Ip: Family {
     fn words(addr: &Addr) -> Self::Words;
     /// For [`crate::bytes::RouteQuery`].
     fn query(words: &Self::Words) -> [u32; 4];
+    /// Whether the header's own checksum holds.
+    fn header_holds<P: Packet>(packet: &mut P) -> bool;
     /// TTL or hop limit.
     fn hop_limit<P: Packet>(packet: &mut P) -> u8;
     /// Whether routers must not cut this packet.
@@ -51,6 +53,23 @@ impl Ip for V4 {
     #[inline(always)]
     fn query(words: &[u32; 1]) -> [u32; 4] {
         [words[0], 0, 0, 0]
+    }
+    #[inline(always)]
+    fn header_holds<P: Packet>(packet: &mut P) -> bool {
+        let Some(w) = packet.window::<34>(0) else { return false };
+        let mut sum = w.load::<u32, 14>() as u64 + w.load::<u32, 18>() as u64 + w.load::<u32, 22>() as u64;
+        sum += w.load::<u32, 26>() as u64 + w.load::<u32, 30>() as u64;
+        let options = (w.load::<u8, 14>() & 15).wrapping_sub(5) as usize;
+        let mut i = 0;
+        while i < 10 {
+            if i >= options {
+                break;
+            }
+            let Some(w) = packet.window::<4>(34 + 4 * i) else { return false };
+            sum += w.load::<u32, 0>() as u64;
+            i += 1;
+        }
+        checksum::fold(sum) == 0xffff
     }
     #[inline(always)]
     fn hop_limit<P: Packet>(packet: &mut P) -> u8 {
@@ -100,6 +119,10 @@ impl Ip for V6 {
     #[inline(always)]
     fn query(words: &[u32; 4]) -> [u32; 4] {
         *words
+    }
+    #[inline(always)]
+    fn header_holds<P: Packet>(_packet: &mut P) -> bool {
+        true
     }
     #[inline(always)]
     fn hop_limit<P: Packet>(packet: &mut P) -> u8 {

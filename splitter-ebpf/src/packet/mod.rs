@@ -5,6 +5,7 @@ pub mod checksum;
 pub mod http;
 mod ip;
 pub mod parse;
+pub mod verify;
 
 pub use ip::{Ip, Rewrite};
 
@@ -18,6 +19,10 @@ pub const ETHERTYPE_IPV6: u16 = 0x86ddu16.to_be();
 pub const ETHERTYPE_VLAN: u16 = 0x8100u16.to_be();
 pub const ETHERTYPE_QINQ: u16 = 0x88a8u16.to_be();
 
+/// ICMP (RFC 792) and ICMPv6 (RFC 4443) as protocols of IP.
+pub const ICMP: u8 = 1;
+pub const ICMPV6: u8 = 58;
+
 /// TCP flags (RFC 9293, 3.1).
 pub mod tcp {
     pub const FIN: u8 = 1;
@@ -26,6 +31,8 @@ pub mod tcp {
     /// Pushed data (RFC 9293, 3.9.1.2).
     pub const PSH: u8 = 8;
     pub const ACK: u8 = 16;
+    /// The urgent pointer counts.
+    pub const URG: u8 = 32;
 }
 
 /// A TCP or UDP packet, as far as the pipeline needs it.

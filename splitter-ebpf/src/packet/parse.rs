@@ -1,19 +1,16 @@
 //! From a frame to [`Parsed`]: every way in which a packet can be short, odd or not ours ends here, with a reason.
 
-use super::{ETHERNET, Ip, Parsed, tcp};
+use super::{ETHERNET, ICMP, ICMPV6, Ip, Parsed, tcp};
 use crate::{
     bytes::{Packet, opaque},
     env::{Env, Tables},
 };
 use splitter_common::abi::*;
 
-/// ICMP (RFC 792) and ICMPv6 (RFC 4443).
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 /// IPv6 extension headers (RFC 8200, 4).
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 /// Extension headers that are read, and the farthest transport header.
 const MAX_EXTENSIONS: u32 = 6;
@@ -23,8 +20,8 @@ const MAX_L4: u32 = 1024;
 pub enum Kind {
     /// TCP or UDP: `Parsed` was filled.
     Transport,
-    /// ICMP: at this offset.
-    Icmp(u32),
+    /// ICMP: `Parsed` was filled, but for ports.
+    Icmp,
     /// Nothing of ours.
     Other,
     /// Passed, for a reason that was counted only if it is worth it.
@@ -57,7 +54,7 @@ pub fn ipv4<P: Packet, E: Env>(packet: &mut P, env: &E, out: &mut Parsed<V4>) ->
     }
     out.l4 = ETHERNET as u32 + header;
     if proto != TCP && proto != UDP {
-        return if proto == ICMP && fragment == 0 { Kind::Icmp(out.l4) } else { Kind::Other };
+        return if proto == ICMP && fragment == 0 { Kind::Icmp } else { Kind::Other };
     }
     if fragment != 0 {
         let id = w.load::<u16, 18>() as u32;
@@ -92,7 +89,7 @@ pub fn ipv6<P: Packet, E: Env>(packet: &mut P, env: &E, out: &mut Parsed<V6>) ->
         return transport(packet, out);
     }
     if next == ICMPV6 {
-        return Kind::Icmp(54);
+        return Kind::Icmp;
     }
     if next != HOP_BY_HOP && next != ROUTING && next != FRAGMENT && next != DESTINATION {
         return Kind::Other;
@@ -103,11 +100,11 @@ pub fn ipv6<P: Packet, E: Env>(packet: &mut P, env: &E, out: &mut Parsed<V6>) ->
     }
     out.l4 = place.at;
     out.key.proto = place.next as u32;
+    out.fragment = place.fragment != 0;
     if place.next != TCP && place.next != UDP {
-        return if place.next == ICMPV6 && place.fragment == 0 { Kind::Icmp(place.at) } else { Kind::Other };
+        return if place.next == ICMPV6 && place.fragment == 0 { Kind::Icmp } else { Kind::Other };
     }
-    if place.fragment != 0 {
-        out.fragment = true;
+    if out.fragment {
         return fragmented(packet, env, out, place.fragment_id, place.fragment & 0xfff8 == 0);
     }
     transport(packet, out)
@@ -186,6 +183,7 @@ fn fragmented<F: Ip, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, out
         return Kind::Transport;
     }
     let key = FragmentKey::<F> { src: out.key.src, dst: out.key.dst, id, proto: out.key.proto };
+    out.key.ports = 0;
     let Some(ports) = env.fragment(&key) else { return Kind::Odd(Reason::FragmentUnknown) };
     out.key.ports = ports;
     out.l4 = 0;

@@ -1,18 +1,20 @@
 //! The client's handshake, the first segment with data, and answers that the node gives itself.
 
 use super::{
-    cookie, emit, gather,
-    segment::{Segment, Stamps, options},
+    cookie, emit, fit, gather, guard, lock, seen,
+    segment::{OPENS, Segment, options},
     stash,
 };
 use crate::{
-    bytes::{Packet, Ref, opaque},
+    bytes::{Packet, Ref},
     env::{Env, Tables},
     field, flag,
     lb::frontend_of,
     network::Network,
     packet::{Parsed, tcp},
-    place, trace,
+    place,
+    state::{Placed, Stamps},
+    trace,
     verdict::Verdict,
 };
 use splitter_common::{
@@ -27,6 +29,7 @@ const OVERTAKING: u32 = 40;
 const LAST: u8 = tcp::FIN | tcp::ACK | tcp::PSH;
 
 const BAD_REQUEST: [u8; 66] = *b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const FIELDS_TOO_LARGE: [u8; 86] = *b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 const UNAVAILABLE: [u8; 74] = *b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// The http service that a packet is addressed to; 0: none.
@@ -47,11 +50,11 @@ pub fn syn<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
     let Some(service) = (if id == 0 { None } else { env.service(id) }) else { return Verdict::AGAIN };
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let (out, stamps) = (place!(scratch.out), place!(scratch.stamps));
-    let found = options(packet, segment, stamps);
-    let number = cookie::make(env, &p.key, segment, found);
+    let found = cookie::agreed(options(packet, segment, stamps));
+    let number = cookie::make(env, &p.key, segment, id, found);
     emit::answer_to(p, out, number, segment.seq.wrapping_add(1), tcp::SYN | tcp::ACK, HEAD_LIMIT as u16);
     out.mss = field!(service.mss);
-    let agreed = if field!(service.http) & http_flag::STAMPS != 0 { u8::MAX } else { !tcp_option::STAMPS };
+    let agreed = if field!(service.flags) & service_flag::STAMPS != 0 { u8::MAX } else { !tcp_option::STAMPS };
     out.options = (found >> 24) as u8 & agreed;
     out.stamps = Stamps { val: env.ticks(), ecr: stamps.val };
     out.scale = LOCAL_SCALE;
@@ -68,9 +71,13 @@ pub fn stranger<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: 
     if segment.is(tcp::RST) {
         return Verdict::DROP;
     }
-    let found = cookie::open(env, &p.key, segment);
+    let found = cookie::open(env, &p.key, segment, service);
+    if found == cookie::SPENT {
+        env.count(if segment.len == 0 { Reason::UnknownConnection } else { Reason::Replayed });
+        return Verdict::RESET;
+    }
     if found == 0 {
-        return if probes(packet, env, p, segment) { Verdict::ANSWER } else { unknown(env, p, segment) };
+        return if probes(packet, env, p, segment, service) { Verdict::ANSWER } else { unknown(env, p, segment, service) };
     }
     if segment.len == 0 {
         if segment.is(tcp::FIN) {
@@ -98,22 +105,23 @@ fn stamped<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, s
 
 /// A keep-alive probe (RFC 9293, 3.8.4) of a connection without any request yet, whose number is one too low; prepares the answer.
 #[inline(always)]
-fn probes<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, segment: &Segment) -> bool {
+fn probes<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, segment: &Segment, service: u32) -> bool {
     let Some(scratch) = Tables::<F>::scratch(env) else { return false };
     let next = Segment { seq: segment.seq.wrapping_add(1), ..*segment };
-    let found = if segment.len > 1 || segment.is(tcp::FIN) { 0 } else { cookie::open(env, &p.key, &next) };
-    if found == 0 {
+    let found = if segment.len > 1 || segment.is(tcp::FIN) { 0 } else { cookie::open(env, &p.key, &next, service) };
+    if found & OPENS == 0 {
         return false;
     }
-    emit::acknowledge(packet, p, segment, place!(scratch.out), segment.ack, next.seq, window(0, (found >> 24) as u8));
+    emit::acknowledge(packet, p, segment, place!(scratch.out), segment.ack, next.seq, stash::window(0, (found >> 24) as u8));
     true
 }
 
 /// A connection that the node does not know: reset, but for data that may have overtaken its beginning, which gets a moment.
 #[inline(always)]
-fn unknown<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment) -> Verdict {
+fn unknown<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, service: u32) -> Verdict {
     if segment.len != 0 {
-        let name = flow_hash(&p.key);
+        guard::wrong(env, service);
+        let name = lock::flow_hash(&p.key);
         let now = env.ticks();
         match env.stray(name) {
             Some(since) if now.wrapping_sub(since) > OVERTAKING => {}
@@ -132,19 +140,6 @@ fn unknown<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Seg
     Verdict::RESET
 }
 
-/// A hash of a connection, for choosing slots.
-#[inline(always)]
-pub fn flow_hash<F: Family>(key: &FlowKey<F>) -> u32 {
-    let (mut hash, mut i) = (key.ports, 0);
-    let words = if F::IPV6 { 4 } else { 1 };
-    while i < words {
-        hash = (hash ^ key.src.as_ref()[i]).wrapping_mul(0x9e37_79b1) ^ key.dst.as_ref()[i];
-        hash ^= hash >> 15;
-        i += 1;
-    }
-    hash
-}
-
 /// The entry of a new spliced flow.
 #[inline(never)]
 fn begin<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, service: u32, found: u32) -> Option<Ref<Spliced<F>>> {
@@ -155,7 +150,7 @@ fn begin<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segme
     s.ports = p.key.ports;
     s.nexthop = 0;
     s.mss = found as u16;
-    s.owner = 0;
+    s.owner = Owner::NONE;
     s.last = env.ticks();
     (s.seq_add, s.ack_add, s.ts_ecr_add) = (0, 0, 0);
     (s.ts_val, s.ts_ecr) = (field!(scratch.stamps).val, field!(scratch.stamps).ecr);
@@ -181,29 +176,26 @@ fn begin<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segme
         stash::give_back(env, new);
         return None;
     }
+    seen::spend::<F, E>(env);
     env.spliced(&p.key)
 }
-
-/// Why the node answers itself.
-pub const REFUSED: u32 = 400;
-pub const NOBODY: u32 = 503;
 
 /// Prepares the node's own answer to a request, in `scratch.out`: `status` with an empty body and the end of the connection, or a reset.
 /// `scratch.client` names the connection.
 #[inline(never)]
-pub fn answer_with<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, status: u32) -> u32 {
+pub fn answer_with<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, status: Placed) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     stash::give_back(env, entry);
     field!(entry.last = env.ticks());
-    env.count(if status == REFUSED { Reason::HeadRefused } else { Reason::Unavailable });
+    env.count(if status == Placed::Nobody { Reason::Unavailable } else { Reason::HeadRefused });
     let (out, client) = (place!(scratch.out), place!(scratch.client));
     (out.src, out.dst, out.ports) = (client.dst, client.src, crate::answer::swapped(client.ports));
     (out.seq, out.ack, out.window) = (field!(entry.ack_base), field!(entry.next), 0);
     (out.options, out.offset, out.len) = (field!(entry.options) & tcp_option::STAMPS, 0, 0);
     out.stamps = Stamps { val: field!(entry.ts_ecr), ecr: field!(entry.ts_val) };
-    let reset = status == NOBODY && env.service(field!(entry.service)).is_some_and(|s| field!(s.http) & http_flag::RESET != 0);
+    let reset = status == Placed::Nobody && env.service(field!(entry.service)).is_some_and(|s| field!(s.flags) & service_flag::RESET != 0);
     if field!(entry.state) != splice_state::ANSWERED {
-        trace::refused(env, entry, if reset { 0 } else { status });
+        trace::refused(env, entry, if reset { 0 } else { status as u32 });
     }
     if reset {
         out.flags = tcp::RST | tcp::ACK;
@@ -213,14 +205,17 @@ pub fn answer_with<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F
     }
     out.flags = LAST;
     let text = place!(scratch.text);
-    if status == REFUSED {
+    if status == Placed::Refused {
         text[..BAD_REQUEST.len()].copy_from_slice(&BAD_REQUEST);
         out.len = BAD_REQUEST.len() as u32;
+    } else if status == Placed::TooLarge {
+        text[..FIELDS_TOO_LARGE.len()].copy_from_slice(&FIELDS_TOO_LARGE);
+        out.len = FIELDS_TOO_LARGE.len() as u32;
     } else {
         text[..UNAVAILABLE.len()].copy_from_slice(&UNAVAILABLE);
         out.len = UNAVAILABLE.len() as u32;
     }
-    field!(entry.tries = (status == REFUSED) as u8);
+    field!(entry.tries = said(status));
     if field!(entry.state) != splice_state::ANSWERED {
         field!(entry.state = splice_state::ANSWERED);
         // SAFETY: a Ref points to a live map value; the kernel copies it.
@@ -228,6 +223,25 @@ pub fn answer_with<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F
         env.drop_spliced(client);
     }
     1
+}
+
+/// What [`Spliced::tries`] of an answered client says, and what it means: the answer's status and length.
+#[inline(always)]
+const fn said(status: Placed) -> u8 {
+    match status {
+        Placed::Refused => 1,
+        Placed::TooLarge => 2,
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+const fn answer_of(said: u8) -> (Placed, u32) {
+    match said {
+        1 => (Placed::Refused, BAD_REQUEST.len() as u32),
+        2 => (Placed::TooLarge, FIELDS_TOO_LARGE.len() as u32),
+        _ => (Placed::Nobody, UNAVAILABLE.len() as u32),
+    }
 }
 
 /// A client that was answered by the node: it acknowledges, sends its request again, closes.
@@ -241,10 +255,13 @@ pub fn answered<F: Network, P: Packet, E: Env + Tables<F>>(
 ) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     if segment.is(tcp::RST) {
+        if !fit::resets(segment.seq, field!(entry.next), true) {
+            return fit::challenge(env, p, entry, field!(entry.next));
+        }
         env.drop_answered(&p.key);
         return Verdict::DROP;
     }
-    let len = if field!(entry.tries) != 0 { BAD_REQUEST.len() } else { UNAVAILABLE.len() } as u32;
+    let (status, len) = answer_of(field!(entry.tries));
     let end = field!(entry.ack_base).wrapping_add(len).wrapping_add(1);
     let out = place!(scratch.out);
     if segment.is(tcp::FIN) {
@@ -257,22 +274,14 @@ pub fn answered<F: Network, P: Packet, E: Env + Tables<F>>(
         return Verdict::ANSWER;
     }
     if segment.len == 0 {
-        if segment.ack == end && field!(entry.owner) >> 24 & splice_flag::FIN as u32 != 0 {
+        if segment.ack == end && field!(entry.owner).is(splice_flag::FIN) {
             env.drop_answered(&p.key);
         }
         return Verdict::DROP;
     }
     // It has not heard the answer, or sends more than was asked for.
     *place!(scratch.client) = p.key;
-    let status = if field!(entry.tries) != 0 { REFUSED } else { NOBODY };
     field!(entry.next = segment.end());
     answer_with(env, entry, status);
     Verdict::ANSWER
-}
-
-/// Room that is left for a head, as the client's scale says it. Rounded up: a window must not shrink, nor close before the last byte.
-#[inline(always)]
-pub fn window(used: u32, options: u8) -> u16 {
-    let left = HEAD_LIMIT.saturating_sub(opaque(used));
-    if options & tcp_option::SCALE != 0 { (left.div_ceil(1 << LOCAL_SCALE)) as u16 } else { left as u16 }
 }

@@ -4,10 +4,10 @@
 //! A chunk whose size has been read is as good as a body with a length: its data is translated unread, in any order. Only segments that
 //! carry a byte between the data of two chunks come here.
 
-use super::{Rounds, Segment, leg, request, segment::after, stash};
+use super::{Segment, leg, request, segment::after, stash};
 use crate::{
     bytes::{Packet, Ref, opaque},
-    env::{Env, Tables},
+    env::{Env, KernelLoop, Tables},
     field, flag,
     network::Network,
     packet::Parsed,
@@ -19,8 +19,9 @@ use splitter_common::{
     http::{HEAD_LIMIT, Loop, chunks::WINDOW},
 };
 
-/// Rounds for one packet: two a chunk, 64 KB of chunks of 32 bytes.
-const ROUNDS: u32 = 4096;
+/// Rounds for one packet: two a chunk. So many, and one for each sixteen bytes: outsiders choose how small chunks are.
+const ROUNDS: u32 = 64;
+const BYTES_PER_ROUND: u32 = 16;
 /// Most data of a chunk that is passed over at once: a number so far ahead still compares rightly with one of a segment that was sent long ago.
 const AHEAD: u32 = 1 << 30;
 
@@ -47,7 +48,7 @@ pub fn body<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
         source.end = source.from.wrapping_add(field!(stash.len));
         source.stashed = 1;
     }
-    if field!(entry.owner) >> 24 & splice_flag::CHUNKED as u32 != 0 {
+    if field!(entry.owner).is(splice_flag::CHUNKED) {
         if after(source.from, field!(entry.body_end)) {
             // It has overtaken a size line.
             env.count(Reason::OutOfOrder);
@@ -56,7 +57,7 @@ pub fn body<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
         follow(packet, env, (&segment, &p.key), entry, source.end as u64 | (source.stashed as u64) << 32);
     }
     behind(packet, env, (&segment, &p.key), entry, source.end as u64 | (source.stashed as u64) << 32);
-    let flags = (field!(entry.owner) >> 24) as u8;
+    let flags = field!(entry.owner).flags();
     if after(source.end, field!(entry.body_end))
         && flags & (splice_flag::PINNED | splice_flag::CHUNKED | splice_flag::BLIND) == splice_flag::PINNED
     {
@@ -99,7 +100,7 @@ fn follow<F: Network, P: Packet, E: Env + Tables<F>>(
     let (end, stashed) = (source as u32, source >> 32 != 0);
     // SAFETY: a Ref points to a live map value; the client's packets come one after the other.
     let chunks = unsafe { &mut (*entry.as_ptr()).chunks };
-    Rounds::repeat(ROUNDS, |_| {
+    KernelLoop::repeat(ROUNDS + segment.len / BYTES_PER_ROUND, |_| {
         let at = field!(entry.body_end);
         let left = end.wrapping_sub(at);
         if left as i32 <= 0 {
@@ -115,7 +116,7 @@ fn follow<F: Network, P: Packet, E: Env + Tables<F>>(
         let len = if left < WINDOW { left } else { WINDOW };
         let Some(window) = fetch(packet, env, segment, entry, stashed, len) else { return true };
         // SAFETY: as `fetch` says.
-        let used = chunks.feed::<Rounds>(unsafe { &*window }, len);
+        let used = chunks.feed::<KernelLoop>(unsafe { &*window }, len);
         field!(entry.body_end = at.wrapping_add(used));
         chunks.is_end() || chunks.is_odd()
     });
@@ -125,7 +126,7 @@ fn follow<F: Network, P: Packet, E: Env + Tables<F>>(
     } else if after(end, field!(entry.body_end)) || chunks.is_odd() {
         // Its end is its backend's to find: odd, or more chunks than a packet has rounds for.
         flag!(clear entry.owner, splice_flag::CHUNKED);
-        if field!(entry.owner) >> 24 & splice_flag::PINNED as u32 == 0 {
+        if !field!(entry.owner).is(splice_flag::PINNED) {
             env.count(Reason::PinnedRequest);
             trace::pinned(env, key, entry, Reason::PinnedRequest);
         }
@@ -146,7 +147,7 @@ fn settle<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, flag:
     // None yet, or one that has just turned idle: who opens another tells it.
     if let Some(leg) = env.leg(key)
         && field!(leg.state) == splice_state::ESTABLISHED
-        && field!(leg.owner) >> 24 & leg_flag::IDLE as u32 == 0
+        && !field!(leg.owner).is(leg_flag::IDLE)
     {
         field!(leg.sent = field!(entry.body_end).wrapping_add(field!(entry.seq_add)));
         flag!(set leg.owner, flag);
@@ -165,7 +166,7 @@ fn behind<F: Network, P: Packet, E: Env + Tables<F>>(
 ) -> u32 {
     let (end, stashed) = (source as u32, source >> 32 != 0);
     let more = end.wrapping_sub(field!(entry.body_end));
-    if more as i32 <= 0 || field!(entry.owner) >> 24 & (splice_flag::PINNED | splice_flag::CHUNKED) as u32 != 0 {
+    if more as i32 <= 0 || field!(entry.owner).is(splice_flag::PINNED | splice_flag::CHUNKED) {
         return 0;
     }
     if more == 2

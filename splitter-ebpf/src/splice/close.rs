@@ -59,11 +59,11 @@ pub fn cut<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
     let (client, t, out) = (place!(scratch.client), place!(scratch.translation), place!(scratch.out));
     let Some(segment) = Segment::read(packet, p) else { return Verdict::DROP };
     let (Some(leg), Some(flow)) = (env.leg(&p.key), env.spliced(client)) else { return Verdict::DROP };
-    let told = field!(flow.owner) >> 24 & splice_flag::RESET as u32 != 0;
+    let told = field!(flow.owner).is(splice_flag::RESET);
     env.count(if told { Reason::WeightChangeReset } else { Reason::BackendDown });
     (t.src, t.dst, t.ports) = (field!(leg.src), field!(leg.dst), field!(leg.ports));
     // What the client expects next: all that was forwarded to it, a FIN included.
-    let end = field!(leg.next).wrapping_add((field!(leg.owner) >> 24 & leg_flag::FIN as u32 != 0) as u32);
+    let end = field!(leg.next).wrapping_add((field!(leg.owner).is(leg_flag::FIN)) as u32);
     let (seq, ack) = (end.wrapping_add(field!(leg.seq_add)), segment.ack.wrapping_add(field!(leg.ack_add)));
     if told {
         trial::unproven(env, leg);
@@ -126,13 +126,13 @@ const BY_SERVER: u32 = 2;
 
 /// Whether a packet is a flow's last: a reset, or the acknowledgement of the other side's FIN after both.
 #[inline(always)]
-fn ends<E: Env>(env: &E, segment: &Segment, owner: u32, how: u32) -> u32 {
+fn ends<E: Env>(env: &E, segment: &Segment, owner: Owner, how: u32) -> u32 {
     let (reset, by_server) = (segment.is(tcp::RST), how & BY_SERVER != 0);
-    let last = (owner >> 24) as u8 & BOTH == BOTH && segment.len == 0 && !segment.is(tcp::FIN) && how & HEARD != 0;
+    let last = owner.flags() & BOTH == BOTH && segment.len == 0 && !segment.is(tcp::FIN) && how & HEARD != 0;
     if !reset && !last {
         return 0;
     }
-    if let Some(backend) = env.backend(owner & 0xff_ffff)
+    if let Some(backend) = env.backend(owner.backend())
         && let Some(counters) = env.counters(field!(backend.version))
     {
         field!(counters.closed += 1);
@@ -168,7 +168,7 @@ pub fn reset_idle_legs<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P
     let mut i = 0;
     while i < IDLE_LEGS {
         let idle = field!(scratch.spliced.idle)[i];
-        if idle != 0 && find_idle::<F, E>(env, idle) != 0 {
+        if idle != 0 && leg::find_idle::<F, E>(env, idle) != 0 {
             let (Action::Redirect(ifindex) | Action::RedirectPeer(ifindex)) = verdict.action() else { return verdict };
             packet.clone_to(ifindex);
             verdict = reset_idle(packet, env, p);
@@ -176,16 +176,6 @@ pub fn reset_idle_legs<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P
         i += 1;
     }
     verdict
-}
-
-/// Key of the idle leg of `scratch.client` to a backend, into `scratch.partner`. 0: it was evicted, and may be another's by now.
-#[inline(never)]
-fn find_idle<F: Network, E: Env + Tables<F>>(env: &E, backend: u32) -> u32 {
-    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
-    let (key, client) = (place!(scratch.partner), place!(scratch.client));
-    let Some(backend) = env.backend(backend) else { return 0 };
-    leg::key_to(client, backend, key);
-    env.leg(key).is_some_and(|leg| leg::belongs(leg, client)) as u32
 }
 
 /// The packet in hand becomes the reset of the idle leg that `scratch.partner` names.
@@ -198,12 +188,7 @@ fn reset_idle<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     (out.src, out.dst, out.ports) = (key.dst, key.src, crate::answer::swapped(key.ports));
     (out.seq, out.ack, out.window, out.flags) = (field!(leg.sent), 0, 0, tcp::RST);
     (out.options, out.offset, out.len) = (0, 0, 0);
-    (t.src, t.dst, t.ports, t.neighbour) = (out.src, out.dst, out.ports, 0);
-    let forward = field!(leg.forward);
-    t.nexthop = if forward == STACK { 0 } else { forward as u32 };
-    if forward == 0 {
-        find_nexthop(packet, env, TCP as u32, t);
-    }
+    leg::way_of_idle(packet, env, leg, t, key);
     env.drop_leg(key);
     if emit::emit(packet, p, out, place!(scratch.text)) == 0 {
         return Verdict::DROP;

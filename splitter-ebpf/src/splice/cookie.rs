@@ -1,16 +1,23 @@
 //! Initial sequence numbers towards clients: a keyed hash of the connection (RFC 6528) that also carries what the client's SYN said, so
 //! that the node keeps nothing until the first request (SYN cookies, RFC 4987, 3.6). A flood of SYNs finds no table to fill.
 //!
-//! 24 bits of the number are SipHash-2-4 (Aumasson, Bernstein, 2012) over addresses, ports, the client's number and a counter of some
-//! minutes; the low 8 bits say window scale, SACK and a class of segment sizes, hidden by the hash.
+//! 24 bits of the number are SipHash-2-4 (Aumasson, Bernstein, 2012) over addresses, ports, the client's number and a counter of a
+//! minute; the low 8 bits say window scale, SACK and a class of segment sizes, hidden by the hash. Where somebody guesses (see [`guard`]) all 32 bits are
+//! of the hash, and what the client said is remembered: see [`seen`].
 
-use super::segment::Segment;
-use crate::{bytes::Ref, env::Env, field, packet::Ip};
-use splitter_common::abi::*;
+use super::{
+    guard, seen,
+    segment::{OPENS, Segment},
+};
+use crate::{
+    bytes::Ref,
+    env::{Env, Tables},
+    field,
+    packet::Ip,
+    place,
+};
+use splitter_common::{abi::*, barrier::masked};
 
-/// Jiffies in a step of the counter, as a shift: 262 s at 250 Hz. A client may wait one step with its first request: browsers connect
-/// ahead of need.
-const STEP: u32 = 16;
 /// Segment sizes that a cookie can say; a client's is rounded down.
 const SIZES: [u16; 8] = [536, 1024, 1220, 1340, 1380, 1440, 1460, 8940];
 /// Scale that stands for "not scaled".
@@ -64,27 +71,54 @@ impl Client {
     }
 }
 
-/// The number for the answer to a SYN.
-#[inline(never)]
-pub fn make<F: Ip, E: Env>(env: &E, key: &FlowKey<F>, segment: &Segment, options: u32) -> u32 {
-    let Some(config) = env.config() else { return 0 };
-    let hash = hash(config, key, segment.seq, step(env.ticks(), 0));
-    hash & !0xff | (hash as u8 ^ Client::of(options).pack()) as u32
+/// What can be agreed on with a client that said `options`: no cookie has zeros for its client, which stand for one that is remembered.
+#[inline(always)]
+pub const fn agreed(options: u32) -> u32 {
+    if Client::of(options).pack() == 0 { options & !((tcp_option::SCALE as u32) << 24) } else { options }
 }
 
-/// What the client said, when the segment continues a handshake that the node answered: its first byte follows the client's SYN, and
-/// it acknowledges nothing but the node's. Bit 31 set; 0: it does not. As [`super::segment::options`].
+/// The number for the answer to a SYN to a service, of a client with which [`agreed`] options.
 #[inline(never)]
-pub fn open<F: Ip, E: Env>(env: &E, key: &FlowKey<F>, segment: &Segment) -> u32 {
-    let Some(config) = env.config() else { return 0 };
+pub fn make<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, segment: &Segment, service: u32, options: u32) -> u32 {
+    let (Some(config), Some(scratch)) = (env.config(), Tables::<F>::scratch(env)) else { return 0 };
+    let hash = hash(config, key, segment.seq, step(env.now(), 0));
+    if guard::is_up(env, service) != 0 {
+        place!(scratch.seen).hash = hash;
+        seen::keep::<F, E>(env, options);
+        return hash as u32;
+    }
+    hash as u32 & !0xff | (hash as u8 ^ Client::of(options).pack()) as u32
+}
+
+/// [`open`]: it would, had it not begun a connection before.
+pub const SPENT: u32 = 1;
+
+/// What the client said, when the segment continues a handshake that the node answered: its first byte follows the client's SYN, and
+/// it acknowledges nothing but the node's. With [`OPENS`], as [`super::segment::options`]; [`SPENT`]; 0: it does not. Leaves the hash in
+/// `scratch.seen`, for [`seen::spend`].
+#[inline(never)]
+pub fn open<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, segment: &Segment, service: u32) -> u32 {
+    let (Some(config), Some(scratch)) = (env.config(), Tables::<F>::scratch(env)) else { return 0 };
     let cookie = segment.ack.wrapping_sub(1);
-    let now = env.ticks();
+    let now = env.now();
     let mut age = 0;
     while age < 2 {
         let hash = hash(config, key, segment.seq.wrapping_sub(1), step(now, age));
-        if (hash ^ cookie) >> 8 == 0 {
-            let client = Client::unpack((cookie ^ hash) as u8);
-            return 1 << 31 | (client.options as u32) << 24 | (client.scale as u32) << 16 | client.mss as u32;
+        if (hash as u32 ^ cookie) >> 8 == 0 {
+            place!(scratch.seen).hash = hash;
+            if seen::is_spent::<F, E>(env) != 0 {
+                return SPENT;
+            }
+            let packed = (cookie ^ hash as u32) as u8;
+            if packed == 0 {
+                return seen::kept::<F, E>(env);
+            }
+            if guard::is_up(env, service) != 0 {
+                env.count(Reason::CookieGuarded);
+                return 0;
+            }
+            let client = Client::unpack(packed);
+            return OPENS | (client.options as u32) << 24 | (client.scale as u32) << 16 | client.mss as u32;
         }
         age += 1;
     }
@@ -95,24 +129,24 @@ pub fn open<F: Ip, E: Env>(env: &E, key: &FlowKey<F>, segment: &Segment) -> u32 
 #[inline(never)]
 pub fn name<F: Ip, E: Env>(env: &E, key: &FlowKey<F>) -> u64 {
     let Some(config) = env.config() else { return 0 };
-    // No counter of a cookie has this value.
-    sip(config, key, 0, u64::MAX)
+    sip(field!(config.secret), key, 0, 0)
 }
 
-/// The counter `age` steps ago. It wraps with the clock: it has as many bits as jiffies have above a step.
+/// The counter `age` steps ago. A client may wait one step with its first request: browsers connect ahead of need.
 #[inline(always)]
-const fn step(ticks: u32, age: u32) -> u32 {
-    (ticks >> STEP).wrapping_sub(age) & u32::MAX >> STEP
-}
-
-#[inline(always)]
-fn hash<F: Ip>(config: Ref<Config>, key: &FlowKey<F>, number: u32, counter: u32) -> u32 {
-    sip(config, key, number, counter as u64) as u32
+const fn step(now: u64, age: u32) -> u32 {
+    ((now >> COOKIE_STEP) as u32).wrapping_sub(age)
 }
 
 #[inline(always)]
-fn sip<F: Ip>(config: Ref<Config>, key: &FlowKey<F>, number: u32, last: u64) -> u64 {
-    let secret = field!(config.secret);
+fn hash<F: Ip>(config: Ref<Config>, key: &FlowKey<F>, number: u32, counter: u32) -> u64 {
+    // SAFETY: masked to the array's length; a Ref points to a live map value.
+    let secret = unsafe { *(&raw const (*config.as_ptr()).cookies).cast::<[u64; 2]>().add(masked::<2>(cookie_epoch(counter))) };
+    sip(secret, key, number, counter as u64)
+}
+
+#[inline(always)]
+fn sip<F: Ip>(secret: [u64; 2], key: &FlowKey<F>, number: u32, last: u64) -> u64 {
     let mut state = Sip::new(secret);
     let (src, dst) = (key.src.as_ref(), key.dst.as_ref());
     state.feed(src[0] as u64 | (dst[0] as u64) << 32);

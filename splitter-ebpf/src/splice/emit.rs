@@ -1,15 +1,14 @@
 //! Packets that the node writes itself: the packet in hand becomes another one, whole. TC only.
 
-use super::segment::{STAMPS_LAYOUT, Segment, Stamps};
+use super::segment::{STAMPS_LAYOUT, Segment};
 use crate::{
-    answer::Answer,
-    bytes::Packet,
+    bytes::{Packet, Ref},
     env::{Env, Tables},
     field,
-    lb::Translation,
-    network::Network,
+    network::{Answer, Network},
     packet::{ETHERNET, Ip, Parsed, checksum, tcp},
     place,
+    state::{Out, Stamps, Translation},
     verdict::Verdict,
 };
 use splitter_common::{abi::*, http::HeadText};
@@ -20,30 +19,6 @@ const SYN_OPTIONS: u32 = 12;
 
 /// Timestamps, with two NOPs before them.
 pub const STAMPS: u32 = 12;
-
-/// A TCP packet to be written.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Out<F: Family> {
-    pub src: F::Words,
-    pub dst: F::Words,
-    /// As they will stand in the packet.
-    pub ports: u32,
-    pub seq: u32,
-    pub ack: u32,
-    pub window: u16,
-    /// Of a SYN: what it says.
-    pub mss: u16,
-    pub flags: u8,
-    /// [`tcp_option`] bits: of a SYN, all of them; else, timestamps.
-    pub options: u8,
-    pub scale: u8,
-    pub pad: u8,
-    pub stamps: Stamps,
-    /// Part of the text that follows as payload.
-    pub offset: u32,
-    pub len: u32,
-}
 
 /// Turns the packet in hand into `out`, with the link header of an answer to it. 0: it could not be written.
 #[inline(never)]
@@ -143,6 +118,13 @@ pub fn answer_to<F: Ip>(p: &Parsed<F>, out: &mut Out<F>, seq: u32, ack: u32, fla
     (out.options, out.offset, out.len) = (0, 0, 0);
 }
 
+/// Timestamps of what the node says to a client itself: the other side's clock as the client has last heard it.
+#[inline(always)]
+pub fn stamp_from<F: Family>(out: &mut Out<F>, entry: Ref<Spliced<F>>) {
+    out.options = field!(entry.options) & tcp_option::STAMPS;
+    out.stamps = Stamps { val: field!(entry.ts_ecr), ecr: field!(entry.ts_val) };
+}
+
 /// An acknowledgement as an answer to the packet in hand. When that has timestamps, they change places: the sender hears of its clock, and
 /// of the other side's what it has said that it knows.
 #[inline(always)]
@@ -154,7 +136,7 @@ pub fn acknowledge<F: Ip, P: Packet>(packet: &mut P, p: &Parsed<F>, segment: &Se
     }
 }
 
-/// The packet in hand becomes `scratch.out`, and goes back to its sender (`ANSWER`) or by the way of the translation (`SEND`).
+/// The packet in hand becomes `scratch.out`, and goes back to its sender (`ANSWER`) or by the way of the translation (`SEND`, `SEND_BEHIND`).
 #[inline(never)]
 pub fn finish<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, step: Verdict) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
@@ -165,7 +147,8 @@ pub fn finish<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     if step == Verdict::ANSWER {
         return Verdict::back(packet.ifindex());
     }
-    send(packet, env, place!(scratch.translation))
+    let verdict = send(packet, env, place!(scratch.translation));
+    if step == Verdict::SEND_BEHIND { verdict.as_copies_go() } else { verdict }
 }
 
 /// Sends a packet that was written, by the way of the translation.

@@ -1,20 +1,20 @@
 //! Spliced flows with a leg: the next request, and whatever is not a plain packet.
 
 use super::{
-    Segment, Stamps, close, emit, leg,
-    numbers::Renumber,
-    segment::{after, options},
+    Segment, again, close, emit, fit, leg,
+    segment::{after, is_near, options},
     stash, trial,
 };
 use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
     field, flag,
-    lb::{find_nexthop, genuine, kept_nexthop},
-    nat,
+    lb::{find_nexthop, kept_nexthop},
+    nat::{self, Renumber},
     network::Network,
     packet::{Parsed, tcp},
     place,
+    state::Stamps,
     verdict::Verdict,
 };
 use splitter_common::abi::{trial::outcome, *};
@@ -23,7 +23,7 @@ use splitter_common::abi::{trial::outcome, *};
 #[inline(never)]
 pub fn client<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &Segment, entry: Ref<Spliced<F>>) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
-    let flags = (field!(entry.owner) >> 24) as u8;
+    let flags = field!(entry.owner).flags();
     if flags & splice_flag::RESET != 0 {
         env.count(Reason::WeightChangeReset);
         close::part(env, p, entry);
@@ -44,6 +44,9 @@ pub fn client<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, segment: &
             return Verdict::DELIVER;
         }
     }
+    if again::repeats(segment, entry) && again::asks_again(env, entry) != 0 {
+        return Verdict::UNHEARD;
+    }
     let request = segment.len != 0 && flags & splice_flag::BLIND == 0 && after(segment.end(), field!(entry.body_end));
     if request && !segment.is(tcp::RST) { Verdict::READ } else { Verdict::PLAIN }
 }
@@ -55,7 +58,7 @@ pub fn plain<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     let segment = &segment;
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let Some(entry) = env.spliced(&p.key) else { return Verdict::DROP };
-    let Some(backend) = env.backend(field!(entry.owner) & 0xff_ffff) else { return Verdict::DROP };
+    let Some(backend) = env.backend(field!(entry.owner).backend()) else { return Verdict::DROP };
     if !backend_state::finishes(field!(backend.state)) {
         env.count(Reason::BackendDown);
         close::forget(env, p, entry, outcome::UNAVAILABLE);
@@ -77,15 +80,19 @@ pub fn plain<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     }
     let numbers = leg::numbers_of_client(&entry.get());
     *place!(scratch.client) = p.key;
-    let mut over = segment.is(tcp::RST);
-    if segment.is(tcp::FIN | tcp::RST) || field!(entry.owner) >> 24 & EITHER != 0 {
+    let owner = field!(entry.owner);
+    let mut over = segment.is(tcp::RST) && fit::resets(segment.seq, field!(entry.next), owner.is(splice_flag::FIN));
+    if segment.is(tcp::RST) && !over {
+        // The backend knows what it expects, and asks when it is not this (RFC 5961, 3.2).
+        env.count(Reason::ResetDoubted);
+    } else if segment.is(tcp::FIN | tcp::RST) || owner.is(EITHER) {
         over = close::noted_by_client(env, segment, entry) != 0;
     }
     let verdict = forward(packet, env, p, &numbers);
     if over { close::over(env, entry, verdict) } else { verdict }
 }
 
-const EITHER: u32 = (splice_flag::FIN | splice_flag::PEER_FIN) as u32;
+const EITHER: u8 = splice_flag::FIN | splice_flag::PEER_FIN;
 
 /// Forwards by `scratch.translation`. Apart, so that its registers do not lie on the stack under everything else.
 #[inline(never)]
@@ -113,14 +120,22 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
     if segment.is(tcp::SYN) {
         return greeted_again(packet, env, p, segment, flow);
     }
-    let Some(backend) = env.backend(field!(leg.owner) & 0xff_ffff) else { return Verdict::DROP };
-    let told = field!(flow.owner) >> 24 & splice_flag::RESET as u32 != 0;
+    let far = if segment.is(tcp::RST) { !is_near(segment.seq, field!(leg.next)) } else { !fit::of_backend(segment, flow) };
+    if far {
+        env.count(Reason::OutOfWindow);
+        return Verdict::DROP;
+    }
+    let Some(backend) = env.backend(field!(leg.owner).backend()) else { return Verdict::DROP };
+    let told = field!(flow.owner).is(splice_flag::RESET);
     if (told || !backend_state::finishes(field!(backend.state))) && !segment.is(tcp::RST) {
         return Verdict::CUT;
     }
-    let flags = (field!(leg.owner) >> 24) as u8;
+    let flags = field!(leg.owner).flags();
     if flags & leg_flag::STASHED != 0 {
         delivered(env, segment, flow, leg);
+    }
+    if segment.is(tcp::FIN) && again::is_unread(segment, flow, leg, client) {
+        return Verdict::UNREAD;
     }
     let t = place!(scratch.translation);
     (t.src, t.dst, t.ports) = (field!(leg.src), field!(leg.dst), field!(leg.ports));
@@ -137,16 +152,15 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
         field!(leg.next = segment.end());
     }
     let numbers = leg::numbers(&leg.get());
-    let mut over = segment.is(tcp::RST);
-    if segment.is(tcp::FIN | tcp::RST) {
-        // Who is not behind the backend's interface has no say.
-        if genuine(packet, env, field!(leg.forward), &p.key) != 0 {
-            trial::closed(env, segment, leg);
-        } else if segment.is(tcp::RST) {
-            trial::unproven(env, leg);
-        }
+    let mut over = segment.is(tcp::RST) && fit::resets(segment.seq, field!(leg.next), flags & leg_flag::FIN != 0);
+    let doubted = segment.is(tcp::RST) && !over;
+    if doubted {
+        // The client asks the backend, as the backend does with a client's.
+        env.count(Reason::ResetDoubted);
+    } else if segment.is(tcp::FIN | tcp::RST) {
+        trial::closed(env, segment, leg);
     }
-    if segment.is(tcp::FIN | tcp::RST) || flags & (leg_flag::FIN | leg_flag::PEER_FIN) != 0 {
+    if !doubted && (segment.is(tcp::FIN | tcp::RST) || flags & (leg_flag::FIN | leg_flag::PEER_FIN) != 0) {
         over = close::noted_by_server(env, segment, flow, leg) != 0;
     }
     let verdict = forward(packet, env, p, &numbers);
@@ -163,7 +177,7 @@ fn greeted_again<F: Network, P: Packet, E: Env + Tables<F>>(
     flow: Ref<Spliced<F>>,
 ) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
-    if field!(flow.owner) >> 24 & splice_flag::STASHED as u32 != 0 {
+    if field!(flow.owner).is(splice_flag::STASHED) {
         return Verdict::DELIVER;
     }
     let out = place!(scratch.out);

@@ -1,9 +1,9 @@
 //! From the first byte of a request to its complete head.
 
-use super::{Rounds, accept, close, emit, segment::Segment, stash};
+use super::{close, emit, fit, segment::Segment, stash};
 use crate::{
     bytes::{COPY, Packet, Ref, opaque},
-    env::{Env, Tables},
+    env::{Env, KernelLoop, Tables},
     field,
     network::Network,
     packet::{Parsed, tcp},
@@ -12,6 +12,7 @@ use crate::{
 };
 use splitter_common::{
     abi::*,
+    decide::NO_RULE,
     http::{self, HEAD_LIMIT, HeadText, Loop, RequestHead, verdict},
 };
 
@@ -27,7 +28,7 @@ pub fn fill_here<P: Packet>(packet: &mut P, segment: &Segment, text: &mut HeadTe
     let room = HEAD_LIMIT.saturating_sub(offset);
     let len = if segment.len < room { segment.len } else { room };
     let mut done = 0;
-    Rounds::repeat(HEAD_LIMIT / COPY, |_| {
+    KernelLoop::repeat(HEAD_LIMIT / COPY, |_| {
         let left = len.wrapping_sub(done);
         let piece = if left > COPY { COPY } else { left };
         if !packet.copy_in(segment.at.wrapping_add(done), text, offset.wrapping_add(done), piece) {
@@ -51,13 +52,40 @@ pub fn scan<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, entry: Re
         *head = RequestHead { verdict: verdict::TOO_LONG, ..RequestHead::default() };
         return 0;
     };
-    rules.with(|rules| http::request::<Rounds>(text, len, Some(rules), &facts.client, scan, head));
+    resume::<F, E>(env, entry, rules);
+    rules.with(|rules| http::go_on::<KernelLoop>(text, len, Some(rules), &facts.client, scan, head));
     field!(scratch.ruled = rules.with(|rules| http::rule(rules, head.facts)).unwrap_or(NO_RULE));
     1
 }
 
-/// `scratch.ruled` when no rule matches.
-pub const NO_RULE: u32 = u32::MAX;
+/// Makes `scratch.scan` ready: for the rest of a head of which a part has been read, or for the first byte of one.
+#[inline(never)]
+fn resume<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, rules: Ref<HttpRules>) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let id = field!(rules.id);
+    field!(scratch.rules = id);
+    if field!(entry.state) == splice_state::GATHERING
+        && let Some(stash) = stash::at(env, entry)
+        && !place!(stash.scan).is_fresh()
+        && field!(stash.rules) == id
+    {
+        // SAFETY: two values of maps; not by way of the stack.
+        unsafe { core::ptr::copy_nonoverlapping(&raw const (*stash.as_ptr()).scan, &raw mut (*scratch.as_ptr()).scan, 1) };
+        return 1;
+    }
+    rules.with(|rules| http::begin(Some(rules), place!(scratch.scan)));
+    0
+}
+
+/// Keeps how far the head in a stash has been read.
+#[inline(never)]
+pub fn keep<F: Network, E: Env + Tables<F>>(env: &E, stash: Ref<Stash>) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    // SAFETY: as in `resume`.
+    unsafe { core::ptr::copy_nonoverlapping(&raw const (*scratch.as_ptr()).scan, &raw mut (*stash.as_ptr()).scan, 1) };
+    field!(stash.rules = field!(scratch.rules));
+    1
+}
 
 /// A segment of a client whose head is not complete.
 #[inline(never)]
@@ -70,6 +98,9 @@ pub fn more<F: Network, P: Packet, E: Env + Tables<F>>(
 ) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     if segment.is(tcp::RST) {
+        if segment.seq != field!(entry.next) {
+            return fit::challenge(env, p, entry, field!(entry.next));
+        }
         stash::give_back(env, entry);
         env.drop_spliced(&p.key);
         return Verdict::DROP;
@@ -86,15 +117,17 @@ pub fn more<F: Network, P: Packet, E: Env + Tables<F>>(
         return Verdict::RESET;
     }
     field!(entry.window = segment.window);
-    if segment.len == 0 && field!(entry.owner) & 0xff_ffff != 0 {
+    let next = field!(entry.next);
+    // A keep-alive probe (RFC 9293, 3.8.4): its number is one that the node has acknowledged, and no backend may answer for that.
+    let probes = segment.seq == next.wrapping_sub(1);
+    if segment.len == 0 && !probes && field!(entry.owner).backend() != 0 {
         // Acknowledges what the leg in use still sends.
         return Verdict::PLAIN;
     }
-    let next = field!(entry.next);
     let out = place!(scratch.out);
     if segment.len == 0 || segment.seq != next {
         // Sent again, out of order, or a probe: what the node has is said once more.
-        let window = accept::window(field!(stash.len), field!(entry.options));
+        let window = stash::window(field!(stash.len), field!(entry.options));
         emit::acknowledge(packet, p, segment, out, field!(entry.ack_base), next, window);
         // A pure acknowledgement needs no answer; a probe (RFC 9293, 3.8.6.1) does.
         return if segment.len == 0 && segment.seq == next { Verdict::DROP } else { Verdict::ANSWER };

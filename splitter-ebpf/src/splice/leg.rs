@@ -1,18 +1,23 @@
 //! Connections to backends: their keys, turning one idle and taking it up again.
 
-use super::{Numbers, Segment, Stamps, emit, segment::after, trial};
+use super::{
+    Numbers, Segment, emit,
+    segment::{after, is_near},
+    trial,
+};
 use crate::{
     answer::swapped,
     bytes::{Packet, Ref, add_to},
     env::{Env, Tables},
     field, flag,
-    lb::Translation,
+    lb::find_nexthop,
     network::Network,
     packet::{Ip, Parsed, ports, source_port, tcp},
     place,
+    state::{Out, Stamps, Translation},
     verdict::Verdict,
 };
-use splitter_common::abi::*;
+use splitter_common::{abi::*, http::lines::Lines};
 
 /// What a backend's packet becomes.
 #[inline(always)]
@@ -37,9 +42,9 @@ pub fn numbers_of_client<F: Family>(s: &Spliced<F>) -> Numbers<true> {
 /// Puts another backend into a flow's owner word, whose flags other CPUs may set at the same time.
 #[inline(always)]
 pub fn own<F: Family>(entry: Ref<Spliced<F>>, backend: u32) {
-    let old = field!(entry.owner) & 0xff_ffff;
+    let old = field!(entry.owner).backend();
     // SAFETY: a Ref points to a live map value. Only the backend's bits change: they are the difference.
-    unsafe { add_to(&raw mut (*entry.as_ptr()).owner, backend.wrapping_sub(old)) };
+    unsafe { add_to((&raw mut (*entry.as_ptr()).owner).cast(), backend.wrapping_sub(old)) };
 }
 
 /// Notes whether the leg that comes into use scales windows.
@@ -48,6 +53,14 @@ pub fn take_scale<F: Family>(flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) {
     let options = field!(flow.options) & !tcp_option::UNSCALED;
     let unscaled = field!(leg.shift) < -NOT_SCALED;
     field!(flow.options = if unscaled { options | tcp_option::UNSCALED } else { options });
+}
+
+/// The client's last window as the backend of an idle leg takes it.
+#[inline(always)]
+pub fn window<F: Family>(flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) -> u16 {
+    let window = field!(flow.window) as u32;
+    let window = if field!(leg.shift) < -NOT_SCALED { window << (field!(flow.scale) & 15) } else { window };
+    if window > 0xffff { 0xffff } else { window as u16 }
 }
 
 /// Key of the leg that a spliced flow uses.
@@ -91,11 +104,15 @@ pub fn source_translated<F: Family>(s: Ref<Spliced<F>>, client: &FlowKey<F>) -> 
 
 /// A request goes out on a leg: its response is awaited.
 #[inline(always)]
-pub fn expect_response<F: Family, E: Env>(env: &E, leg: Ref<Leg<F>>, flow: Ref<Spliced<F>>) {
+pub fn expect_response<F: Network, E: Env>(env: &E, leg: Ref<Leg<F>>, flow: Ref<Spliced<F>>) {
     field!(leg.sent = field!(flow.body_end).wrapping_add(field!(flow.seq_add)));
     field!(leg.body_end = field!(leg.next));
+    field!(leg.lines = Lines::default());
     field!(leg.stamp = env.now());
     trial::moves(flow, leg);
+    if field!(leg.side) & UNPROVEN != 0 {
+        trial::unproven(env, leg);
+    }
     flag!(clear leg.owner, leg_flag::CHUNKED | leg_flag::UNSURE | leg_flag::HEAD);
     let options = field!(flow.options);
     let head = if options & tcp_option::HEAD != 0 { leg_flag::HEAD } else { 0 };
@@ -108,7 +125,7 @@ pub fn expect_response<F: Family, E: Env>(env: &E, leg: Ref<Leg<F>>, flow: Ref<S
 #[inline(never)]
 pub fn park<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, at: u32, replaced: u32) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
-    let owner = field!(entry.owner) & 0xff_ffff;
+    let owner = field!(entry.owner).backend();
     if owner == 0 {
         return 0;
     }
@@ -159,7 +176,7 @@ pub fn take_up<F: Network, E: Env + Tables<F>>(entry: Ref<Spliced<F>>, env: &E, 
     field!(entry.ports = swapped(key.ports));
     field!(entry.nexthop = field!(leg.forward));
     take_scale(entry, leg);
-    own(entry, field!(leg.owner) & 0xff_ffff);
+    own(entry, field!(leg.owner).backend());
     flag!(clear leg.owner, leg_flag::IDLE);
     let _ = env;
     1
@@ -215,11 +232,12 @@ pub fn idle<F: Network, P: Packet, E: Env + Tables<F>>(
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let client = place!(scratch.client);
     client_of(entry, client);
-    let flow = env.spliced(client);
-    if segment.flags & (tcp::FIN | tcp::RST) != 0 || flow.is_none() {
+    let (flow, next) = (env.spliced(client), field!(entry.next));
+    let last = segment.is(tcp::RST) && segment.seq == next || segment.is(tcp::FIN) && segment.end() == next;
+    if last || flow.is_none() {
         // Its backend has closed, or its client is gone. The next request opens another one.
         if let Some(flow) = flow {
-            unlist(flow, field!(entry.owner) & 0xff_ffff);
+            unlist(flow, field!(entry.owner).backend());
         }
         env.drop_leg(&p.key);
         if segment.is(tcp::RST) {
@@ -228,8 +246,13 @@ pub fn idle<F: Network, P: Packet, E: Env + Tables<F>>(
         env.count(Reason::IdleLeg);
         return Verdict::RESET;
     }
-    let next = field!(entry.next);
-    if segment.len == 0 && !after(next, segment.seq) {
+    if segment.is(tcp::RST) {
+        if !is_near(segment.seq, next) {
+            env.count(Reason::OutOfWindow);
+            return Verdict::DROP;
+        }
+        env.count(Reason::ResetDoubted);
+    } else if segment.len == 0 && !segment.is(tcp::FIN) && !after(next, segment.seq) {
         return Verdict::DROP;
     }
     // Sent again because its acknowledgement went to another leg, or a probe.
@@ -237,4 +260,53 @@ pub fn idle<F: Network, P: Packet, E: Env + Tables<F>>(
     let out = place!(scratch.out);
     emit::acknowledge(packet, p, segment, out, field!(entry.sent), next, 512);
     Verdict::ANSWER
+}
+
+/// Key of the idle leg of `scratch.client` to a backend, into `scratch.partner`. 0: it was evicted, and may be another's by now.
+#[inline(never)]
+pub fn find_idle<F: Network, E: Env + Tables<F>>(env: &E, backend: u32) -> u32 {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
+    let (key, client) = (place!(scratch.partner), place!(scratch.client));
+    let Some(backend) = env.backend(backend) else { return 0 };
+    key_to(client, backend, key);
+    env.leg(key).is_some_and(|leg| belongs(leg, client)) as u32
+}
+
+/// Way of an idle leg, whose key is `key`.
+#[inline(always)]
+pub fn way_of_idle<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    leg: Ref<Leg<F>>,
+    t: &mut Translation<F>,
+    key: &FlowKey<F>,
+) {
+    (t.src, t.dst, t.ports, t.neighbour) = (key.dst, key.src, swapped(key.ports), 0);
+    let forward = field!(leg.forward);
+    t.nexthop = if forward == STACK { 0 } else { forward as u32 };
+    if forward == 0 {
+        find_nexthop(packet, env, TCP as u32, t);
+    }
+}
+
+/// Way of the leg in use, into `scratch.translation`.
+#[inline(always)]
+pub fn way<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, entry: Ref<Spliced<F>>) {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return };
+    let t = place!(scratch.translation);
+    (t.src, t.dst, t.ports) = (field!(entry.src), field!(entry.dst), field!(entry.ports));
+    (t.version, t.reverse, t.neighbour) = (0, false, 0);
+    let kept = field!(entry.nexthop);
+    t.nexthop = if kept == STACK { 0 } else { kept as u32 };
+    if kept == 0 {
+        find_nexthop(packet, env, TCP as u32, t);
+    }
+}
+
+/// Timestamps of a client's data for the leg in use; payload of a segment that has room for `most`.
+#[inline(always)]
+pub fn stamped<F: Family>(flow: Ref<Spliced<F>>, out: &mut Out<F>, most: u32) -> u32 {
+    out.options = field!(flow.options) & tcp_option::STAMPS;
+    out.stamps = Stamps { val: field!(flow.ts_val), ecr: field!(flow.ts_ecr).wrapping_add(field!(flow.ts_ecr_add)) };
+    if out.options != 0 && most > 2 * emit::STAMPS { most - emit::STAMPS } else { most }
 }

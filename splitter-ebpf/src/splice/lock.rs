@@ -5,15 +5,14 @@
 //! Locks are slots of a table, not words of the entries: a connection has one before its entry is there and after it was evicted, and two
 //! connections that share a slot only wait for each other. Nobody waits for long: see [`acquire`].
 
-use super::{Rounds, accept::flow_hash};
 use crate::{
     bytes::{compare_exchange, opaque},
-    env::{Env, Tables},
+    env::{Env, KernelLoop, Tables},
     field,
     network::Network,
 };
 use splitter_common::{
-    abi::{FlowKey, Reason, SPLICE_LOCKS},
+    abi::{Family, FlowKey, Reason, SPLICE_LOCKS},
     http::Loop,
 };
 
@@ -34,7 +33,7 @@ pub fn acquire<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>) -> boo
     let now = env.ticks();
     let mine = HELD | now as u64;
     let mut mine_now = false;
-    Rounds::repeat(TRIES, |_| {
+    KernelLoop::repeat(TRIES, |_| {
         // SAFETY: a Ref points to a live map value.
         let mut found = unsafe { compare_exchange(lock.as_ptr(), 0, mine) };
         mine_now = found == 0;
@@ -85,4 +84,17 @@ pub fn give_up<E: Env>(env: &E, locked: u32) {
     if let Some(lock) = env.splice_lock(opaque(locked.wrapping_sub(1)) & (SPLICE_LOCKS - 1)) {
         lock.set(0);
     }
+}
+
+/// A hash of a connection, for choosing slots.
+#[inline(always)]
+pub fn flow_hash<F: Family>(key: &FlowKey<F>) -> u32 {
+    let (mut hash, mut i) = (key.ports, 0);
+    let words = if F::IPV6 { 4 } else { 1 };
+    while i < words {
+        hash = (hash ^ key.src.as_ref()[i]).wrapping_mul(0x9e37_79b1) ^ key.dst.as_ref()[i];
+        hash ^= hash >> 15;
+        i += 1;
+    }
+    hash
 }

@@ -21,59 +21,52 @@
 //! time: see `lock`.
 
 mod accept;
+mod again;
 mod body;
 mod close;
 mod cookie;
 mod decide;
 mod emit;
 mod established;
+mod fit;
 mod gather;
+mod guard;
 mod leg;
 mod lock;
 mod numbers;
 mod open;
+mod parked;
 mod request;
 mod response;
+mod seen;
 mod segment;
 mod stash;
+mod tail;
 mod trial;
 
-pub use accept::{NOBODY, REFUSED};
 pub use body::body;
-pub use emit::Out;
 pub use lock::release;
-pub use numbers::{Numbers, Renumber};
-pub use open::Pieces;
-pub use request::{OPEN, STAY};
-pub use segment::{Segment, Stamps};
-pub use stash::Claim;
+pub use numbers::Numbers;
+pub use segment::Segment;
 
 use crate::{
     answer,
     bytes::{Packet, Ref},
     env::{Env, Tables},
-    field, flag,
-    lb::Translation,
-    nat,
+    field, flag, nat,
     network::Network,
-    packet::{Ip, Parsed, tcp},
+    packet::{Ip, Parsed, tcp, verify},
     place,
+    state::Translation,
     verdict::{Action, Verdict},
 };
-use segment::after;
+use segment::{OPENS, after, is_near};
 use splitter_common::{
     abi::{trial::outcome, *},
     barrier::forget,
 };
 
-/// How loops of many rounds run.
-#[cfg(target_arch = "bpf")]
-pub type Rounds = crate::packet::http::BpfLoop;
-/// As above.
-#[cfg(not(target_arch = "bpf"))]
-pub type Rounds = splitter_common::http::Plain;
-
-/// A client's packet to an http frontend. Besides actions: `AGAIN` (layer 4's after all), `RESET`, `TooBig` and steps, for [`steps`].
+/// A client's packet to an http frontend. Besides actions: `AGAIN` (layer 4's after all), `RESET`, `Error` and steps, for [`steps`].
 #[inline(always)]
 pub fn client<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let Some(segment) = Segment::read(packet, p) else { return Verdict::PASS };
@@ -90,7 +83,7 @@ pub fn client<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
 #[inline(always)]
 pub fn connection<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let Some(segment) = Segment::read(packet, p) else { return Verdict::PASS };
-    if !lock::acquire(env, &p.key) {
+    if verify::holds(packet, env, p) == 0 || !lock::acquire(env, &p.key) {
         return Verdict::DROP;
     }
     if let Some(scratch) = Tables::<F>::scratch(env) {
@@ -113,7 +106,7 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
     let mut verdict =
         if field!(scratch.locked) != 0 || asks(&segment, entry, place!(scratch.read)) { Verdict::READ } else { Verdict::PLAIN };
     if verdict == Verdict::READ && field!(scratch.locked) == 0 {
-        if !lock::acquire(env, &p.key) {
+        if verify::holds(packet, env, p) == 0 || !lock::acquire(env, &p.key) {
             return Verdict::DROP;
         }
         // Again: it may be another one by now, or gone.
@@ -121,6 +114,7 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
             Some(again) if asks(&segment, again, place!(scratch.read)) => {
                 entry = again;
                 field!(scratch.more = 0);
+                field!(scratch.fits = fit::NOT);
             }
             _ => {
                 lock::release::<F, _>(env);
@@ -129,12 +123,18 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
         }
     }
     if verdict == Verdict::READ && field!(entry.state) == splice_state::ESTABLISHED {
-        leg::heard(packet, &segment, entry);
-        if field!(entry.owner) >> 24 & splice_flag::CHUNKED as u32 != 0 {
+        if field!(entry.owner).is(splice_flag::CHUNKED) {
             field!(scratch.step = Verdict::PLAIN);
             return Verdict::BODY;
         }
         verdict = request::next(packet, env, p, &segment, entry);
+        if verdict == Verdict::READ {
+            leg::heard(packet, &segment, entry);
+        }
+        if verdict == Verdict::CONNECTION {
+            // It may be of another connection.
+            lock::release::<F, _>(env);
+        }
     }
     if verdict == Verdict::READ {
         gather::scan(env, &p.key, entry);
@@ -155,9 +155,15 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
 pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let Some(segment) = Segment::read(packet, p) else { return Verdict::PASS };
     let Some(entry) = env.leg(&p.key) else { return Verdict::AGAIN };
-    if segment.len != 0 && field!(entry.owner) & response::READ != 0 {
+    if segment.len != 0 && !fit::is_plain(packet, &segment, entry) {
+        return if P::XDP { Verdict::PASS } else { Verdict::LEG };
+    }
+    if segment.len != 0 && field!(entry.owner).is(response::READ) {
         if P::XDP {
             return Verdict::PASS;
+        }
+        if verify::holds(packet, env, p) == 0 {
+            return Verdict::DROP;
         }
         let mut read = response::read(packet, env, &segment, entry);
         // Interim responses (RFC 9110, 15.2) may stand before a final one in one segment.
@@ -168,7 +174,14 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
             read = response::read(packet, env, &segment, entry);
         }
         if read == response::INTERIM {
-            response::give_up(&segment, entry);
+            response::begin(entry);
+            read = 0;
+        }
+        if read == 0 {
+            read = response::pieces(packet, env, &segment, entry);
+        }
+        if read == response::KNOWN {
+            read = response::known(env, segment.ack, entry);
         }
         if read == response::OVERTAKEN || response::follow(packet, env, &segment, entry) == response::OVERTAKEN {
             env.count(Reason::OutOfOrder);
@@ -189,11 +202,20 @@ pub fn leg<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let client = place!(scratch.client);
     leg::client_of(entry, client);
-    if !lock::acquire(env, client) {
+    if verify::holds(packet, env, p) == 0 || !lock::acquire(env, client) {
         return Verdict::DROP;
     }
     // As in `read`.
     let Some(entry) = env.leg(&p.key) else { return Verdict::AGAIN };
+    if field!(entry.state) == splice_state::ESTABLISHED {
+        let verdict = fit::look(packet, env, p, &segment, entry);
+        if verdict == Verdict::SPLICE_SERVER {
+            lock::release::<F, _>(env);
+        }
+        if verdict != Verdict::CONTINUE {
+            return verdict;
+        }
+    }
     from_server(packet, env, p, &segment, entry)
 }
 
@@ -203,8 +225,18 @@ pub fn leg<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
 pub fn steps<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let mut verdict = field!(scratch.step);
+    if verdict == Verdict::UNHEARD {
+        verdict = again::unheard(packet, env, p);
+    }
+    if verdict == Verdict::UNREAD {
+        verdict = again::unread(packet, env, p);
+    }
     if verdict == Verdict::PLAIN {
         verdict = established::plain(packet, env, p);
+    }
+    if verdict == Verdict::SWITCHED {
+        verdict = established::plain(packet, env, p);
+        verdict = parked::behind(packet, env, p, verdict);
     }
     if verdict == Verdict::UNREACHABLE {
         verdict = open::unreachable::<F, P, E>(packet, env);
@@ -219,6 +251,7 @@ pub fn steps<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
         verdict = open::reset_stale(packet, env, p);
     }
     if verdict == Verdict::DELIVER {
+        parked::before(packet, env, p);
         return open::deliver(packet, env, p);
     }
     if verdict == Verdict::TO_CLIENT {
@@ -228,7 +261,8 @@ pub fn steps<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
         Action::Step => emit::finish(packet, env, p, verdict),
         Action::Over(ifindex) => close::reset_idle_legs(packet, env, p, ifindex),
         Action::Reset => answer::reset(packet, env, p),
-        Action::TooBig(mtu) => answer::too_big(packet, env, p, mtu),
+        Action::Error(_) if verify::holds(packet, env, p) == 0 => Verdict::DROP,
+        Action::Error(what) => answer::error(packet, env, p, what),
         _ => verdict,
     }
 }
@@ -263,7 +297,7 @@ const EITHER_FIN: u8 = splice_flag::FIN | splice_flag::PEER_FIN;
 fn asks<F: Family>(segment: &Segment, entry: Ref<Spliced<F>>, memory: &mut u32) -> bool {
     const OTHERWISE: u8 = EITHER_FIN | splice_flag::STASHED | splice_flag::SYN_AGAIN | splice_flag::RESET | splice_flag::BLIND;
     field!(entry.state) == splice_state::ESTABLISHED
-        && field!(entry.owner) >> 24 & OTHERWISE as u32 == 0
+        && !field!(entry.owner).is(OTHERWISE)
         && segment.flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0
         && forget(memory, segment.len) != 0
         && after(forget(memory, segment.seq).wrapping_add(segment.len), field!(entry.body_end))
@@ -278,11 +312,12 @@ fn usual_client<F: Network, E: Env + Tables<F>>(
 ) -> Option<(Translation<F>, Numbers<true>)> {
     const UNUSUAL: u8 = EITHER_FIN | splice_flag::STASHED | splice_flag::SYN_AGAIN | splice_flag::RESET;
     let owner = field!(entry.owner);
-    let flags = (owner >> 24) as u8;
-    let end = segment.end();
+    let flags = owner.flags();
+    let (end, next) = (segment.end(), field!(entry.next));
     let request = segment.len != 0 && after(end, field!(entry.body_end)) && flags & splice_flag::BLIND == 0;
     let unusual = field!(entry.state) != splice_state::ESTABLISHED
         || request
+        || segment.len != 0 && !is_near(end, next)
         || flags & UNUSUAL != 0
         || segment.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
         || field!(entry.nexthop).wrapping_sub(1) >= STACK - 1
@@ -290,11 +325,15 @@ fn usual_client<F: Network, E: Env + Tables<F>>(
     if unusual {
         return None;
     }
-    let backend = env.backend(owner & 0xff_ffff)?;
+    let backend = env.backend(owner.backend())?;
     if !backend_state::finishes(field!(backend.state)) {
         return None;
     }
-    if segment.len != 0 && after(end, field!(entry.next)) {
+    if segment.len != 0 {
+        if !after(end, next) {
+            // Sent again: see `again`.
+            return None;
+        }
         field!(entry.next = end);
     }
     let s = entry.get();
@@ -318,7 +357,7 @@ fn usual_server<F: Network, E: Env + Tables<F>>(
     const UNUSUAL: u8 = leg_flag::FIN | leg_flag::PEER_FIN | leg_flag::IDLE | leg_flag::STASHED;
     const WITH_DATA: u8 = leg_flag::AWAIT | leg_flag::CHUNKED;
     let owner = field!(entry.owner);
-    let flags = (owner >> 24) as u8;
+    let flags = owner.flags();
     let unusual = field!(entry.state) != splice_state::ESTABLISHED
         || flags & UNUSUAL != 0
         || segment.len != 0 && flags & WITH_DATA != 0
@@ -328,7 +367,7 @@ fn usual_server<F: Network, E: Env + Tables<F>>(
     if unusual {
         return None;
     }
-    let backend = env.backend(owner & 0xff_ffff)?;
+    let backend = env.backend(owner.backend())?;
     if !backend_state::finishes(field!(backend.state)) {
         return None;
     }
@@ -355,8 +394,19 @@ fn from_client<F: Network, P: Packet, E: Env + Tables<F>>(
         return accept::syn(packet, env, p, segment);
     }
     let Some(entry) = entry else { return accept::stranger(packet, env, p, segment) };
-    leg::heard(packet, segment, entry);
-    if field!(entry.owner) >> 24 & splice_flag::SYN_AGAIN as u32 != 0 && cookie::open(env, &p.key, segment) != 0 {
+    let fits = fit::of_client(env, segment, entry);
+    if let Some(scratch) = Tables::<F>::scratch(env) {
+        field!(scratch.fits = fits);
+    }
+    let syn_again = field!(entry.owner).is(splice_flag::SYN_AGAIN);
+    if fits == fit::EXACT {
+        if syn_again {
+            // The client goes on as before: the SYN was somebody else's.
+            flag!(clear entry.owner, splice_flag::SYN_AGAIN);
+        }
+    } else if (syn_again || fits == fit::NOT && !segment.is(tcp::RST))
+        && cookie::open(env, &p.key, segment, field!(entry.service)) & OPENS != 0
+    {
         // The client uses its port again: what was there is over.
         if field!(entry.state) == splice_state::ANSWERED {
             env.drop_answered(&p.key);
@@ -365,6 +415,11 @@ fn from_client<F: Network, P: Packet, E: Env + Tables<F>>(
         }
         return accept::stranger(packet, env, p, segment);
     }
+    if fits == fit::NOT {
+        env.count(Reason::OutOfWindow);
+        return Verdict::DROP;
+    }
+    leg::heard(packet, segment, entry);
     match field!(entry.state) {
         splice_state::GATHERING => gather::more(packet, env, p, segment, entry),
         splice_state::OPENING => open::waiting(packet, env, p, segment, entry),
@@ -382,12 +437,12 @@ fn from_server<F: Network, P: Packet, E: Env + Tables<F>>(
     segment: &Segment,
     entry: Ref<Leg<F>>,
 ) -> Verdict {
-    if field!(entry.owner) >> 24 & leg_flag::IDLE as u32 != 0 {
+    if field!(entry.owner).is(leg_flag::IDLE) {
         return leg::idle(packet, env, p, segment, entry);
     }
     if field!(entry.state) == splice_state::OPENING {
         return if segment.flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK {
-            open::joined(packet, env, segment, entry)
+            open::joined(packet, env, &p.key, segment, entry)
         } else {
             open::refused(packet, env, p, segment, entry)
         };

@@ -3,23 +3,10 @@
 
 use super::segment::STAMPS_LAYOUT;
 use crate::{
-    bytes::Packet,
+    bytes::{Packet, Window},
+    nat::Renumber,
     packet::{checksum, tcp},
 };
-
-/// What a translation does to the TCP header besides the ports. Generic, so that layer 4 pays nothing.
-pub trait Renumber {
-    /// Rewrites the header at `l4` and returns the difference for its checksum.
-    fn apply<P: Packet>(&self, packet: &mut P, l4: u32) -> u64;
-}
-
-/// Nothing: layer 4.
-impl Renumber for () {
-    #[inline(always)]
-    fn apply<P: Packet>(&self, _packet: &mut P, _l4: u32) -> u64 {
-        0
-    }
-}
 
 /// What is added, modulo 2^32, and how far the window is shifted (negative: right). `CLIENT`: whose segment it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +34,9 @@ impl<const CLIENT: bool> Renumber for Numbers<CLIENT> {
             w.store::<u32, 8>(new);
             difference += checksum::difference(ack, new);
         }
+        if CLIENT {
+            difference += not_urgent(&mut w);
+        }
         let window = w.load::<u16, 14>();
         if self.shift != 0 && window != 0 {
             let new = scaled(u16::from_be(window), self.shift).to_be();
@@ -60,6 +50,21 @@ impl<const CLIENT: bool> Renumber for Numbers<CLIENT> {
         }
         difference
     }
+}
+
+/// Takes the urgent pointer from a client's segment (RFC 9293, 3.1; RFC 6093): a backend's system takes the byte that it points at out of the data, and
+/// would read another head than was read here.
+#[inline(always)]
+fn not_urgent(w: &mut Window<'_, 20>) -> u64 {
+    let (flags, pointer) = (w.load::<u8, 13>(), w.load::<u16, 18>());
+    if flags & tcp::URG == 0 && pointer == 0 {
+        return 0;
+    }
+    let old: u16 = w.load::<u16, 12>();
+    w.store::<u8, 13>(flags & !tcp::URG);
+    w.store::<u16, 18>(0);
+    let new: u16 = w.load::<u16, 12>();
+    !old as u64 + new as u64 + !pointer as u64
 }
 
 impl<const CLIENT: bool> Numbers<CLIENT> {

@@ -2,32 +2,34 @@
 //! one gets.
 
 use super::{
-    Out, Rounds, Segment, Stamps, accept, close, decide, emit, gather, leg, lock, request,
+    Segment, accept, close, decide, emit, fit, gather, leg, lock, parked, request,
     segment::{after, options},
-    stash, trial,
+    stash, tail, trial,
 };
 use crate::{
     account,
     answer::swapped,
     bytes::{Packet, Ref},
-    env::{Env, Scratch, Tables},
+    env::{Env, KernelLoop, Scratch, Tables},
     field, flag,
-    lb::{Avoid, Translation, all_tried, facts_of, find_nexthop, genuine, kept_nexthop, opened, partner_key, silent, suspect, tried_bit},
+    lb::{all_tried, facts_of, find_nexthop, genuine, kept_nexthop, opened, partner_key, silent, suspect},
     nat,
     network::Network,
     packet::{Parsed, destination_port, ports, tcp},
     place,
+    state::{Pieces, Placed, Stamps, Translation},
     verdict::Verdict,
 };
 use splitter_common::{
     abi::{trial::outcome, *},
-    http::{HEAD_LIMIT, Loop, chunks::Chunks},
+    decide::{Avoid, tried_bit},
+    http::{HEAD_LIMIT, Loop, chunks::Chunks, lines::Lines},
 };
 
 /// Age of a SYN after which it is sent again, and after which another backend is tried, nanoseconds. The client's own retransmissions
 /// are the clock: at 200 ms and 400 to 600 ms.
-const AGAIN: u64 = 150_000_000;
-const ANOTHER: u64 = 350_000_000;
+pub const AGAIN: u64 = 150_000_000;
+pub const ANOTHER: u64 = 350_000_000;
 /// Backends that are tried for one request.
 const TRIES: u8 = 6;
 
@@ -42,8 +44,12 @@ pub fn connect<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
     if route(packet, env, entry, from_client as u32) == 0 {
         // No port for it, or no room in a table: said at once, since nothing tells when there will be.
         trial::failed(env, entry, place!(scratch.choice).backend, outcome::UNAVAILABLE);
-        accept::answer_with(env, entry, accept::NOBODY);
+        accept::answer_with(env, entry, Placed::Nobody);
         return Verdict::TO_CLIENT;
+    }
+    if field!(scratch.parked) != 0 {
+        parked::before(packet, env, p);
+        leg::way(packet, env, entry);
     }
     syn(env, entry)
 }
@@ -60,7 +66,7 @@ fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, ent
     t.version = field!(backend.version);
     let out = find_nexthop(packet, env, TCP as u32, t);
     let mut source = nat::snat::NO_ADDRESS;
-    if from_client != 0 && !P::EGRESS && nat::snat::needed(env, field!(entry.service), out, packet.ifindex()) {
+    if from_client != 0 && !P::EGRESS && nat::snat::needed(env, field!(entry.service), out, packet.ifindex(), t.src == t.dst) {
         source = nat::snat::allocate(env, t, out);
     } else if leg::source_translated(entry, client) && field!(entry.tries) != 0 {
         t.src = field!(entry.src);
@@ -75,7 +81,9 @@ fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, ent
     l.last = env.ticks();
     (l.seq_add, l.ack_add, l.ts_val_add, l.next, l.sent, l.body_end) = (0, 0, 0, 0, 0, 0);
     (l.state, l.shift) = (splice_state::OPENING, 0);
+    (l.side, l.pad) = (0, 0);
     l.chunks = Chunks::default();
+    (l.lines, l.waited) = (Lines::default(), 0);
     l.trial = 0;
     l.forward = kept_nexthop(t);
     l.stamp = env.now();
@@ -154,20 +162,6 @@ fn syn<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>) -> Verdi
     Verdict::SEND
 }
 
-/// Way of the leg in use, into `scratch.translation`.
-#[inline(always)]
-pub fn way<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, entry: Ref<Spliced<F>>) {
-    let Some(scratch) = Tables::<F>::scratch(env) else { return };
-    let t = place!(scratch.translation);
-    (t.src, t.dst, t.ports) = (field!(entry.src), field!(entry.dst), field!(entry.ports));
-    (t.version, t.reverse, t.neighbour) = (0, false, 0);
-    let kept = field!(entry.nexthop);
-    t.nexthop = if kept == STACK { 0 } else { kept as u32 };
-    if kept == 0 {
-        find_nexthop(packet, env, TCP as u32, t);
-    }
-}
-
 /// A client's packet while its leg is being opened.
 #[inline(never)]
 pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
@@ -178,6 +172,12 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
     entry: Ref<Spliced<F>>,
 ) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    if segment.is(tcp::RST) {
+        let told = stash::at(env, entry).map_or(0, |stash| field!(stash.acknowledged)).wrapping_add(field!(entry.request_at));
+        if segment.seq != told && segment.seq != field!(entry.next) {
+            return fit::challenge(env, p, entry, told);
+        }
+    }
     if segment.is(tcp::FIN | tcp::RST) {
         trial::unopened(env, segment, entry);
     }
@@ -192,7 +192,7 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
     let mut stash = stash::at(env, entry);
     let displaced = stash.is_none();
     if displaced {
-        if field!(entry.owner) >> 24 & splice_flag::STASHED as u32 != 0 {
+        if field!(entry.owner).is(splice_flag::STASHED) {
             // A part of the head is nowhere any more.
             stash::lost(env, field!(entry.service), Reason::HeadLate);
             close::forget(env, p, entry, outcome::UNOPENED);
@@ -213,6 +213,10 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
             // SAFETY: the stash is this flow's.
             let text = unsafe { &mut (*stash.as_ptr()).text };
             let got = gather::fill(packet, segment, text, field!(stash.len));
+            field!(stash.tail_len = 0);
+            if got < segment.len {
+                env.count(Reason::RequestCut);
+            }
             field!(stash.len = field!(stash.len).wrapping_add(got));
             field!(entry.next = segment.seq.wrapping_add(got));
             return request::or_body::<F, E>(env, entry, segment.seq.wrapping_add(got), Verdict::DROP);
@@ -239,13 +243,23 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
         env.count(Reason::NotYetOpen);
         return Verdict::DROP;
     }
-    env.count(Reason::LegSilent);
+    if !displaced {
+        env.count(Reason::LegSilent);
+    }
     *place!(scratch.client) = p.key;
     if age < ANOTHER {
-        way(packet, env, entry);
+        leg::way(packet, env, entry);
         return syn(env, entry);
     }
-    let failed = field!(entry.owner) & 0xff_ffff;
+    env.drop_leg(key);
+    gives_up(env, entry)
+}
+
+/// The backend in use, which has not answered, is left for another one. `scratch.client` names the flow.
+#[inline(always)]
+pub fn gives_up<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>) -> Verdict {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    let failed = field!(entry.owner).backend();
     let mut how = SILENT;
     if let Some(backend) = env.backend(failed) {
         let version = field!(backend.version);
@@ -258,7 +272,6 @@ pub fn waiting<F: Network, P: Packet, E: Env + Tables<F>>(
             how = DARK;
         }
     }
-    env.drop_leg(key);
     place!(scratch.choice).backend = failed;
     elsewhere(env, entry, how)
 }
@@ -292,7 +305,7 @@ fn elsewhere<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, ho
         return Verdict::CONNECT;
     }
     trial::failed(env, entry, failed, if how == REFUSED { outcome::REFUSED } else { outcome::UNOPENED });
-    accept::answer_with(env, entry, accept::NOBODY);
+    accept::answer_with(env, entry, Placed::Nobody);
     Verdict::TO_CLIENT
 }
 
@@ -331,7 +344,7 @@ pub fn refused<F: Network, P: Packet, E: Env + Tables<F>>(
         let genuine = segment.ack == expected && genuine(packet, env, field!(entry.forward), &p.key) != 0;
         return if genuine { refuses(env, &p.key, flow, entry) } else { Verdict::DROP };
     }
-    if segment.ack == expected || !segment.is(tcp::ACK) {
+    if segment.ack == expected || !segment.is(tcp::ACK) || genuine(packet, env, field!(entry.forward), &p.key) == 0 {
         return Verdict::DROP;
     }
     // A challenge (RFC 9293, 3.10.7.4): the backend still has a connection of this client's port, or has it in TIME-WAIT.
@@ -345,7 +358,7 @@ pub fn refused<F: Network, P: Packet, E: Env + Tables<F>>(
 fn refuses<F: Network, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     env.count(Reason::LegRefused);
-    let failed = field!(leg.owner) & 0xff_ffff;
+    let failed = field!(leg.owner).backend();
     if let Some(backend) = env.backend(failed)
         && let Some(counters) = env.counters(field!(backend.version))
     {
@@ -389,13 +402,21 @@ pub fn reset_stale<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, en
         return Verdict::DROP;
     }
     packet.clone_to(packet.ifindex());
-    way(packet, env, flow);
-    syn(env, flow)
+    leg::way(packet, env, flow);
+    // The other way round the backend would answer the SYN with another challenge, and the reset would come too late.
+    syn(env, flow);
+    Verdict::SEND_BEHIND
 }
 
 /// A backend's SYN-ACK: the leg is open.
 #[inline(never)]
-pub fn joined<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment, entry: Ref<Leg<F>>) -> Verdict {
+pub fn joined<F: Network, P: Packet, E: Env + Tables<F>>(
+    packet: &mut P,
+    env: &E,
+    key: &FlowKey<F>,
+    segment: &Segment,
+    entry: Ref<Leg<F>>,
+) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let client = place!(scratch.client);
     leg::client_of(entry, client);
@@ -405,12 +426,18 @@ pub fn joined<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     if segment.ack != at || field!(flow.state) != splice_state::OPENING {
         return Verdict::RESET;
     }
+    // Who knows the number, and is not behind the backend's interface, may still open the leg: routes are not the same both ways everywhere.
+    let proven = genuine(packet, env, field!(entry.forward), key) != 0;
+    field!(entry.side = packet.came_by() & !UNPROVEN | if proven { 0 } else { UNPROVEN });
     if stash::at(env, flow).is_none() {
         // The client sends it again, and the SYN goes out once more.
-        stash::lost(env, field!(flow.service), Reason::HeadDisplaced);
+        if field!(flow.stash) != 0 {
+            stash::lost(env, field!(flow.service), Reason::HeadDisplaced);
+        }
         field!(entry.next = number);
         return Verdict::DROP;
     }
+    tail::fit(env, flow, segment.window);
     let stamps = place!(scratch.stamps);
     let found = options(packet, segment, stamps);
     agree(env, flow, entry, found, stamps);
@@ -429,7 +456,7 @@ pub fn joined<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     field!(entry.seq_add = ack.wrapping_sub(number));
     field!(entry.ack_add = 0);
     field!(flow.ack_add = number.wrapping_sub(ack));
-    if let Some(backend) = env.backend(field!(entry.owner) & 0xff_ffff) {
+    if let Some(backend) = env.backend(field!(entry.owner).backend()).filter(|_| proven) {
         let version = field!(backend.version);
         account::sample(env, version, Measure::Connect as u32, field!(flow.trial), env.now().wrapping_sub(field!(entry.stamp)));
         if let Some(counters) = env.counters(version) {
@@ -453,7 +480,7 @@ fn agree<F: Network, E: Env>(env: &E, flow: Ref<Spliced<F>>, leg: Ref<Leg<F>>, f
     }
     env.count(Reason::Unstamped);
     if let Some(service) = env.service(field!(flow.service)) {
-        field!(service.http = field!(service.http) & !http_flag::STAMPS);
+        field!(service.flags = field!(service.flags) & !service_flag::STAMPS);
     }
 }
 
@@ -468,6 +495,7 @@ pub fn deliver<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
     leg::key_in_use(flow, key);
     let Some(leg) = env.leg(key) else { return Verdict::DROP };
     let verdict = pieces(packet, env, p, flow, leg);
+    tail::sent(flow, stash);
     if field!(stash.acknowledged) != 0 {
         flag!(set flow.owner, splice_flag::STASHED);
         flag!(set leg.owner, leg_flag::STASHED);
@@ -475,14 +503,6 @@ pub fn deliver<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
         stash::give_back(env, flow);
     }
     verdict
-}
-
-/// Timestamps of a client's data for the leg in use; payload of a segment that has room for `most`.
-#[inline(always)]
-pub fn stamped<F: Family>(flow: Ref<Spliced<F>>, out: &mut Out<F>, most: u32) -> u32 {
-    out.options = field!(flow.options) & tcp_option::STAMPS;
-    out.stamps = Stamps { val: field!(flow.ts_val), ecr: field!(flow.ts_ecr).wrapping_add(field!(flow.ts_ecr_add)) };
-    if out.options != 0 && most > 2 * emit::STAMPS { most - emit::STAMPS } else { most }
 }
 
 /// Pieces of the stash, each a segment.
@@ -496,7 +516,7 @@ fn pieces<F: Network, P: Packet, E: Env + Tables<F>>(
 ) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let Some(stash) = stash::at(env, flow) else { return Verdict::DROP };
-    way(packet, env, flow);
+    leg::way(packet, env, flow);
     let (out, t) = (place!(scratch.out), place!(scratch.translation));
     (out.src, out.dst, out.ports) = (t.src, t.dst, t.ports);
     out.ack = field!(leg.next);
@@ -507,27 +527,17 @@ fn pieces<F: Network, P: Packet, E: Env + Tables<F>>(
     let most = field!(leg.mss) as u32;
     let most = if most > 1460 { 1460 } else { most };
     let first = field!(flow.request_at).wrapping_add(field!(flow.seq_add));
-    *place!(scratch.pieces) = Pieces { first, len: field!(stash.len), most: stamped(flow, out, most), offset: 0, failed: 0 };
-    Rounds::repeat(PIECES, |i| piece(packet, env, p, scratch, stash, i));
+    let tail = field!(stash.tail).wrapping_add(field!(flow.seq_add));
+    let (len, tail_len) = (field!(stash.len), field!(stash.tail_len));
+    *place!(scratch.pieces) = Pieces { first, len, most: leg::stamped(flow, out, most), offset: 0, failed: 0, tail, tail_len };
+    let several = len > place!(scratch.pieces).most || tail_len != 0;
+    KernelLoop::repeat(PIECES, |i| piece(packet, env, p, scratch, stash, i));
     if place!(scratch.pieces).failed != 0 {
         env.count(Reason::WriteFailed);
         return Verdict::DROP;
     }
-    emit::send(packet, env, t)
-}
-
-/// What the rounds of [`pieces`] share, in memory of the CPU for want of stack.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Pieces {
-    /// Sequence number of the text's first byte, for the leg.
-    first: u32,
-    /// Bytes of the text, most of a segment, and how many have been sent.
-    len: u32,
-    most: u32,
-    offset: u32,
-    /// Not 0: a segment could not be written.
-    failed: u32,
+    let verdict = emit::send(packet, env, t);
+    if several { verdict.as_copies_go() } else { verdict }
 }
 
 /// Writes the next segment of a stash, and sends it unless it is the last one, which stays in hand. Whether the loop is over.
@@ -551,6 +561,10 @@ fn piece<F: Network, P: Packet, E: Env + Tables<F>>(
         return true;
     }
     pieces.offset = pieces.offset.wrapping_add(out.len);
+    if pieces.offset >= pieces.len && pieces.tail_len != 0 {
+        (pieces.first, pieces.offset) = (pieces.tail.wrapping_sub(tail::AT), tail::AT);
+        (pieces.len, pieces.tail_len) = (tail::AT.wrapping_add(pieces.tail_len), 0);
+    }
     if pieces.offset >= pieces.len || i == PIECES - 1 {
         return true;
     }
@@ -560,7 +574,7 @@ fn piece<F: Network, P: Packet, E: Env + Tables<F>>(
 }
 
 /// Segments of one head: enough for the smallest segments that are usual (RFC 9293, 3.7.1).
-const PIECES: u32 = 16;
+const PIECES: u32 = 32;
 
 #[inline(always)]
 fn interface<E: Env>(env: &E, slot: u32) -> u32 {

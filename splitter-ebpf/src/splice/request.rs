@@ -1,6 +1,6 @@
 //! A request whose head has been read: which leg it goes to.
 
-use super::{Segment, Stamps, accept, close, decide, emit, gather, leg, open, segment::after, stash, trial};
+use super::{Segment, accept, close, decide, emit, fit, gather, leg, segment::after, stash, tail, trial};
 use crate::{
     bytes::{Packet, Ref, ordered},
     env::{Env, Tables},
@@ -8,22 +8,20 @@ use crate::{
     lb::facts_of,
     network::Network,
     packet::{Parsed, tcp},
-    place, trace,
+    place,
+    state::Placed,
+    trace,
     verdict::Verdict,
 };
 use splitter_common::{
     abi::{trial::outcome, *},
     barrier,
+    decide::NO_RULE,
     http::{HEAD_LIMIT, chunks::Chunks, framing, verdict},
 };
 
-/// What [`place_request`] found; other values: the node answers with this status.
-pub const STAY: u32 = 0;
-pub const OPEN: u32 = 1;
-/// The version is chosen, and its backend is not.
-const ASK: u32 = 2;
-
-/// Data behind the end of the request under way: `READ` when it is the next request, and `scratch.text` holds it.
+/// Data behind the end of the request under way: `READ` when it is the next request, and `scratch.text` holds it; `CONNECTION` when its numbers do
+/// not fit.
 #[inline(never)]
 pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
     packet: &mut P,
@@ -40,6 +38,9 @@ pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
         close::forget(env, p, entry, outcome::UNAVAILABLE);
         return Verdict::RESET;
     };
+    if field!(scratch.fits) == fit::NOT && fit::hears(segment, entry, current) == 0 {
+        return Verdict::CONNECTION;
+    }
     if after(segment.seq, field!(entry.body_end)) {
         env.count(Reason::OutOfOrder);
         return Verdict::DROP;
@@ -50,7 +51,7 @@ pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
         flag!(set current.owner, leg_flag::STASHED);
         return Verdict::PLAIN;
     }
-    let mut pinned = field!(entry.owner) >> 24 & splice_flag::PINNED as u32;
+    let mut pinned = field!(entry.owner).is(splice_flag::PINNED) as u32;
     if pinned == 0 {
         pinned = why_pinned(segment.ack, entry, current);
         if pinned != 0 {
@@ -65,7 +66,7 @@ pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
         if skip != 0 {
             return rest(packet, env, segment, entry, current);
         }
-        if field!(current.owner) >> 24 & leg_flag::STASHED as u32 != 0 {
+        if field!(current.owner).is(leg_flag::STASHED) {
             // Answered early, and a part of the request is still missing there: on another leg it would never come.
             env.count(Reason::OutOfOrder);
             return Verdict::DROP;
@@ -83,8 +84,13 @@ pub fn next<F: Network, P: Packet, E: Env + Tables<F>>(
 #[inline(always)]
 fn is_empty_line<F: Family, P: Packet>(packet: &mut P, segment: &Segment, entry: Ref<Spliced<F>>) -> bool {
     let at = field!(entry.body_end);
-    segment.end().wrapping_sub(at) == 2
-        && packet.read::<2>(segment.at.wrapping_add(at.wrapping_sub(segment.seq)) as usize) == Some(*b"\r\n")
+    segment.end().wrapping_sub(at) == 2 && ends_line(packet, segment.at.wrapping_add(at.wrapping_sub(segment.seq))) != 0
+}
+
+/// 1: CR and LF stand at an offset.
+#[inline(never)]
+fn ends_line<P: Packet>(packet: &mut P, at: u32) -> u32 {
+    (packet.read::<2>(at as usize) == Some(*b"\r\n")) as u32
 }
 
 /// The rest of a request that was answered early and the beginning of the next one, in one segment, as a client sends them again when the
@@ -98,7 +104,7 @@ fn rest<F: Network, P: Packet, E: Env + Tables<F>>(
     current: Ref<Leg<F>>,
 ) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
-    open::way(packet, env, entry);
+    leg::way(packet, env, entry);
     let (out, t) = (place!(scratch.out), place!(scratch.translation));
     (out.src, out.dst, out.ports) = (t.src, t.dst, t.ports);
     out.seq = segment.seq.wrapping_add(field!(entry.seq_add));
@@ -107,8 +113,12 @@ fn rest<F: Network, P: Packet, E: Env + Tables<F>>(
     out.flags = tcp::ACK | tcp::PSH;
     let (len, most) = (field!(entry.body_end).wrapping_sub(segment.seq), field!(current.mss) as u32);
     let most = if most > 1460 { 1460 } else { most };
-    let most = open::stamped(entry, out, most);
+    let most = leg::stamped(entry, out, most);
     (out.offset, out.len) = (0, if len > most { most } else { len });
+    let end = segment.seq.wrapping_add(out.len);
+    if after(end, field!(entry.next)) {
+        field!(entry.next = end);
+    }
     gather::fill(packet, segment, place!(scratch.text), 0);
     Verdict::SEND
 }
@@ -122,7 +132,7 @@ const RESPONSE: u32 = 2;
 #[inline(always)]
 fn why_pinned<F: Network>(ack: u32, entry: Ref<Spliced<F>>, current: Ref<Leg<F>>) -> u32 {
     // What the flags vouch for is read behind them: see `response`. SAFETY: a Ref points to a live map value.
-    let flags = (unsafe { ordered(&raw mut (*current.as_ptr()).owner) } >> 24) as u8;
+    let flags = Owner::from_word(unsafe { ordered((&raw mut (*current.as_ptr()).owner).cast()) }).flags();
     if flags & (leg_flag::UNSURE | leg_flag::CHUNKED) != 0 {
         return RESPONSE;
     }
@@ -146,8 +156,9 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
 ) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     *place!(scratch.client) = p.key;
+    field!(scratch.parked = 0);
     let gathered = field!(entry.state) == splice_state::GATHERING;
-    if !gathered && field!(entry.owner) >> 24 & splice_flag::PINNED as u32 != 0 {
+    if !gathered && field!(entry.owner).is(splice_flag::PINNED) {
         return counted(env, segment, entry);
     }
     if place!(scratch.request).verdict == verdict::INCOMPLETE && field!(scratch.read) < HEAD_LIMIT {
@@ -158,7 +169,7 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     let (at, ack) = if gathered { (field!(entry.request_at), field!(entry.ack_base)) } else { (segment.seq, segment.ack) };
     let mut placed = place_request(env, p, entry, at);
-    if placed == ASK {
+    if placed == Placed::Ask {
         // Not from there: its frame would lie under that of the choice.
         let (facts, choice) = (place!(scratch.facts), place!(scratch.choice));
         decide::backend(env, field!(entry.service), facts, choice);
@@ -167,17 +178,26 @@ pub fn read<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     trace::asked(env, entry, placed);
     match placed {
-        STAY if gathered => or_body::<F, E>(env, entry, field!(entry.next), Verdict::DELIVER),
-        STAY => or_body::<F, E>(env, entry, segment.end(), Verdict::PLAIN),
-        OPEN => {
+        Placed::Stay if gathered => {
+            tail::keep(packet, env, segment, entry);
+            or_body::<F, E>(env, entry, field!(entry.next), Verdict::DELIVER)
+        }
+        Placed::Stay => {
+            field!(entry.request_at = segment.seq);
+            // Data behind the packet would overtake a copy of it.
+            let told = field!(scratch.parked) != 0 && field!(scratch.whole) != 0;
+            or_body::<F, E>(env, entry, segment.end(), if told { Verdict::SWITCHED } else { Verdict::PLAIN })
+        }
+        Placed::Open => {
             if !gathered && hold(packet, env, segment, entry) == 0 {
                 // It is a new request when it comes again.
                 field!(entry.body_end = segment.seq);
                 flag!(clear entry.owner, splice_flag::CHUNKED | splice_flag::PINNED | splice_flag::BLIND);
                 return Verdict::DROP;
             }
-            leg::park(env, entry, field!(entry.request_at), 0);
+            park(env, entry, field!(entry.request_at), 0);
             trial::given(env, entry, chosen::<F, E>(env));
+            tail::keep(packet, env, segment, entry);
             or_body::<F, E>(env, entry, field!(entry.next), Verdict::CONNECT)
         }
         status => {
@@ -207,10 +227,10 @@ fn counted<F: Network, E: Env + Tables<F>>(env: &E, segment: &Segment, entry: Re
     }
     begins(env, entry, field!(entry.body_end));
     place!(scratch.choice).ruled = 0;
-    let (current, key) = (field!(entry.owner) & 0xff_ffff, place!(scratch.partner));
+    let (current, key) = (field!(entry.owner).backend(), place!(scratch.partner));
     leg::key_in_use(entry, key);
     if let Some(leg) = env.leg(key)
-        && field!(leg.owner) >> 24 & BUSY as u32 == 0
+        && !field!(leg.owner).is(BUSY)
         && !after(field!(leg.body_end), field!(leg.next))
         && segment.ack.wrapping_add(field!(entry.ack_add)) == field!(leg.next)
     {
@@ -247,7 +267,7 @@ const MORE: u32 = 8;
 #[inline(always)]
 pub fn or_body<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, end: u32, step: Verdict) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
-    let flags = (field!(entry.owner) >> 24) as u8;
+    let flags = field!(entry.owner).flags();
     if !after(end, field!(entry.body_end)) || flags & splice_flag::BLIND != 0 {
         return step;
     }
@@ -279,19 +299,19 @@ fn incomplete<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref
     let len = field!(stash.len);
     field!(entry.state = splice_state::GATHERING);
     field!(stash.acknowledged = len);
+    gather::keep::<F, E>(env, stash);
     stash::acknowledge(env, entry);
     flag!(set entry.owner, splice_flag::STASHED);
-    let window = accept::window(len, field!(entry.options));
+    let window = stash::window(len, field!(entry.options));
     let out = place!(scratch.out);
     emit::answer_to(p, out, field!(entry.ack_base), field!(entry.next), tcp::ACK, window);
-    out.options = field!(entry.options) & tcp_option::STAMPS;
-    out.stamps = Stamps { val: field!(entry.ts_ecr), ecr: field!(entry.ts_val) };
+    emit::stamp_from(out, entry);
     Verdict::ANSWER
 }
 
 /// Takes a slot for a request of `scratch.client` that does not go on at once, and puts the packet's payload there.
 #[inline(never)]
-fn hold<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment, entry: Ref<Spliced<F>>) -> u32 {
+pub fn hold<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, segment: &Segment, entry: Ref<Spliced<F>>) -> u32 {
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     stash::give_back(env, entry);
     if stash::take(env, place!(scratch.client), entry) == 0 {
@@ -320,27 +340,33 @@ pub fn stow<F: Network, P: Packet, E: Env>(packet: &mut P, env: &E, segment: &Se
 
 /// Decides for the request whose head `scratch.request` describes, and gives it to the leg in use when that is of the version. `at`: number of its first byte.
 #[inline(never)]
-fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, at: u32) -> u32 {
-    let Some(scratch) = Tables::<F>::scratch(env) else { return accept::NOBODY };
+fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, at: u32) -> Placed {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Placed::Nobody };
     let (head, facts, choice) = (place!(scratch.request), place!(scratch.facts), place!(scratch.choice));
-    let current = field!(entry.owner) & 0xff_ffff;
+    let current = field!(entry.owner).backend();
     let unread = head.verdict == verdict::REFUSE || head.verdict == verdict::TOO_LONG || head.verdict == verdict::INCOMPLETE;
     if head.verdict == verdict::REFUSE && current == 0 {
-        return accept::REFUSED;
+        return Placed::Refused;
+    }
+    let long = if head.verdict == verdict::TOO_LONG { when_too_long(env, entry) } else { service_flag::LONG_BY_WEIGHT };
+    if long & service_flag::LONG_REFUSED != 0 {
+        env.count(Reason::HeadTooLong);
+        return Placed::TooLarge;
     }
     begins(env, entry, at);
+    let apart = long & service_flag::LONG_BY_WEIGHT == 0;
     if head.verdict != verdict::COMPLETE {
         flag!(set entry.owner, splice_flag::PINNED | splice_flag::BLIND);
         env.count(match head.verdict {
             verdict::PIN => Reason::PinnedRequest,
-            _ if current != 0 => Reason::PinnedHead,
+            _ if current != 0 && !apart => Reason::PinnedHead,
             _ => Reason::HeadTooLong,
         });
     }
     if unread {
         head.keyed = 0;
-        field!(scratch.ruled = gather::NO_RULE);
-        if current != 0 {
+        field!(scratch.ruled = if apart { BASELINE_RULED } else { NO_RULE });
+        if current != 0 && !apart {
             choice.ruled = 0;
             return stay(env, entry, current);
         }
@@ -348,26 +374,32 @@ fn place_request<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: 
     facts_of(&p.key, facts);
     choice.backend = current;
     if decide::choose(env, field!(entry.service), facts, head, at as u64 | (field!(scratch.ruled) as u64) << 32, choice) == 0 {
-        return if current != 0 && choice.none == Reason::ServiceUnknown { stay(env, entry, current) } else { accept::NOBODY };
+        return if current != 0 && choice.none == Reason::ServiceUnknown { stay(env, entry, current) } else { Placed::Nobody };
     }
-    if choice.backend == 0 { ASK } else { stay(env, entry, current) }
+    if choice.backend == 0 { Placed::Ask } else { stay(env, entry, current) }
+}
+
+/// What becomes of a head that is too long: the bits of [`service_flag`] that say so.
+#[inline(always)]
+fn when_too_long<F: Family, E: Env>(env: &E, entry: Ref<Spliced<F>>) -> u8 {
+    env.service(field!(entry.service)).map_or(service_flag::LONG_BY_WEIGHT, |service| field!(service.flags))
 }
 
 /// The request goes to the backend in `scratch.choice`. `at_ack`: number of its first byte, and above it what the client expects next.
 #[inline(never)]
-fn go<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, at_ack: u64) -> u32 {
-    let Some(scratch) = Tables::<F>::scratch(env) else { return accept::NOBODY };
-    let (choice, current) = (place!(scratch.choice), field!(entry.owner) & 0xff_ffff);
+fn go<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, at_ack: u64) -> Placed {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Placed::Nobody };
+    let (choice, current) = (place!(scratch.choice), field!(entry.owner).backend());
     if current != 0 && choice.backend == current {
         return stay(env, entry, current);
     }
     count(env, current, choice.version);
     if choice.backend == 0 {
-        let reset = env.service(field!(entry.service)).is_some_and(|service| field!(service.http) & http_flag::RESET != 0);
+        let reset = env.service(field!(entry.service)).is_some_and(|service| field!(service.flags) & service_flag::RESET != 0);
         trial::unserved::<F, E>(env, reset as u32);
-        return accept::NOBODY;
+        return Placed::Nobody;
     }
-    if current == 0 { OPEN } else { switch(env, p, entry, at_ack) }
+    if current == 0 { Placed::Open } else { switch(env, p, entry, at_ack) }
 }
 
 /// Backend that was chosen.
@@ -389,8 +421,8 @@ fn count<E: Env>(env: &E, current: u32, version: u32) -> u32 {
 
 /// The request goes to the leg in use.
 #[inline(always)]
-fn stay<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, current: u32) -> u32 {
-    let Some(scratch) = Tables::<F>::scratch(env) else { return STAY };
+fn stay<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, current: u32) -> Placed {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Placed::Stay };
     if let Some(backend) = env.backend(current)
         && let Some(counters) = env.counters(field!(backend.version))
     {
@@ -402,27 +434,35 @@ fn stay<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, current
     if let Some(leg) = env.leg(key) {
         leg::expect_response(env, leg, entry);
     }
-    STAY
+    Placed::Stay
 }
 
 /// The request goes to another leg: one that is idle, or one that has to be opened.
 #[inline(always)]
-fn switch<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, at_ack: u64) -> u32 {
-    let Some(scratch) = Tables::<F>::scratch(env) else { return OPEN };
+fn switch<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, entry: Ref<Spliced<F>>, at_ack: u64) -> Placed {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return Placed::Open };
     let (key, wanted) = (place!(scratch.quoted), place!(scratch.choice).backend);
-    let Some(backend) = env.backend(wanted) else { return OPEN };
+    let Some(backend) = env.backend(wanted) else { return Placed::Open };
     leg::key_to(&p.key, backend, key);
-    let Some(leg) = env.leg(key) else { return OPEN };
+    let Some(leg) = env.leg(key) else { return Placed::Open };
     let usable = field!(leg.state) == splice_state::ESTABLISHED
-        && field!(leg.owner) & 0xff_ffff == wanted
-        && field!(leg.owner) >> 24 & leg_flag::IDLE as u32 != 0
+        && field!(leg.owner).backend() == wanted
+        && field!(leg.owner).is(leg_flag::IDLE)
         && leg::belongs(leg, &p.key);
     if !usable {
-        return OPEN;
+        return Placed::Open;
     }
-    leg::park(env, entry, at_ack as u32, wanted);
+    park(env, entry, at_ack as u32, wanted);
     leg::take_up(entry, env, key, leg, at_ack);
     trial::given(env, entry, wanted);
     leg::expect_response(env, leg, entry);
-    STAY
+    Placed::Stay
+}
+
+/// As [`leg::park`], and remembers whose leg it was.
+#[inline(always)]
+fn park<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, at: u32, replaced: u32) {
+    let Some(scratch) = Tables::<F>::scratch(env) else { return };
+    let owner = field!(entry.owner).backend();
+    field!(scratch.parked = if leg::park(env, entry, at, replaced) != 0 { owner } else { 0 });
 }

@@ -1,11 +1,15 @@
 //! What the splice reads of a TCP header (RFC 9293, 3.1), and its options.
 
-use super::Rounds;
 use crate::{
     bytes::{Packet, within},
+    env::KernelLoop,
     packet::{ETHERNET, Ip, Parsed, tcp},
+    state::Stamps,
 };
-use splitter_common::{abi::tcp_option, http::Loop};
+use splitter_common::{
+    abi::{LOCAL_SCALE, tcp_option},
+    http::Loop,
+};
 
 /// A TCP segment. Numbers in host order.
 #[repr(C)]
@@ -64,16 +68,6 @@ impl Segment {
     }
 }
 
-/// The option of TCP timestamps (RFC 7323, 3.2). Numbers in host order.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stamps {
-    /// TSval: the sender's clock.
-    pub val: u32,
-    /// TSecr: what it has heard of the other side's.
-    pub ecr: u32,
-}
-
 /// What the option begins with, behind two NOPs: how RFC 7323, appendix A, has it laid out, and how all common stacks send it behind
 /// the handshake.
 pub const STAMPS_LAYOUT: [u8; 4] = [1, 1, 8, 10];
@@ -104,13 +98,25 @@ pub const fn after(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) > 0
 }
 
+/// Farthest that data lies from what was seen: the largest window that clients are told, 8 MB. A backend's data may be farther behind.
+pub const REACH: u32 = 0xffff << LOCAL_SCALE;
+
+/// Whether a number lies at most [`REACH`] before or behind another one.
+#[inline(always)]
+pub const fn is_near(number: u32, other: u32) -> bool {
+    number.wrapping_sub(other).wrapping_add(REACH) <= 2 * REACH
+}
+
+/// With the options of a SYN, as [`options`] has them: the segment continues a handshake. See [`super::cookie::open`].
+pub const OPENS: u32 = 1 << 31;
+
 /// Options of a SYN: maximum segment size in the low half (0: not said), window scale in bits 16 to 19, [`tcp_option`] bits above 24. Timestamps,
 /// when there are any, go to `stamps`.
 #[inline(never)]
 pub fn options<P: Packet>(packet: &mut P, segment: &Segment, stamps: &mut Stamps) -> u32 {
     let (start, end) = (segment.at.wrapping_sub(segment.header as u32), segment.header as u32);
     let (mut at, mut found) = (20, 0u32);
-    Rounds::repeat(16, |_| {
+    KernelLoop::repeat(16, |_| {
         if at >= end {
             return true;
         }

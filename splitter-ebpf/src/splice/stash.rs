@@ -1,7 +1,7 @@
 //! Where a request's head waits until a backend has it: a bounded number of slots, taken and given back.
 //!
 //! Slots lie in sets. A keyed hash of the connection names a few sets; in each of them a service may hold no more than it leaves free, and one of
-//! its client networks half of that. So however many hold slots for ever, somebody else finds one (dynamic thresholds, after Choudhury and
+//! its client networks two thirds of that. So however many hold slots for ever, somebody else finds one (dynamic thresholds, after Choudhury and
 //! Hahne, 1998), and nothing has to be counted. A slot is its owner's for [`stash_word::LIMIT`] from the head's first byte, whatever else the
 //! owner sends; then it counts as free, and is taken from the owner where nothing else is. No agent is needed for that.
 //!
@@ -15,32 +15,17 @@ use crate::{
     field,
     packet::Ip,
     place,
+    state::Claim,
 };
 use splitter_common::{
     abi::{stash_word::*, *},
     barrier::{forget, masked},
+    http::HEAD_LIMIT,
 };
 
 /// Sets that are tried.
 const CHOICES: u32 = 4;
 const WAYS: usize = STASH_WAYS as usize;
-
-/// What a set holds for a connection that looks for a slot.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Claim {
-    /// The word that the connection's slot will have.
-    word: u64,
-    /// Slots of the set that are kept; of these, of the connection's service; of these, of its network.
-    kept: u32,
-    of_service: u32,
-    of_network: u32,
-    /// Slots that are free, and that may be taken from their owner; `WAYS`: none.
-    free: u32,
-    late: u32,
-    /// Why the last set had none.
-    refused: Reason,
-}
 
 /// Takes a slot for a flow of `key` and puts it down in the flow's entry. 0: there is none, which is counted.
 #[inline(never)]
@@ -104,7 +89,7 @@ fn find<F: Ip, E: Env + Tables<F>>(env: &E, set: u32) -> u32 {
     }
     // Out of memory, so that the verifier does not go on for each count.
     let left = STASH_WAYS.wrapping_sub(claim.kept);
-    if claim.of_service >= left || claim.of_network * 2 >= left {
+    if claim.of_service >= left || claim.of_network * 3 >= left * 2 {
         claim.refused = if left == 0 { Reason::StashesExhausted } else { Reason::HeadShare };
         return 0;
     }
@@ -153,6 +138,8 @@ fn seize<F: Ip, E: Env + Tables<F>>(env: &E, slot: u32, old: u64) -> u32 {
     field!(stash.len = 0);
     field!(stash.acknowledged = 0);
     field!(stash.tried = 0);
+    field!(stash.tail_len = 0);
+    place!(stash.scan).forget();
     field!(stash.lock = field!(scratch.locked));
     slot + 1
 }
@@ -234,4 +221,11 @@ pub fn lost<E: Env>(env: &E, service: u32, reason: Reason) -> u32 {
     env.count(reason);
     env.count_loss(&LossKey { service, reason: reason as u32 });
     0
+}
+
+/// Room that is left for a head, as the client's scale says it. Rounded up: a window must not shrink, nor close before the last byte.
+#[inline(always)]
+pub fn window(used: u32, options: u8) -> u16 {
+    let left = HEAD_LIMIT.saturating_sub(opaque(used));
+    if options & tcp_option::SCALE != 0 { (left.div_ceil(1 << LOCAL_SCALE)) as u16 } else { left as u16 }
 }

@@ -62,7 +62,7 @@ pub fn failed<F: Network, E: Env>(env: &E, entry: Ref<Spliced<F>>, backend: u32,
     let trial = field!(entry.trial);
     field!(entry.trial = 0);
     account::ended(env, backend, trial, outcome);
-    let reset = env.service(field!(entry.service)).is_some_and(|service| field!(service.http) & http_flag::RESET != 0);
+    let reset = env.service(field!(entry.service)).is_some_and(|service| field!(service.flags) & service_flag::RESET != 0);
     said(env, field!(backend.version), reset as u32)
 }
 
@@ -123,7 +123,7 @@ pub fn unopened<F: Network, E: Env>(env: &E, segment: &Segment, entry: Ref<Splic
         return 0;
     }
     field!(entry.trial = 0);
-    env.backend(field!(entry.owner) & 0xff_ffff).map_or(0, |backend| account::ended(env, backend, trial, outcome::UNOPENED))
+    env.backend(field!(entry.owner).backend()).map_or(0, |backend| account::ended(env, backend, trial, outcome::UNOPENED))
 }
 
 /// The client ends its connection by a FIN or RST: before the response, it has given up.
@@ -135,8 +135,8 @@ pub fn left<F: Network, E: Env>(env: &E, segment: &Segment, entry: Ref<Spliced<F
     let trial = take(leg);
     // Nothing of the response is missed by who is gone.
     field!(leg.trial = 0);
-    let Some(backend) = env.backend(field!(leg.owner) & 0xff_ffff) else { return 0 };
-    let flags = (field!(entry.owner) >> 24) as u8;
+    let Some(backend) = env.backend(field!(leg.owner).backend()) else { return 0 };
+    let flags = field!(entry.owner).flags();
     let (pinned, chunked) = (flags & splice_flag::PINNED != 0, flags & splice_flag::CHUNKED != 0);
     if chunked || after(field!(entry.body_end), field!(entry.next)) || pinned && trial & flag::PENDING == 0 {
         // It has not asked yet, or nobody knows.
@@ -149,7 +149,7 @@ pub fn left<F: Network, E: Env>(env: &E, segment: &Segment, entry: Ref<Spliced<F
 #[inline(never)]
 pub fn closed<F: Network, E: Env>(env: &E, segment: &Segment, leg: Ref<Leg<F>>) -> u32 {
     let trial = take(leg);
-    let Some(backend) = env.backend(field!(leg.owner) & 0xff_ffff) else { return 0 };
+    let Some(backend) = env.backend(field!(leg.owner).backend()) else { return 0 };
     if trial & flag::UNDER_WAY != 0 {
         field!(leg.trial = 0);
         return account::ended(env, backend, trial, outcome::CLOSED);
@@ -158,7 +158,7 @@ pub fn closed<F: Network, E: Env>(env: &E, segment: &Segment, leg: Ref<Leg<F>>) 
         return 0;
     }
     field!(leg.trial = 0);
-    let Some(counters) = env.counters(field!(backend.version)) else { return 0 };
+    let Some(counters) = account::trials(env, field!(backend.version)) else { return 0 };
     account::add(counters, trial, outcome::CUT);
     1
 }
@@ -168,13 +168,13 @@ pub fn closed<F: Network, E: Env>(env: &E, segment: &Segment, leg: Ref<Leg<F>>) 
 pub fn unproven<F: Network, E: Env>(env: &E, leg: Ref<Leg<F>>) -> u32 {
     let trial = take(leg);
     field!(leg.trial = 0);
-    env.backend(field!(leg.owner) & 0xff_ffff).map_or(0, |backend| account::rests(env, backend, trial))
+    env.backend(field!(leg.owner).backend()).map_or(0, |backend| account::rests(env, backend, trial))
 }
 
 /// Whether a FIN or RST of the backend comes before the end of the response's body. A FIN that has overtaken data says nothing.
 #[inline(always)]
 fn is_cut<F: Family>(segment: &Segment, leg: Ref<Leg<F>>) -> bool {
-    let flags = (field!(leg.owner) >> 24) as u8;
+    let flags = field!(leg.owner).flags();
     let (reset, end) = (segment.is(tcp::RST), field!(leg.body_end));
     if flags & (leg_flag::PEER_FIN | leg_flag::AWAIT) != 0 {
         return false;
@@ -199,7 +199,7 @@ pub fn lost<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, key
     {
         trial = take(leg);
     }
-    env.backend(field!(entry.owner) & 0xff_ffff).map_or(0, |backend| account::ended(env, backend, trial, outcome))
+    env.backend(field!(entry.owner).backend()).map_or(0, |backend| account::ended(env, backend, trial, outcome))
 }
 
 /// The leg takes over the trial of the request that goes out on it.

@@ -61,6 +61,10 @@ pub fn open(bytes: &[u8]) -> (IpAddr, IpAddr, Vec<u8>) {
     }
 }
 
+fn hops(bytes: &[u8]) -> u8 {
+    if bytes[14] >> 4 == 4 { bytes[22] } else { bytes[21] }
+}
+
 pub fn link(mut quoted: Vec<u8>, ipv6: bool) -> Vec<u8> {
     let mut frame = vec![0; 12];
     frame.extend(if ipv6 { [0x86, 0xdd] } else { [8, 0] });
@@ -78,7 +82,8 @@ fn errors_of_the_backends_side_reach_the_client() {
             let router: IpAddr = if ipv6 { "fd02::99" } else { "10.2.0.99" }.parse().expect("an address");
             for from in [router, server.ip()] {
                 let mut frame = lab.frame(&error(from, lab.client.ip(), &sent), BACKEND_SIDE);
-                assert_eq!(frame.run(&lab.maps), Action::Pass, "the stack routes it on");
+                assert_eq!(frame.run(&lab.maps), Action::Redirect(BACKEND_SIDE), "as data, past the stack");
+                assert_eq!(hops(&frame.bytes), 63);
                 let (src, dst, quoted) = open(&frame.bytes);
                 assert_eq!((src, dst), (if from == router { router } else { lab.vip.ip() }, lab.client.ip()));
                 let seen = lax(&link(quoted, ipv6));
@@ -99,12 +104,80 @@ fn errors_of_the_clients_side_reach_the_backend() {
         let (_, sent) = lab.reply(server, lab.client, tcp::ACK, b"large");
         let router: IpAddr = if ipv6 { "fd01::99" } else { "10.1.0.99" }.parse().expect("an address");
         let mut frame = lab.frame(&error(router, lab.vip.ip(), &sent), CLIENT_SIDE);
-        assert_eq!(frame.run(&lab.maps), Action::Pass);
+        assert_eq!(frame.run(&lab.maps), Action::Redirect(BACKEND_SIDE));
         let (src, dst, quoted) = open(&frame.bytes);
         assert_eq!((src, dst), (router, server.ip()));
         let seen = lax(&link(quoted, ipv6));
         assert_eq!((seen.0, seen.1), (server, lab.client));
     }
+}
+
+/// What only the stack can route or deliver is translated and left to it, and so is what has no hop left: the stack ends it.
+#[test]
+fn errors_without_a_way_go_to_the_stack() {
+    for ipv6 in [false, true] {
+        let lab = Lab::new(ipv6, TCP);
+        let server = lab.connect();
+        let (_, sent) = lab.send(tcp::ACK, b"large");
+        let bytes = error(server.ip(), lab.client.ip(), &sent);
+        let mut local = lab.frame(&bytes, BACKEND_SIDE);
+        local.route = Route::Stack;
+        assert_eq!((local.run(&lab.maps), hops(&local.bytes)), (Action::Pass, 64));
+        assert_eq!(open(&local.bytes).0, lab.vip.ip());
+        let mut unresolved = lab.frame(&bytes, BACKEND_SIDE);
+        unresolved.route = Route::NoNeighbour { ifindex: CLIENT_SIDE };
+        assert_eq!((unresolved.run(&lab.maps), hops(&unresolved.bytes)), (Action::Neighbour(CLIENT_SIDE), 63));
+        let mut last = bytes;
+        last[if ipv6 { 21 } else { 22 }] = 1;
+        if !ipv6 {
+            let mut header = etherparse::Ipv4Header::from_slice(&last[14..]).expect("a header").0;
+            header.header_checksum = header.calc_header_checksum();
+            last[14..34].copy_from_slice(&header.to_bytes());
+        }
+        assert_eq!(lab.frame(&last, BACKEND_SIDE).run(&lab.maps), Action::Pass);
+    }
+}
+
+/// The first fragment of a datagram of IPv6 with `payload` bytes in it; all its fragments have the identification 7.
+fn first_fragment(lab: &Lab, payload: usize) -> Vec<u8> {
+    let mut bytes = build(UDP, lab.client, lab.vip, 0, (0, 0), &vec![7; payload]);
+    bytes.splice(54..54, [UDP, 0, 0, 1, 0, 0, 0, 7]);
+    bytes[20] = 44;
+    bytes[18..20].copy_from_slice(&(payload as u16 + 16).to_be_bytes());
+    bytes
+}
+
+/// A datagram in fragments over a path that is narrower behind the node: its sender has to hear that (RFC 8200, 5).
+#[test]
+fn errors_that_quote_a_fragment_reach_its_sender() {
+    let lab = Lab::new(true, UDP);
+    let mut sent = lab.frame(&first_fragment(&lab, 1200), CLIENT_SIDE);
+    assert_eq!(sent.run(&lab.maps), Action::Redirect(BACKEND_SIDE));
+    let router: IpAddr = "fd02::99".parse().expect("an address");
+    let mut frame = lab.frame(&error(router, lab.client.ip(), &sent.bytes), BACKEND_SIDE);
+    assert_eq!(frame.run(&lab.maps), Action::Redirect(BACKEND_SIDE));
+    let (src, dst, quoted) = open(&frame.bytes);
+    assert_eq!((src, dst), (router, lab.client.ip()));
+    let whole = first_fragment(&lab, 1200);
+    // All but the hop limit is as the client sent it.
+    assert_eq!((&quoted[..7], &quoted[8..]), (&whole[14..21], &whole[22..]));
+    // A later one has no ports.
+    let mut later = sent.bytes.clone();
+    later[56..58].copy_from_slice(&[5, 0x78]);
+    let bytes = error(router, lab.client.ip(), &later);
+    let mut frame = lab.frame(&bytes, BACKEND_SIDE);
+    assert_eq!((frame.run(&lab.maps), frame.bytes == bytes), (Action::Pass, true));
+}
+
+#[test]
+fn a_fragment_that_does_not_fit_is_answered() {
+    let lab = Lab::new(true, UDP);
+    let bytes = first_fragment(&lab, 1472);
+    let mut frame = lab.frame(&bytes, CLIENT_SIDE);
+    assert_eq!(frame.run(&lab.maps), Action::Return(CLIENT_SIDE));
+    let (src, dst, quoted) = open(&frame.bytes);
+    assert_eq!((src, dst), (lab.vip.ip(), lab.client.ip()));
+    assert_eq!(quoted[..], bytes[14..14 + 56], "with its fragment header and ports");
 }
 
 #[test]
@@ -127,11 +200,9 @@ fn a_packet_that_does_not_fit_is_answered() {
             }
             let mut bytes = build(proto, lab.client, lab.vip, tcp::ACK, (1000, 5001), &[7; 1480]);
             if !ipv6 {
-                // Do not fragment; the header checksum follows.
+                // Do not fragment.
                 bytes[20] |= 0x40;
-                let sum = u16::from_be_bytes([bytes[24], bytes[25]]);
-                let fixed = if sum >= 0x4000 { sum - 0x4000 } else { sum.wrapping_sub(0x4001) };
-                bytes[24..26].copy_from_slice(&fixed.to_be_bytes());
+                mend_header(&mut bytes);
             }
             let mut frame = lab.frame(&bytes, CLIENT_SIDE);
             assert_eq!(frame.run(&lab.maps), Action::Return(CLIENT_SIDE));

@@ -1,20 +1,24 @@
 //! The whole pipeline on a host: packets in, packets and map entries out. Packets are built and checked by `etherparse`, which shares no
 //! code with the pipeline.
 
+mod checksums;
 mod collide;
 mod frames;
 mod icmp;
 mod odd;
+mod ports;
 mod splice;
+mod stack;
 mod states;
 mod trace;
 mod translate;
 mod trials;
+mod vip;
 
 use crate::{
     bytes::Route,
     fake::{Frame, Maps},
-    packet::tcp,
+    packet::{checksum, tcp},
     verdict::Action,
 };
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
@@ -102,6 +106,13 @@ impl Lab {
     fn tcp_entries(&self) -> usize {
         self.sizes()[0]
     }
+}
+
+/// Puts a right checksum into an IPv4 header without options.
+fn mend_header(bytes: &mut [u8]) {
+    bytes[24..26].fill(0);
+    let sum: u64 = bytes[14..34].chunks(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]]) as u64).sum();
+    bytes[24..26].copy_from_slice(&(!checksum::fold(sum) as u16).to_ne_bytes());
 }
 
 fn backend(ipv6: bool, id: u32) -> SocketAddr {

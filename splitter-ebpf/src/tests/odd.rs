@@ -73,8 +73,8 @@ fn fragments(lab: &Lab) -> [Vec<u8>; 2] {
 fn fragments_follow_their_first() {
     let lab = Lab::new(false, UDP);
     let [first, second] = fragments(&lab);
-    assert_eq!(run(&lab, &second), (Action::Pass, second.clone()), "before its first");
-    assert_eq!(lab.maps.counted(Reason::FragmentUnknown), 1);
+    assert_eq!(run(&lab, &second).0, Action::Drop, "before its first: nobody could put it together");
+    assert_eq!((lab.maps.counted(Reason::FragmentUnknown), lab.maps.counted(Reason::VipStray)), (1, 1));
     let (action, first) = run(&lab, &first);
     assert_eq!(action, Action::Redirect(BACKEND_SIDE));
     let (action, second) = run(&lab, &second);
@@ -102,6 +102,42 @@ fn vlan_tags_belong_to_the_vlans_interface() {
     assert_eq!(lab.maps.counted(Reason::Vlan), 2);
 }
 
+/// A hub, or a switch that has forgotten where a host is, sends every frame to all: only one of them may serve it.
+#[test]
+fn frames_for_another_host_are_not_ours() {
+    for proto in [TCP, UDP] {
+        let lab = Lab::new(false, proto);
+        let sent = build(proto, lab.client, lab.vip, tcp::SYN, (1, 0), b"");
+        let closed = SocketAddr::new(lab.vip.ip(), 9_999);
+        let strays = [build(TCP, lab.client, closed, tcp::SYN, (1, 0), b""), build(UDP, lab.client, closed, 0, (1, 0), b"")];
+        for bytes in [&sent, &strays[0], &strays[1]] {
+            let mut frame = lab.frame(bytes, CLIENT_SIDE);
+            frame.foreign = true;
+            assert_eq!((frame.run(&lab.maps), &frame.bytes), (Action::Pass, bytes));
+        }
+        assert_eq!((lab.sizes(), lab.maps.counted(Reason::OtherHost)), ([0; 5], 1));
+        assert_eq!(run(&lab, &sent).0, Action::Redirect(BACKEND_SIDE));
+    }
+}
+
+/// XDP sees no more of it than the address.
+#[test]
+fn xdp_leaves_frames_for_another_host() {
+    let lab = Lab::new(false, TCP);
+    lab.maps.add_iface(BACKEND_SIDE, Iface { flags: iface_flag::XDP_TRANSMIT, ..Default::default() });
+    lab.connect();
+    lab.send(tcp::ACK, b"request");
+    let mut bytes = build(TCP, lab.client, lab.vip, tcp::ACK, (1001, 5001), b"x");
+    let finished = |bytes: &[u8]| {
+        let mut frame = Frame::<true>::new(bytes, ROUTE);
+        frame.ifindex = CLIENT_SIDE;
+        frame.run(&lab.maps) != Action::Pass
+    };
+    assert!(finished(&bytes));
+    bytes[5] = 3;
+    assert!(!finished(&bytes));
+}
+
 #[test]
 fn short_and_impossible_packets_are_counted() {
     let lab = Lab::new(false, TCP);
@@ -114,7 +150,8 @@ fn short_and_impossible_packets_are_counted() {
     assert_eq!(lab.maps.counted(Reason::Malformed), 1);
     let mut late = bytes;
     late[22] = 1;
-    assert_eq!(run(&lab, &late).0, Action::Pass);
+    mend_header(&mut late);
+    assert_eq!(run(&lab, &late).0, Action::Return(CLIENT_SIDE));
     assert_eq!(lab.maps.counted(Reason::TtlExpired), 1);
 }
 

@@ -1,20 +1,30 @@
 //! Spliced flows on a host: clients and backends that keep their own TCP numbers, and the node between them. Every packet that comes out
 //! is read by `etherparse`, every number is checked by the end that gets it, and every lab ends with all stashes and locks given back.
 
+mod again;
+mod checksums;
 mod chunked;
 mod close;
 mod collide;
 mod failure;
 mod first;
+mod fragments;
+mod guess;
 mod handshake;
 mod heads;
 mod lock;
+mod long;
+mod numbers;
+mod order;
+mod pieces;
 mod pin;
 mod pinned;
+mod replay;
 mod responses;
 mod slots;
 mod stamps;
 mod switch;
+mod tail;
 mod trace;
 mod trial;
 
@@ -25,13 +35,18 @@ use crate::{
     verdict::Action,
 };
 use etherparse::{PacketBuilder, SlicedPacket, TcpOptionElement as Opt, TransportSlice};
-use splitter_common::{abi::*, http::name_bit};
+use splitter_common::{
+    abi::*,
+    http::{HEAD_LIMIT, name_bit},
+};
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     net::{IpAddr, SocketAddr},
 };
 
 const PSH: u8 = 8;
+/// Longest head that is read.
+const LIMIT: usize = HEAD_LIMIT as usize;
 /// Segment size that clients are told.
 const MSS: u16 = 1400;
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -130,6 +145,10 @@ struct Http {
     stamps: bool,
     /// Milliseconds since the beginning: one for each packet.
     clock: Cell<u32>,
+    /// The next client's first number.
+    isn: Cell<u32>,
+    /// Acknowledgements for legs that a request has just left, which [`Http::run`] leaves out.
+    told: RefCell<Vec<Wire>>,
 }
 
 impl Http {
@@ -144,7 +163,17 @@ impl Http {
         }
         let vip = if ipv6 { "[fd09::9]:80" } else { "10.9.9.9:80" }.parse::<SocketAddr>().expect("an address");
         let client = if ipv6 { "[fd01::2]:40000" } else { "10.1.0.2:40000" }.parse().expect("an address");
-        let lab = Self { maps, vip, client, last: Cell::new(Action::Pass), layer4: Cell::new(false), stamps, clock: Cell::new(0) };
+        let lab = Self {
+            maps,
+            vip,
+            client,
+            last: Cell::new(Action::Pass),
+            layer4: Cell::new(false),
+            stamps,
+            clock: Cell::new(0),
+            isn: Cell::new(1000),
+            told: RefCell::default(),
+        };
         lab.serve(&[(100, &[1, 2]), (0, &[3]), (0, &[4])]);
         lab
     }
@@ -155,7 +184,7 @@ impl Http {
         self.maps.serve(1, frontend, split_by::CONNECTION, versions);
         self.maps.serve_http(1, MSS, Some(rules()));
         if self.stamps {
-            self.maps.change_service(1, |service| service.http = http_flag::STAMPS);
+            self.maps.change_service(1, |service| service.flags = service_flag::STAMPS);
         }
     }
 
@@ -176,6 +205,8 @@ impl Http {
     fn run_bytes(&self, bytes: &[u8], side: u32) -> Vec<Wire> {
         let mut frame = Frame::<false>::new(bytes, ROUTE);
         frame.ifindex = side;
+        // What is longer than a packet has come in several.
+        frame.segment = if bytes.len() > 1514 { 1400 } else { 0 };
         let action = frame.run(&self.maps);
         self.last.set(action);
         let mut out: Vec<Wire> = Vec::new();
@@ -185,7 +216,7 @@ impl Http {
         }
         match action {
             Action::Drop => return out,
-            Action::Redirect(to) => {
+            Action::Redirect(to) | Action::RedirectPeer(to) => {
                 assert_eq!((to, &frame.bytes[..12]), (BACKEND_SIDE, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12][..]));
             }
             Action::Return(to) => assert_eq!((to, &frame.bytes[..6], &frame.bytes[6..12]), (side, &bytes[6..12], &bytes[..6])),
@@ -193,7 +224,18 @@ impl Http {
             other => panic!("{other:?}"),
         }
         out.push(Wire::parse(&frame.bytes));
+        if out.len() > 1 && side == CLIENT_SIDE && !Wire::parse(bytes).payload.is_empty() {
+            let told = |wire: &Wire| wire.flags == ACK && wire.payload.is_empty() && wire.dst != self.client;
+            let (told, others) = out.into_iter().partition(told);
+            *self.told.borrow_mut() = told;
+            out = others;
+        }
         out
+    }
+
+    /// The acknowledgement that went to the leg which the last request has left.
+    fn told(&self) -> Wire {
+        one(self.told.take())
     }
 
     /// A client before its handshake.
@@ -211,6 +253,11 @@ impl Http {
         }
     }
 
+    /// A first number that no client has had before.
+    fn fresh(&self) -> u32 {
+        self.isn.replace(self.isn.get() + 250_000)
+    }
+
     /// A client whose SYN had options, after its handshake.
     fn client_with(&self, isn: u32, options: &[Opt]) -> End<'_> {
         let mut client = End { seq: isn, ..self.stranger() };
@@ -223,7 +270,10 @@ impl Http {
     }
 
     fn client(&self) -> End<'_> {
-        self.client_with(1000, &[Opt::MaximumSegmentSize(1460), Opt::SelectiveAcknowledgementPermitted, Opt::Noop, Opt::WindowScale(7)])
+        self.client_with(
+            self.fresh(),
+            &[Opt::MaximumSegmentSize(1460), Opt::SelectiveAcknowledgementPermitted, Opt::Noop, Opt::WindowScale(7)],
+        )
     }
 
     /// The backend that a SYN goes to, and its SYN-ACK.
@@ -238,7 +288,8 @@ impl Http {
         let (seq, window) = (0xffff_fff0, 500);
         let end = End { lab: self, me: syn.dst, peer: syn.src, side: BACKEND_SIDE, seq, ack, window, clock, recent };
         let options = [Opt::MaximumSegmentSize(1460), Opt::SelectiveAcknowledgementPermitted, Opt::WindowScale(7)];
-        let syn_ack = end.wire(SYN | ACK, &[]).saying(&options);
+        // A SYN's window is not scaled (RFC 7323, 2.2).
+        let syn_ack = Wire { window: 65_160, ..end.wire(SYN | ACK, &[]).saying(&options) };
         (End { seq: end.seq.wrapping_add(1), ..end }, syn_ack)
     }
 

@@ -235,3 +235,83 @@ fn an_evicted_direction_is_put_back() {
     let (_, bytes) = lab.reply(server, lab.client, tcp::ACK, b"response");
     assert_eq!(parse(&bytes).src, lab.vip);
 }
+
+fn all_to_v2(lab: &Lab) {
+    lab.maps.change_service(1, |service| {
+        service.versions[0].end = 0;
+        service.versions[1].end = 1 << 32;
+    });
+}
+
+/// Anybody can send a RST in a client's name, and nobody here knows its number: the connection keeps its backend, and goes back to `TCP` when
+/// its ends show that they did not believe it.
+#[test]
+fn a_reset_that_nobody_believes_moves_nothing() {
+    for ipv6 in [false, true] {
+        for asked in [false, true] {
+            let lab = Lab::new(ipv6, TCP);
+            let server = lab.connect();
+            if asked {
+                lab.send(tcp::ACK, b"question");
+                lab.reply(server, lab.client, tcp::ACK, b"answer");
+            }
+            all_to_v2(&lab);
+            for round in 1..4 {
+                let (_, bytes) = lab.send(tcp::RST, &[]);
+                assert_eq!((parse(&bytes).dst, parse(&bytes).rst), (server, true), "its receiver judges it");
+                assert_eq!((lab.sizes()[0], lab.sizes()[3]), (0, 2));
+                // The backend's question alone says nothing: data may have been on its way.
+                lab.reply(server, lab.client, tcp::ACK, &[]);
+                assert_eq!(lab.tcp_entries(), 0);
+                let (_, bytes) = lab.send(tcp::ACK, b"more");
+                assert_eq!((parse(&bytes).dst, lab.tcp_entries()), (server, 0));
+                // From elsewhere it says nothing.
+                let wrong = build(TCP, server, lab.client, tcp::ACK, (5000, 1001), b"x");
+                lab.frame(&wrong, CLIENT_SIDE).run(&lab.maps);
+                assert_eq!(lab.tcp_entries(), 0);
+                lab.reply(server, lab.client, tcp::ACK, &[]);
+                assert_eq!((lab.sizes()[0], lab.sizes()[3]), (2, 0), "round {round}");
+                let (_, bytes) = lab.reply(server, lab.client, tcp::ACK, b"answer");
+                assert_eq!(parse(&bytes).src, lab.vip);
+            }
+            assert_eq!((lab.maps.version(1).closed, lab.maps.version(1).resets_client), (1, 1), "once");
+            assert_eq!((lab.maps.version(2).connections, lab.sizes()[2]), (0, 0));
+            lab.send(tcp::FIN | tcp::ACK, &[]);
+            lab.reply(server, lab.client, tcp::FIN | tcp::ACK, &[]);
+            assert_eq!((lab.sizes()[0], lab.maps.version(1).closed), (0, 1));
+        }
+    }
+}
+
+/// A RST and a SYN of somebody else: the connection goes on with its backend, while the new one is not open; then the new one does.
+#[test]
+fn a_reset_and_a_syn_move_nothing_until_a_handshake_is_over() {
+    for ipv6 in [false, true] {
+        let lab = Lab::new(ipv6, TCP);
+        let server = lab.connect();
+        lab.send(tcp::ACK, b"question");
+        lab.reply(server, lab.client, tcp::ACK, b"answer");
+        all_to_v2(&lab);
+        lab.send(tcp::RST, &[]);
+        let (_, bytes) = lab.send(tcp::SYN, &[]);
+        let other = parse(&bytes).dst;
+        assert_eq!(other, backend(ipv6, 3));
+        let send = |ack: u32, payload: &[u8]| {
+            let mut frame = lab.frame(&build(TCP, lab.client, lab.vip, tcp::ACK, (1000, ack), payload), CLIENT_SIDE);
+            frame.run(&lab.maps);
+            parse(&frame.bytes).dst
+        };
+        assert_eq!(send(777, b"more"), server);
+        lab.reply(other, lab.client, tcp::SYN | tcp::ACK, &[]);
+        // The client's stack asks what that SYN-ACK means.
+        assert_eq!((send(777, &[]), lab.tcp_entries()), (server, 0));
+        lab.reply(server, lab.client, tcp::ACK, &[]);
+        assert_eq!((send(777, b"more"), lab.tcp_entries()), (server, 2));
+        // This time it is the client's own.
+        lab.send(tcp::RST, &[]);
+        lab.send(tcp::SYN, &[]);
+        lab.reply(other, lab.client, tcp::SYN | tcp::ACK, &[]);
+        assert_eq!((send(5001, &[]), lab.tcp_entries()), (other, 2));
+        assert_eq!(send(5001, b"question"), other);
+    }
+}

@@ -69,12 +69,15 @@ fn a_source_network_overrides_the_weights() {
 #[test]
 fn foreign_packets_are_untouched() {
     let lab = Lab::new(false, TCP);
-    let other = "10.9.9.9:81".parse().expect("an address");
+    let other = "10.9.9.8:80".parse().expect("an address");
     let bytes = build(TCP, lab.client, other, tcp::SYN, (1, 0), &[]);
     let mut frame = lab.frame(&bytes, CLIENT_SIDE);
     assert_eq!((frame.run(&lab.maps), frame.bytes == bytes), (Action::Pass, true));
     assert_eq!(lab.sizes(), [0; 5]);
 }
+
+/// A port of the interface that backends are behind.
+const PORT: u32 = 17;
 
 #[test]
 fn a_hairpin_gets_the_nodes_address() {
@@ -88,9 +91,11 @@ fn a_hairpin_gets_the_nodes_address() {
                 IpAddr::V6(v6) => iface.addr6 = v6.octets(),
             }
             lab.maps.add_iface(BACKEND_SIDE, iface);
-            // The client sits where the backends sit.
+            // The client sits where the backends sit: routes name the bond, and its packets come by a port of it.
+            let came_by = if proto == TCP { BACKEND_SIDE } else { PORT };
+            lab.maps.add_iface(PORT, Iface { mtu: 1500, upper: BACKEND_SIDE, ..Default::default() });
             let send = |flags, payload: &[u8]| {
-                let mut frame = lab.frame(&build(proto, lab.client, lab.vip, flags, (1000, 5001), payload), BACKEND_SIDE);
+                let mut frame = lab.frame(&build(proto, lab.client, lab.vip, flags, (1000, 5001), payload), came_by);
                 frame.run(&lab.maps);
                 parse(&frame.bytes)
             };

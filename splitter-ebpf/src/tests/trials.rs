@@ -294,6 +294,9 @@ fn a_trial_belongs_to_the_version_that_has_it() {
     assert_eq!((lab.maps.pending(1), lab.maps.version(2).drawn.trials, lab.maps.version(2).connections), (0, 1, 1));
 }
 
+/// What becomes of an error that the client hears.
+const TOLD: Action = Action::Redirect(BACKEND_SIDE);
+
 #[test]
 fn icmp_refuses_like_a_reset() {
     for admin in [false, true] {
@@ -301,7 +304,7 @@ fn icmp_refuses_like_a_reset() {
             let (_, sent) = lab.send(tcp::SYN, &[]);
             let first = parse(&sent).dst;
             // From elsewhere it says nothing.
-            assert_eq!(lab.icmp(&sent, CLIENT_SIDE, admin), Action::Pass);
+            assert_eq!(lab.icmp(&sent, CLIENT_SIDE, admin), TOLD);
             assert_eq!((lab.maps.version(1).refused, lab.maps.counted(Reason::WrongSide)), (0, 1));
             assert_eq!(lab.icmp(&sent, BACKEND_SIDE, admin), Action::Drop, "the client will ask again");
             let id = (1..=2).find(|id| backend(lab.ipv6(), *id) == first).expect("of v1");
@@ -310,7 +313,7 @@ fn icmp_refuses_like_a_reset() {
             assert_ne!(parse(&sent).dst, first);
             let second = parse(&sent).dst;
             let mut told = lab.frame(&unreachable(second.ip(), lab.client.ip(), &sent, admin), BACKEND_SIDE);
-            assert_eq!(told.run(&lab.maps), Action::Pass, "nobody is left: the client hears it");
+            assert_eq!(told.run(&lab.maps), TOLD, "nobody is left: the client hears it");
             let (from, to, quoted) = open(&told.bytes);
             let quoted = lax(&link(quoted, lab.ipv6()));
             assert_eq!((from, to, quoted.0, quoted.1), (lab.vip.ip(), lab.client.ip(), lab.client, lab.vip));
@@ -333,7 +336,7 @@ fn icmp_of_the_node_itself_is_its_own_refusal() {
         syn.route = Route::Stack;
         assert_eq!(syn.run(&lab.maps), Action::Pass, "the stack knows more routes, or says that there is none");
         let mut error = lab.frame(&unreachable(lab.vip.ip(), lab.client.ip(), &syn.bytes, false), CLIENT_SIDE);
-        error.local = true;
+        (error.local, error.route) = (true, Route::Stack);
         assert_eq!(error.run(&lab.maps), Action::Pass);
         assert_eq!((lab.maps.version(2).drawn, lab.maps.pending(2)), (Outcomes { unavailable: 1, ..ONE }, 0));
     }
@@ -347,7 +350,7 @@ fn a_client_that_does_not_listen_is_one_client() {
         lab.maps.change_service(1, |service| (service.versions[0].size, service.versions[0].table) = (1, 2));
         for _ in 0..3 {
             let (_, sent) = lab.send(tcp::SYN, &[]);
-            assert_eq!(lab.icmp(&sent, BACKEND_SIDE, false), Action::Pass);
+            assert_eq!(lab.icmp(&sent, BACKEND_SIDE, false), TOLD);
             lab.maps.pass(1_000);
         }
         lab.is_over(Outcomes { refused: 1, ..ONE });
@@ -366,7 +369,7 @@ fn icmp_is_a_hint_to_an_open_connection() {
     for lab in both(TCP) {
         lab.connect();
         let (_, sent) = lab.send(tcp::ACK, b"request");
-        assert_eq!(lab.icmp(&sent, BACKEND_SIDE, false), Action::Pass);
+        assert_eq!(lab.icmp(&sent, BACKEND_SIDE, false), TOLD);
         assert_eq!((lab.maps.version(1).refused, lab.maps.pending(1), lab.tcp_entries()), (0, 1, 2));
     }
 }
@@ -377,7 +380,7 @@ fn a_refused_datagram_is_the_last_of_its_flow() {
         for lab in both(UDP) {
             let (_, sent) = lab.send(0, b"1");
             let first = parse(&sent).dst;
-            assert_eq!(lab.icmp(&sent, CLIENT_SIDE, admin), Action::Pass);
+            assert_eq!(lab.icmp(&sent, CLIENT_SIDE, admin), TOLD);
             assert_eq!(lab.maps.version(1).refused, 0);
             assert_eq!(lab.icmp(&sent, BACKEND_SIDE, admin), Action::Drop);
             assert_eq!((lab.drawn(), lab.sizes()), (Outcomes { refused: 1, ..ONE }, [0; 5]));
@@ -394,7 +397,7 @@ fn a_refused_datagram_is_the_last_of_its_flow() {
                 assert_eq!(parse(&frame.bytes).dst, second);
             }
             // In the middle, and with nobody left.
-            assert_eq!(lab.icmp(&sent, BACKEND_SIDE, admin), Action::Pass);
+            assert_eq!(lab.icmp(&sent, BACKEND_SIDE, admin), TOLD);
             assert_eq!(lab.drawn().cut, 1);
         }
     }

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use report::Report;
 use screen::Screen;
 use serde_json::Value;
-use splitter_bench::{
+use splitter_lab::{
     agent::{METRICS, Site, quiet_log},
     lab::{self, Lab, Process, VIP4, VIP6, namespaces_of},
     load::{Load, Plan},

@@ -2,7 +2,7 @@
 
 use super::{VERSIONS, Weights, counter, requests, traffic::View};
 use serde_json::{Map, Value, json};
-use splitter_bench::{
+use splitter_lab::{
     load::{Phase, Version},
     stats::binomial_bound,
 };
@@ -317,7 +317,7 @@ fn rounded(value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use splitter_bench::load::ErrorKind;
+    use splitter_lab::load::ErrorKind;
 
     fn phase(v1: u64, v2: u64) -> Phase {
         let version = |connections| Version { connections, requests: connections, ..Version::default() };

@@ -7,7 +7,7 @@ use super::{
     report::share,
     screen::{bar, count},
 };
-use splitter_bench::{
+use splitter_lab::{
     lab::{Lab, VIP4},
     load::{ErrorKind, Kind, Phase, Plan, Reuse},
 };

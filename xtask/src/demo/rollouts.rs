@@ -3,7 +3,7 @@
 use super::{PATIENCE, SERVICES, Show, policy, requests, vip};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use splitter_bench::load::{Load, Plan};
+use splitter_lab::load::{Load, Plan};
 use std::{
     fs,
     time::{Duration, Instant},

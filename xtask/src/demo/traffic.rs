@@ -3,7 +3,7 @@
 
 use super::requests::{TAGS, Tag};
 use anyhow::Result;
-use splitter_bench::{
+use splitter_lab::{
     lab::Namespace,
     load::{Load, Phase, Plan, Reuse},
 };

@@ -9,7 +9,7 @@ use super::{
 use crate::{artifact, step};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use splitter_bench::cleanup::Guard;
+use splitter_lab::cleanup::Guard;
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -126,7 +126,7 @@ fn whole(folder: &Path) -> Result<()> {
 /// Downloads and unpacks beside the place, then moves there: what is in the place was finished.
 fn fetch(package: &str, version: &str, cache: &Path, folder: &Path) -> Result<()> {
     let part = cache.join(format!("part-{}-{package}", std::process::id()));
-    let _remove = splitter_bench::cleanup::Guard::new({
+    let _remove = splitter_lab::cleanup::Guard::new({
         let part = part.clone();
         move || {
             let _ = fs::remove_dir_all(part);

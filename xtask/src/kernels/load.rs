@@ -10,7 +10,7 @@ use crate::{
     step,
 };
 use anyhow::{Context, Result, bail, ensure};
-use splitter_bench::{cleanup::Guard, verdict::Verdict};
+use splitter_lab::{cleanup::Guard, verdict::Verdict};
 use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},

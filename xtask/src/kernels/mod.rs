@@ -19,7 +19,7 @@ mod vm;
 use crate::{artifact, proof, setup};
 use anyhow::{Context, Result, bail, ensure};
 use image::{Image, SERIES};
-use splitter_bench::machine;
+use splitter_lab::machine;
 use std::{path::PathBuf, thread};
 
 const USAGE: &str = "usage: cargo xtask kernels [--load-only [--update] [--object FILE]] [--kernel 6.1|6.12]...";

@@ -3,7 +3,7 @@
 use super::{cpio::Archive, image::Image};
 use crate::artifact;
 use anyhow::{Context, Result, ensure};
-use splitter_bench::cleanup::Guard;
+use splitter_lab::cleanup::Guard;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -4,7 +4,7 @@ use super::image::Image;
 use crate::{artifact, step};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use splitter_bench::{cleanup, lab::Process, pace};
+use splitter_lab::{cleanup, lab::Process, pace};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -94,7 +94,7 @@ fn kvm() -> Result<()> {
     const KVM_CREATE_VM: libc::c_ulong = 0xae01;
     let device = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").context("cannot open /dev/kvm")?;
     // SAFETY: takes a number, gives a descriptor that is ours.
-    let vm = splitter_bench::poll::check(unsafe { libc::ioctl(device.as_raw_fd(), KVM_CREATE_VM as _, 0) }).context("KVM_CREATE_VM")?;
+    let vm = splitter_lab::poll::check(unsafe { libc::ioctl(device.as_raw_fd(), KVM_CREATE_VM as _, 0) }).context("KVM_CREATE_VM")?;
     // SAFETY: nobody else has it.
     unsafe { libc::close(vm) };
     Ok(())

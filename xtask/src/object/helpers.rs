@@ -37,6 +37,7 @@ const KNOWN: &[(u32, &str, (u32, u32))] = &[
     (132, "ringbuf_submit", (5, 8)),
     (133, "ringbuf_discard", (5, 8)),
     (134, "ringbuf_query", (5, 8)),
+    (135, "csum_level", (5, 8)),
     (152, "redirect_neigh", (5, 10)),
     (155, "redirect_peer", (5, 10)),
     (181, "loop", (5, 17)),

@@ -4,8 +4,8 @@ use super::{
     super::wrk::{DONE, Outcome, Run},
     subject::Subject,
 };
-use crate::foreign::require;
 use anyhow::Result;
+use splitter_lab::foreign::require;
 
 /// What requests say of the version that they want.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,10 +13,10 @@ use super::{
     rows::{self, again},
     wrk::Outcome,
 };
-use crate::lab::machine_cpu;
 use anyhow::{Context, Result};
 use client::{Tags, Workload};
 use others::Others;
+use splitter_lab::lab::machine_cpu;
 use std::time::Instant;
 use subject::{Kind, PORT_BY_CONNECTION, PORT_BY_REQUEST, Subject};
 

@@ -1,7 +1,9 @@
 //! What stands between client and backends: nothing, the agent, or a proxy that splits by the same tags and weights.
 
 use super::super::{Place, synthetic::BACK_PORT};
-use crate::{
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use splitter_lab::{
     admin::Admin,
     agent::{self, Site},
     cleanup::Guard,
@@ -9,8 +11,6 @@ use crate::{
     lab::{Lab, Options, Process, VIP4},
     load::{self, Load, Plan, Reuse},
 };
-use anyhow::{Result, ensure};
-use serde_json::Value;
 use std::{fmt::Write, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 /// v1 gets what carries no tag.

@@ -5,11 +5,11 @@ use super::{
     server,
     subject::Subject,
 };
-use crate::{
+use anyhow::{Context, Result, ensure};
+use splitter_lab::{
     histogram::Histogram,
     load::{Load, Plan, Reuse},
 };
-use anyhow::{Context, Result, ensure};
 use std::{
     fmt::Write,
     net::SocketAddr,

@@ -1,7 +1,8 @@
 //! The case `l4`: real requests through a node that routes plainly, splits, or translates by the rules that kube-proxy writes.
 //!
 //! Every subject has a network of its own, all stand at the same time, and the client goes round them, so that what the machine does meanwhile
-//! meets all alike. The plain one stands twice: what the two differ by is the noise. Ratios are medians of the ratios of each round.
+//! meets all alike. The plain one stands twice: what the two differ by is the noise. Ratios are medians of the ratios of each round. Two subjects have a
+//! firewall that follows connections: one routes plainly, the other one splits by `path: stack`; they are compared with each other.
 
 mod client;
 mod server;
@@ -12,14 +13,18 @@ use super::{
     rows::{self, again},
     wrk::Outcome,
 };
-use crate::lab::machine_cpu;
 use anyhow::{Context, Result};
 use client::{Client, Workload};
+use splitter_lab::lab::machine_cpu;
 use std::time::{Duration, Instant};
 use subject::{Kind, Subject};
 
 /// What ratios are of.
 const PLAIN: &str = "plain-routing";
+
+/// What ratios of the stack's path are of.
+const FILTERED: &str = "plain-routing-filtered";
+const STACK: &str = "splitter-stack";
 
 const WORKLOADS: [Workload; 4] = [
     Workload { name: "keepalive_small", path: "/", keep_alive: true, connections: 32 },
@@ -42,6 +47,8 @@ pub fn run(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
     let subjects = [
         Subject::start(place, PLAIN, Kind::Plain)?,
         Subject::start(place, "splitter", Kind::Splitter)?,
+        Subject::start(place, FILTERED, Kind::Filtered)?,
+        Subject::start(place, STACK, Kind::Stack)?,
         Subject::start(place, "nft-dnat", Kind::Nft)?,
         Subject::start(place, "iptables-dnat", Kind::Iptables)?,
         Subject::start(place, &again, Kind::Plain)?,
@@ -62,8 +69,9 @@ pub fn run(place: &Place, quick: bool, rows: &mut Rows) -> Result<()> {
             }
         }
         for (subject, ours) in subjects.iter().zip(&measured) {
-            let baseline = (subject.name != PLAIN).then_some((PLAIN, &measured[0]));
-            report(rows, &subject.name, workload, ours, baseline, client.name());
+            let baseline = if subject.name == STACK { FILTERED } else { PLAIN };
+            let theirs = subjects.iter().position(|other| other.name == baseline).filter(|_| subject.name != baseline);
+            report(rows, &subject.name, workload, ours, theirs.map(|index| (baseline, &measured[index])), client.name());
         }
     }
     for subject in subjects {

@@ -1,14 +1,14 @@
 //! The backends: nginx where it is installed, else the lab's own server.
 
 use super::super::synthetic::BACK_PORT;
-pub use crate::foreign::find;
-use crate::{
+use anyhow::{Context, Result};
+pub use splitter_lab::foreign::find;
+use splitter_lab::{
     agent::quiet_log,
     http::body_byte,
     lab::{Lab, Process},
     serve,
 };
-use anyhow::{Context, Result};
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},

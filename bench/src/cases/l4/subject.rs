@@ -8,14 +8,14 @@ use super::{
     },
     server,
 };
-use crate::{
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use splitter_lab::{
     agent::{self, Site},
     cleanup::Guard,
     lab::{Lab, Options, Process, VIP4},
     load::{Load, Plan},
 };
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use std::{
     fs,
     io::Write,
@@ -35,6 +35,10 @@ pub enum Kind {
     /// The client calls the backends themselves.
     Plain,
     Splitter,
+    /// As `Plain`, past a firewall that follows connections.
+    Filtered,
+    /// The agent, and the firewall holds for what it splits.
+    Stack,
     Nft,
     Iptables,
 }
@@ -65,10 +69,18 @@ impl Subject {
         let (folder, removal) = agent::folder(lab.name())?;
         let servers = (1..=BACKENDS).map(|i| server::start(&lab, i, &folder)).collect::<Result<_>>()?;
         let backends: Vec<SocketAddr> = (1..=BACKENDS).map(|i| lab.backend_addr(i, false, BACK_PORT)).collect();
-        let targets = if kind == Kind::Plain { backends.clone() } else { vec![SocketAddr::new(VIP4.into(), FRONT_PORT); BACKENDS] };
+        let targets = if matches!(kind, Kind::Plain | Kind::Filtered) {
+            backends.clone()
+        } else {
+            vec![SocketAddr::new(VIP4.into(), FRONT_PORT); BACKENDS]
+        };
         let agent = match kind {
             Kind::Plain => None,
-            Kind::Splitter => {
+            Kind::Filtered => rules(&lab, "nft", &["-f", "-"], FIREWALL).map(|()| None)?,
+            Kind::Splitter | Kind::Stack => {
+                if kind == Kind::Stack {
+                    rules(&lab, "nft", &["-f", "-"], FIREWALL)?;
+                }
                 let site = Site::new(&place.splitter, &lab.node, &synthetic::real(1, 0))?;
                 Some((site.start(1)?, site))
             }
@@ -80,7 +92,7 @@ impl Subject {
         Ok(subject)
     }
 
-    /// Every target answers, and only the rivals use conntrack. The VIP is assigned nowhere: who answers there was translated.
+    /// Every target answers, and conntrack is used by the rivals and the firewall alone. The VIP is assigned nowhere: who answers there was translated.
     pub fn check(&self) -> Result<()> {
         self.wake();
         for target in &self.targets {
@@ -92,7 +104,11 @@ impl Subject {
         let tracked = self.lab.node.run(|| fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count"))?;
         let tracked = tracked.context("the kernel has no conntrack to compare with")?;
         let uses = tracked.trim() != "0";
-        ensure!(uses == matches!(self.kind, Kind::Nft | Kind::Iptables), "conntrack entries at the node: {}", tracked.trim());
+        ensure!(
+            uses == matches!(self.kind, Kind::Nft | Kind::Iptables | Kind::Filtered | Kind::Stack),
+            "conntrack entries at the node: {}",
+            tracked.trim()
+        );
         Ok(())
     }
 
@@ -152,6 +168,16 @@ fn rules(lab: &Lab, program: &str, arguments: &[&str], text: &str) -> Result<()>
     ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }
+
+/// As many hosts and network policies have it: new connections to the backends, and what belongs to them.
+const FIREWALL: &str = "table inet firewall {
+  chain forward {
+    type filter hook forward priority filter; policy drop;
+    ct state vmap { established : accept, related : accept, invalid : drop }
+    ip daddr 10.2.0.0/16 tcp dport 8080 accept
+  }
+}
+";
 
 /// Sources that kube-proxy would not masquerade: the cluster's pods, which the client is one of.
 const CLUSTER: &str = "10.0.0.0/8";

@@ -1,14 +1,14 @@
 //! The live rows: a real agent, a canary with a fault, clients that see it; and what 1,000 rollouts cost.
 
-use crate::{
+use crate::cases::{Place, Rows, Samples, synthetic};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use splitter_lab::{
     admin::Admin,
     agent::Site,
-    cases::{Place, Rows, Samples, synthetic},
     lab::{Lab, Namespace, Options, VIP4},
     load::{Load, Plan},
 };
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use std::{
     collections::VecDeque,
     fs,

@@ -1,7 +1,7 @@
 //! Rules of others, replayed on the same streams: Flagger's counted checks, Kayenta's Mann-Whitney, a fixed threshold. Written from their
 //! documents; what is simplified is said.
 
-use splitter_agent::rollout::{LatencySamples, Traffic, stats::Counts};
+use splitter_rollout::{LatencySamples, Traffic, stats::Counts};
 use std::collections::VecDeque;
 
 /// Seconds between two checks, and of one point of a series.
@@ -170,7 +170,7 @@ impl Statistic for Whole {
         self.all[1].add(baseline);
         self.looks += 1;
         self.looks.is_multiple_of(10).then(|| {
-            let buckets = 0..splitter_agent::rollout::stats::BUCKETS;
+            let buckets = 0..splitter_rollout::stats::BUCKETS;
             let groups = buckets.map(|bucket| {
                 let count = |counts: &Counts| counts.from(bucket) - counts.from(bucket + 1);
                 (count(&self.all[0]), count(&self.all[0]) + count(&self.all[1]))
@@ -188,7 +188,7 @@ pub fn sides(samples: &LatencySamples) -> Option<&[Counts; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use splitter_agent::rollout::Side;
+    use splitter_rollout::Side;
 
     #[test]
     fn mann_whitney_by_hand() {

@@ -6,10 +6,8 @@ use super::{
 };
 use crate::cases::{Rows, Samples};
 use anyhow::{Context, Result, ensure};
-use splitter_agent::{
-    model::{ALL, ErrorRate, Gates, Latency, Measure, Pace, Rollout},
-    rollout::{self, Moment, Observation, Phase, State, Weights, Word, WordKind},
-};
+use splitter_policy::model::{ALL, ErrorRate, Gates, Latency, Measure, Pace, Rollout};
+use splitter_rollout::{Moment, Observation, Phase, State, Weights, Word, WordKind};
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
@@ -64,7 +62,11 @@ impl Judge {
         let weights = Weights::from([("v1".into(), 1), ("v2".into(), 0)]);
         let mut judge = Judge { state: State::new("web", "v2", "v1", policy, &weights), now: 1e9, looks: 0 };
         let word = Word::new(WordKind::Start, "bench", "");
-        rollout::step_in_place(&mut judge.state, &Observation { word: Some(word), ..Observation::default() }, Moment::new(judge.now, 0.0));
+        splitter_rollout::step_in_place(
+            &mut judge.state,
+            &Observation { word: Some(word), ..Observation::default() },
+            Moment::new(judge.now, 0.0),
+        );
         judge
     }
 
@@ -74,7 +76,7 @@ impl Judge {
         self.looks += 1;
         let latency = self.looks.is_multiple_of(10).then(|| atoms.look(random, canary, baseline));
         let observation = Observation { traffic: Some(look(random, canary, baseline)), latency, ..Observation::default() };
-        rollout::step_in_place(&mut self.state, &observation, Moment::new(self.now, LOOK));
+        splitter_rollout::step_in_place(&mut self.state, &observation, Moment::new(self.now, LOOK));
         observation
     }
 
@@ -92,7 +94,7 @@ fn parallel<T: Send>(count: u64, run: impl Fn(u64) -> T + Sync) -> Result<Vec<T>
             let mut mine = Vec::new();
             loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= count || crate::cleanup::stopping() {
+                if i >= count || splitter_lab::cleanup::stopping() {
                     return mine;
                 }
                 mine.push((i, run(i)));
@@ -339,7 +341,7 @@ fn cost(rows: &mut Rows) {
     let began = Instant::now();
     for observation in &looks {
         judge.now += LOOK;
-        rollout::step_in_place(&mut judge.state, observation, Moment::new(judge.now, LOOK));
+        splitter_rollout::step_in_place(&mut judge.state, observation, Moment::new(judge.now, LOOK));
     }
     let ns = began.elapsed().as_secs_f64() * 1e9 / looks.len() as f64;
     rows.add("judge", "step_ns", ns, None);

@@ -1,13 +1,11 @@
 //! Simulated traffic: counts of one tenth of a second, drawn instead of single requests, so that a day takes a fraction of a second.
 
-use splitter_agent::{
-    model::Measure,
-    rollout::{
-        LatencySamples, Side, Traffic,
-        stats::{Counts, bucket_of},
-    },
-};
 use splitter_common::histogram::locate;
+use splitter_policy::model::Measure;
+use splitter_rollout::{
+    LatencySamples, Side, Traffic,
+    stats::{Counts, bucket_of},
+};
 use std::collections::BTreeMap;
 
 /// Seconds of one look.

@@ -4,11 +4,9 @@ use super::{
     Check,
     network::{Needs, count},
 };
-use crate::{
-    datapath::missing_capabilities,
-    observed::{Interface, Status},
-    source::Outcome,
-};
+use splitter_api::{Interface, Status};
+use splitter_datapath::missing_capabilities;
+use splitter_policy::source::Outcome;
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 /// Address families that a policy uses; without a policy both may be.
@@ -273,7 +271,7 @@ mod tests {
 
     #[test]
     fn tables_that_are_nearly_full() {
-        let table = |name: &str, entries| crate::observed::Table { name: name.into(), entries, max_entries: 1_000, memory: 0 };
+        let table = |name: &str, entries| splitter_api::Table { name: name.into(), entries, max_entries: 1_000, memory: 0 };
         let status = |tables| Ok(Status { tables, ..Status::default() });
         assert_eq!(tables(&status(vec![table("tcp4", 899), table("stashes", 749)])).unwrap().verdict, Verdict::Ok);
         let found = tables(&status(vec![table("tcp4", 900), table("stashes", 750), table("udp4", 0)])).unwrap();

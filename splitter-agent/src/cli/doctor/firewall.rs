@@ -1,7 +1,8 @@
-//! The judgement of `doctor` on firewalls: rules that look at forwarded packets see a part of what is split, since the redirect passes them by.
+//! The judgement of `doctor` on firewalls: rules that look at forwarded packets see what goes through the stack, and only a part of what is redirected.
 
 use super::{Check, checks::shorten};
 use serde_json::Value;
+use splitter_api::Status;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the tools print; `None`: not to be had.
@@ -25,8 +26,25 @@ struct Chain {
     state: bool,
 }
 
+/// What goes past the rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Past {
+    /// No agent says so; one that is started without `--path` sends layer 4 through the stack.
+    #[default]
+    Unknown,
+    /// Services whose flows are redirected, by name; none: all go through the stack.
+    Services(Vec<String>),
+}
+
+impl Past {
+    pub fn of(status: &anyhow::Result<Status>) -> Self {
+        let Ok(status) = status.as_ref().map(|status| &status.services) else { return Self::Unknown };
+        Self::Services(status.iter().filter(|service| service.path == "redirect").map(|service| service.name.clone()).collect())
+    }
+}
+
 /// The chains that have something to say to forwarded packets.
-pub fn check(rules: &Rules) -> Check {
+pub fn check(rules: &Rules, past: &Past) -> Check {
     const NAME: &str = "firewall";
     let mut chains = match rules.nft.as_deref().map(nft) {
         Some(Some(chains)) => chains,
@@ -44,17 +62,34 @@ pub fn check(rules: &Rules) -> Check {
     }
     let shown: Vec<String> = chains.iter().map(describe).collect();
     let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+    let redirected = match past {
+        Past::Services(services) => services.as_slice(),
+        Past::Unknown => &[],
+    };
+    if redirected.is_empty() {
+        let text = "flows go through the node's stack and so by these, all but those whose source is translated (`snat`) and those that began before the rules came";
+        let found = match past {
+            Past::Unknown => format!("{}: with --path auto {text}; mode http is redirected past them", shorten(&shown)),
+            Past::Services(_) => format!("{}: {text}", shorten(&shown)),
+        };
+        return Check::ok(NAME, found);
+    }
     let half = if chains.iter().any(|chain| chain.state) {
-        "; and the rest (ICMP errors, fragments, what only the stack can route) they see without the connection that it belongs to, which rules on \
+        "; and the rest (datagrams that it cuts, what only it can route) they see without the connection that it belongs to, which rules on \
          its state drop"
     } else if chains.iter().any(|chain| chain.drops) {
-        "; and the rest (ICMP errors, fragments, what only the stack can route) is dropped unless a rule lets it pass"
+        "; and the rest (datagrams that it cuts, what only it can route) is dropped unless a rule lets it pass"
     } else {
         ""
     };
-    let found =
-        format!("{}: packets to VIPs and their answers are redirected past these, so they hold back none of them{half}", shorten(&shown));
-    let remedy = "filter at the backends or before this node; accept what is from and to backends ahead of rules on states";
+    let services: Vec<&str> = redirected.iter().map(String::as_str).collect();
+    let found = format!(
+        "{}: packets of {} and their answers are redirected past these, so they hold back none of them{half}",
+        shorten(&shown),
+        shorten(&services)
+    );
+    let remedy = "mode tcp and udp: `path: stack` (or `--path auto` and no `path`); http: filter at the backends or before this node, and accept \
+                  what is from and to backends ahead of rules on states";
     Check::warn(NAME, found, remedy)
 }
 
@@ -186,10 +221,12 @@ mod tests {
     fn rules_for_forwarded_packets_are_named_with_what_follows() {
         let rules = |nft: &str, legacy: &str| Rules { nft: Some(nft.into()), legacy: vec![("iptables-legacy", Some(legacy.into()))] };
         let empty = "{\"nftables\": []}";
+        let past = Past::Services(vec!["shop".into()]);
+        let check = |rules: &Rules| super::check(rules, &past);
         let found = check(&rules(NFT, SAVED));
         assert_eq!(found.verdict, Verdict::Warn);
         let begin = "nft inet filter forward (3 rules, policy drop, by connection state), iptables-legacy filter FORWARD (3 rules, policy drop, by \
-                     connection state): packets to VIPs";
+                     connection state): packets of shop and";
         assert!(found.found.starts_with(begin), "{}", found.found);
         assert!(found.found.contains("rules on its state drop"), "{}", found.found);
         assert_eq!(check(&rules(empty, "")).verdict, Verdict::Ok);
@@ -199,10 +236,19 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_through_the_stack_is_held_back() {
+        let rules = Rules { nft: Some(NFT.into()), legacy: Vec::new() };
+        for past in [Past::Unknown, Past::Services(Vec::new())] {
+            let found = check(&rules, &past);
+            assert!(found.verdict == Verdict::Ok && found.found.contains("go through the node's stack"), "{}", found.found);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_read_is_said() {
-        assert_eq!(check(&Rules::default()).verdict, Verdict::Warn);
+        assert_eq!(check(&Rules::default(), &Past::Unknown).verdict, Verdict::Warn);
         let unread = Rules { nft: Some("{\"nftables\": []}".into()), legacy: vec![("ip6tables-legacy", None)] };
-        assert!(check(&unread).found.contains("ip6tables-legacy"));
+        assert!(check(&unread, &Past::Unknown).found.contains("ip6tables-legacy"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{
     firewall::Rules,
     network::{Needs, Way},
 };
-use crate::datapath::{self, Link, Route};
+use splitter_datapath::{Link, Route};
 use std::{collections::BTreeMap, fs, net::IpAddr, process::Command};
 
 /// The machine as text.
@@ -55,7 +55,7 @@ impl Host {
                 .into_iter()
                 .chain(local6(&text("/proc/net/if_inet6").unwrap_or_default()))
                 .collect(),
-            interfaces: datapath::interfaces().unwrap_or_default(),
+            interfaces: splitter_datapath::interfaces().unwrap_or_default(),
             firewall: Rules { nft: run("nft", &["-j", "list", "ruleset"]), legacy: legacy() },
         }
     }
@@ -64,7 +64,7 @@ impl Host {
     pub fn ways(&self, needs: &Needs) -> BTreeMap<IpAddr, Way> {
         let name = |ifindex: u32| self.interfaces.iter().find(|link| link.ifindex == ifindex).map(|link| link.name.clone());
         let way = |address| {
-            Some(match datapath::route_to(address).ok()? {
+            Some(match splitter_datapath::route_to(address).ok()? {
                 Route::Local => Way::Local,
                 Route::Out { ifindex, gateway } => Way::Out { interface: name(ifindex)?, gateway },
                 Route::None => Way::None,

@@ -7,9 +7,9 @@ use super::{
     },
     Check, Verdict,
 };
-use crate::datapath::trial::{Attach, Trial, Tried, run as attempt};
 use anyhow::{Context, Result};
 use serde::Serialize;
+use splitter_datapath::trial::{Attach, Trial, Tried, run as attempt};
 use std::{process::ExitCode, time::Instant};
 
 /// One program. `log` holds the verifier's last lines when it is refused.
@@ -171,7 +171,7 @@ fn programs(timed: &Timed) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::Refusal;
+    use splitter_datapath::Refusal;
 
     fn tried(name: &str, cause: Option<&str>) -> Tried {
         let refusal = cause.map(|cause| Refusal {

@@ -13,9 +13,10 @@ use super::{
     out::{self, Output, Style},
     show,
 };
-use crate::{admin::client::Client, observed::Status, source};
 use anyhow::{Context, Result};
 use serde::Serialize;
+use splitter_api::{Status, client::Client};
+use splitter_policy::source;
 use std::{collections::BTreeSet, path::Path, process::ExitCode};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -81,8 +82,8 @@ pub async fn run(client: &Client, policy: Option<&Path>, output: Output) -> Resu
     list.extend(checks::tables(&status));
     list.extend(network::interfaces(&host.interfaces, served, &ways));
     list.extend(network::backends(&needs, &ways, served));
-    list.extend(network::loops(&needs, &ways, served, &host.interfaces));
-    list.push(firewall::check(&host.firewall));
+    list.extend(network::loops(&needs, &ways));
+    list.push(firewall::check(&host.firewall, &firewall::Past::of(&status)));
     list.push(checks::kube_proxy(&host.rules));
     list.push(checks::other_programs(host.links.as_deref(), host.qdiscs.as_deref(), &on_clsact(&status)));
     list.push(checks::open_files(&host.limits));

@@ -1,7 +1,9 @@
 //! The judgements of `doctor` on interfaces and routes: pure functions over what the host told, and over what is served or asked for.
 
 use super::{Check, checks::shorten};
-use crate::{datapath::Link, model::Policy, observed::Status};
+use splitter_api::Status;
+use splitter_datapath::Link;
+use splitter_policy::model::{Policy, Unserved};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -16,6 +18,8 @@ pub struct Needs {
     /// Each with its service.
     pub vips: BTreeMap<IpAddr, String>,
     pub backends: BTreeMap<IpAddr, String>,
+    /// VIPs of which the stack gets what no service has.
+    pub passed: BTreeSet<IpAddr>,
 }
 
 impl Needs {
@@ -23,6 +27,9 @@ impl Needs {
         let mut needs = Self::default();
         for service in &policy.services {
             needs.vips.extend(service.frontends.iter().map(|frontend| (frontend.address.ip(), service.name.clone())));
+            if service.vip.unserved == Unserved::Pass {
+                needs.passed.extend(service.frontends.iter().map(|frontend| frontend.address.ip()));
+            }
             let backends = service.versions.iter().flat_map(|version| &version.backends);
             needs.backends.extend(backends.map(|backend| (backend.address.ip(), service.name.clone())));
         }
@@ -34,7 +41,11 @@ impl Needs {
         let mut needs = Self::default();
         for service in &status.services {
             let frontends = service.frontends.iter().filter_map(|text| address(text.rsplit_once('/').map_or(text, |(address, _)| address)));
-            needs.vips.extend(frontends.map(|ip| (ip, service.name.clone())));
+            let frontends: Vec<IpAddr> = frontends.collect();
+            if service.unserved == "pass" {
+                needs.passed.extend(&frontends);
+            }
+            needs.vips.extend(frontends.into_iter().map(|ip| (ip, service.name.clone())));
             let backends = service.versions.iter().flat_map(|version| &version.backends);
             needs.backends.extend(backends.filter_map(|backend| address(&backend.address)).map(|ip| (ip, service.name.clone())));
         }
@@ -59,7 +70,7 @@ pub enum Way {
 fn serves(link: &Link, served: Option<&BTreeSet<String>>) -> bool {
     match served {
         Some(names) => names.contains(&link.name),
-        None => link.name != "lo" && link.ethernet && link.up,
+        None => link.name != "lo" && link.ethernet && link.up && link.bridge.is_none(),
     }
 }
 
@@ -99,6 +110,16 @@ pub fn interfaces(links: &[Link], served: Option<&BTreeSet<String>>, ways: &BTre
         let bare: Vec<&str> = bare.iter().map(String::as_str).collect();
         let found = format!("without Ethernet header, so never served: {}", shorten(&bare));
         list.push(Check::warn(NAME, found, "reach clients and backends by an Ethernet device; nothing, if none of them is behind these"));
+    }
+    let bridged = |name: &str| links.iter().any(|link| link.name == name && serves(link, served));
+    let ports = links.iter().filter(|link| link.up).filter_map(|link| Some((&link.name, link.bridge.as_ref()?)));
+    let ports: Vec<_> = ports.filter(|(_, bridge)| !bridged(bridge)).collect();
+    if let Some((_, bridge)) = ports.first() {
+        let shown: Vec<String> = ports.iter().map(|(name, bridge)| format!("{name} ({bridge})")).collect();
+        let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+        let found = format!("ports of bridges that are not served, and ports never are: {}", shorten(&shown));
+        let remedy = format!("--interface {bridge}, and ip link set {bridge} up; nothing, if neither clients nor backends are behind it");
+        list.push(Check::warn(NAME, found, remedy));
     }
     // Not read: nothing is known.
     if links.is_empty() {
@@ -140,25 +161,22 @@ pub fn backends(needs: &Needs, ways: &BTreeMap<IpAddr, Way>, served: Option<&BTr
     list
 }
 
-/// VIPs that this host would send back to where their packets come from: what is not served of them goes round until its TTL ends.
-pub fn loops(needs: &Needs, ways: &BTreeMap<IpAddr, Way>, served: Option<&BTreeSet<String>>, links: &[Link]) -> Option<Check> {
-    let serves = |interface: &str| links.iter().any(|link| link.name == interface && serves(link, served));
-    let looped: Vec<String> = needs
-        .vips
-        .keys()
-        .filter_map(|vip| match ways.get(vip)? {
-            Way::Out { interface, gateway: true } if serves(interface) => Some(format!("{vip} ({interface})")),
-            _ => None,
-        })
-        .collect();
-    let first = needs.vips.keys().find(|vip| looped.iter().any(|text| text.starts_with(&format!("{vip} "))))?;
-    let shown: Vec<&str> = looped.iter().map(String::as_str).collect();
+/// VIPs of which the stack gets what no service has (`vip: {unserved: pass}`), and that it would send to a gateway, by whichever interface: who is not
+/// on the way to somebody who has the address sends it back here, until its TTL ends.
+pub fn loops(needs: &Needs, ways: &BTreeMap<IpAddr, Way>) -> Option<Check> {
+    let looped = needs.passed.iter().filter_map(|vip| match ways.get(vip)? {
+        Way::Out { interface, gateway: true } => Some((vip, format!("{vip} ({interface})"))),
+        _ => None,
+    });
+    let looped: Vec<(&IpAddr, String)> = looped.collect();
+    let (first, _) = looped.first()?;
+    let shown: Vec<&str> = looped.iter().map(|(_, text)| text.as_str()).collect();
     let found = format!(
-        "{} routed to a gateway on the interface that clients come by: a packet to a port that no service has is bounced until its TTL ends",
+        "{} routed to a gateway, and `unserved: pass`: unless that gateway leads to who has the address, a packet to a port that no service has is bounced until its \
+         TTL ends",
         shorten(&shown)
     );
-    let family = if first.is_ipv4() { "" } else { " -6" };
-    Some(Check::warn("VIPs", found, format!("ip{family} route add unreachable {first}, on this node: such a packet is refused then")))
+    Some(Check::warn("VIPs", found, format!("leave out `unserved: pass` in the policy, or give {first} a route to who has it")))
 }
 
 fn named(shown: &[&str], one: &str, many: &str) -> String {
@@ -172,7 +190,6 @@ pub(super) fn count(number: usize, one: &str, many: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::Verdict, *};
-    use crate::observed;
 
     fn link(name: &str) -> Link {
         Link { name: name.into(), up: true, carrier: true, ethernet: true, addr4: Some([10, 0, 0, 1]), ..Link::default() }
@@ -184,7 +201,7 @@ mod tests {
 
     fn needs() -> Needs {
         let service = |ip: &str| [(ip.parse().unwrap(), "web".to_owned())].into();
-        Needs { vips: service("10.9.9.9"), backends: service("10.2.1.2") }
+        Needs { vips: service("10.9.9.9"), backends: service("10.2.1.2"), ..Needs::default() }
     }
 
     fn ways(vip: Way, backend: Way) -> BTreeMap<IpAddr, Way> {
@@ -235,6 +252,17 @@ mod tests {
     }
 
     #[test]
+    fn ports_of_bridges_that_are_not_served_are_named() {
+        let port = Link { bridge: Some("br0".into()), ..link("c0") };
+        let links = [port, Link { kind: Some("bridge".into()), ..link("br0") }, link("b1")];
+        let check = |served: Option<&[&str]>| interfaces(&links, served.map(names).as_ref(), &BTreeMap::new());
+        assert_eq!(words(&check(None)), [(Verdict::Ok, "2 up, which an agent serves by default")]);
+        let told = (Verdict::Warn, "ports of bridges that are not served, and ports never are: c0 (br0)");
+        assert_eq!(words(&check(Some(&["b1"]))), [told]);
+        assert_eq!(words(&check(Some(&["b1", "br0"]))), [(Verdict::Ok, "2 up, all that are served")]);
+    }
+
+    #[test]
     fn backends_need_a_route_out_of_a_served_interface() {
         let served = names(&["b1"]);
         let check = |way| backends(&needs(), &ways(Way::None, way), Some(&served));
@@ -247,31 +275,34 @@ mod tests {
     }
 
     #[test]
-    fn a_vip_that_goes_back_to_the_gateway_loops() {
-        let links = [link("c0"), Link { up: false, ..link("eth9") }];
-        let check = |way| loops(&needs(), &ways(way, Way::None), None, &links).map(|check| (check.verdict, check.remedy));
-        let remedy = "ip route add unreachable 10.9.9.9, on this node: such a packet is refused then".to_owned();
-        assert_eq!(check(out("c0", true)), Some((Verdict::Warn, remedy)));
-        assert_eq!(check(out("eth9", true)), None);
-        assert_eq!(check(out("c0", false)), None);
-        assert_eq!(check(Way::None), None);
-        assert_eq!(check(Way::Local), None);
+    fn a_vip_whose_rest_goes_to_a_gateway_may_loop() {
+        let passed = Needs { passed: ["10.9.9.9".parse().unwrap()].into(), ..needs() };
+        let check = |needs: &Needs, way| loops(needs, &ways(way, Way::None)).map(|check| (check.verdict, check.remedy));
+        let remedy = "leave out `unserved: pass` in the policy, or give 10.9.9.9 a route to who has it".to_owned();
+        assert_eq!(check(&passed, out("c0", true)), Some((Verdict::Warn, remedy)));
+        // Refused by the programs, whatever the route.
+        assert_eq!(check(&needs(), out("c0", true)), None);
+        assert_eq!(check(&passed, out("c0", false)), None);
+        assert_eq!(check(&passed, Way::None), None);
+        assert_eq!(check(&passed, Way::Local), None);
     }
 
     #[test]
     fn needs_are_those_of_the_agents_policy() {
-        let version = observed::Version {
-            backends: vec![observed::Backend { address: "[fd02::2]:8080".into(), ..observed::Backend::default() }],
-            ..observed::Version::default()
+        let version = splitter_api::Version {
+            backends: vec![splitter_api::Backend { address: "[fd02::2]:8080".into(), ..splitter_api::Backend::default() }],
+            ..splitter_api::Version::default()
         };
-        let service = observed::Service {
+        let service = splitter_api::Service {
             name: "web".into(),
             frontends: vec!["[fd09::9]:80/TCP".into()],
+            unserved: "pass".into(),
             versions: vec![version],
-            ..observed::Service::default()
+            ..splitter_api::Service::default()
         };
         let found = Needs::of_status(&Status { services: vec![service], ..Status::default() });
         assert_eq!(found.vips.keys().map(ToString::to_string).collect::<Vec<_>>(), ["fd09::9"]);
         assert_eq!(found.backends.keys().map(ToString::to_string).collect::<Vec<_>>(), ["fd02::2"]);
+        assert!(found.passed.iter().eq(found.vips.keys()));
     }
 }

@@ -5,17 +5,15 @@ use super::{
     state::{Page, Top},
     view::{achieved, failed, fit, number, phase_style, success},
 };
-use crate::{
-    cli::{
-        rollout::{bar, measured},
-        table::{count, seconds, share, since},
-    },
-    observed::{Answer, Finding, RolloutPoint, RolloutStatus, Service},
+use crate::cli::{
+    rollout::{bar, measured},
+    table::{count, seconds, share, since},
 };
 use ratatui::{
     style::{Style, Stylize},
     text::{Line, Span},
 };
+use splitter_api::{Answer, Finding, RolloutPoint, RolloutStatus, Service};
 
 /// All lines of the opened service; none on the list.
 pub fn lines(top: &Top) -> Vec<Line<'static>> {

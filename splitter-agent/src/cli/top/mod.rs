@@ -18,13 +18,13 @@ pub use detail::rollout as rollout_lines;
 pub use rows::Column;
 
 use super::{args, out, status};
-use crate::{
-    admin::client::{Client, Refused},
-    observed::{Status, StatusQuery},
-};
 use anyhow::Result;
 use ratatui::crossterm::event::Event as Input;
 use rows::Looks;
+use splitter_api::{
+    Status, StatusQuery,
+    client::{Client, Refused},
+};
 use state::{Event, Next, Top};
 use std::{
     io::{self, IsTerminal},

@@ -1,7 +1,7 @@
 //! What `top` shows of each version: counters of two looks made into rates, and the order of the services. Pure; time is given.
 
-use crate::observed::{RolloutStatus, Service, Status, Version};
 use clap::ValueEnum;
+use splitter_api::{RolloutStatus, Service, Status, Version};
 use std::{
     cmp::Ordering,
     collections::{HashMap, VecDeque},

@@ -1,9 +1,9 @@
 //! What `top` knows, and what keys and looks do to it. Draws nothing, asks nobody.
 
 use super::rows::{Column, HISTORY, Looks, ServiceRow, sort};
-use crate::observed::{RolloutStatus, Service, Status};
 use clap::ValueEnum;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use splitter_api::{RolloutStatus, Service, Status};
 use std::collections::VecDeque;
 
 /// What happens.

@@ -1,16 +1,14 @@
 //! Screens as they are drawn, and what keys do.
 
 use super::*;
-use crate::{
-    cli::out::printable_json,
-    observed::{Answer, Backend, Finding, Interface, Latency, RolloutPoint, RolloutStatus, Service, Version},
-};
+use crate::cli::out::printable_json;
 use ratatui::{
     Terminal,
     backend::TestBackend,
     crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
     text::Span,
 };
+use splitter_api::{Answer, Backend, Finding, Interface, Latency, RolloutPoint, RolloutStatus, Service, Version};
 use state::Page;
 
 fn version(name: &str, weight: u32, connections: u64, failed: u64) -> Version {
@@ -40,6 +38,9 @@ fn service(name: &str, connections: u64, failed: u64) -> Service {
         split_by: "connection".into(),
         on_weight_change: "keep".into(),
         pinned_on_weight_change: "keep".into(),
+        path: "redirect".into(),
+        unserved: "refuse".into(),
+        ping: false,
         frontends: vec!["10.9.9.9:80/TCP".into()],
         weights_from: "policy".into(),
         policy_weights: None,
@@ -54,7 +55,7 @@ fn status(services: Vec<Service>) -> Status {
     (status.agent.version, status.agent.started) = ("0.1.0".into(), 1_000.0);
     (status.desired.state, status.applied.generation) = ("ok".into(), 7);
     status.interfaces = vec![Interface { name: "eth0".into(), ..Interface::default() }];
-    status.tables = vec![crate::observed::Table { name: "tcp4".into(), entries: 250, max_entries: 1_000, memory: 0 }];
+    status.tables = vec![splitter_api::Table { name: "tcp4".into(), entries: 250, max_entries: 1_000, memory: 0 }];
     // As it comes from the agent: through the border.
     serde_json::from_slice(&printable_json(&serde_json::to_vec(&status).unwrap())).unwrap()
 }

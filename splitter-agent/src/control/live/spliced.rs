@@ -1,22 +1,21 @@
 //! Live connections of http services: as rows, and the one of a client that is asked about.
 
 use super::{Then, endpoint, key4, key6, version_name};
-use crate::{
-    control::{
-        decision::{self, Facts},
-        sweep::Clock,
-        wanted::Wanted,
-    },
-    datapath::{Cursor, FlowTables, TableError, Tables},
-    model::{Mode, Pinned},
-    observed::FlowRow,
-    plan,
+use crate::control::{
+    decision::{self, Facts},
+    sweep::Clock,
+    wanted::Wanted,
+};
+use splitter_api::FlowRow;
+use splitter_common::abi::*;
+use splitter_datapath::{
+    Cursor, FlowTables, TableError, Tables, plan,
     reconcile::{
         Applied, Planned,
         flows::{client_of, leg_in_use, split_ports, translated_source},
     },
 };
-use splitter_common::abi::*;
+use splitter_policy::model::{Mode, Pinned};
 use std::collections::{HashMap, HashSet};
 
 /// What is known of the leg in use.
@@ -29,12 +28,8 @@ pub struct Live {
     pub pinned: bool,
 }
 
-const fn backend(owner: u32) -> u32 {
-    owner & 0xff_ffff
-}
-
 fn has<F: FlowTables>(spliced: &Spliced<F>, flags: u8) -> bool {
-    (spliced.owner >> 24) as u8 & flags != 0
+    spliced.owner.is(flags)
 }
 
 fn state<F: FlowTables>(spliced: &Spliced<F>) -> &'static str {
@@ -60,7 +55,7 @@ pub(super) fn rows<F: FlowTables>(
         more = F::SPLICED.scan(tables, &mut cursor, |key, spliced| found.push((key, spliced)))?;
         for (key, spliced) in found {
             let Some(planned) = wanted.services.get(&spliced.service).copied() else { continue };
-            let version = if is_served(&spliced) { version_name(planned, applied.owner(backend(spliced.owner)).1) } else { "" };
+            let version = if is_served(&spliced) { version_name(planned, applied.owner(spliced.owner.backend()).1) } else { "" };
             if fits(wanted, (&key, &spliced), version) && !wanted.add(row(tables, planned, version, (&key, &spliced), clock)?) {
                 break;
             }
@@ -86,8 +81,8 @@ pub(super) fn strays<F: FlowTables>(
     while more {
         more = F::SPLICED.scan(tables, &mut cursor, |key, spliced| {
             let Some(planned) = wanted.get(&spliced.service) else { return };
-            let version = applied.owner(backend(spliced.owner)).1;
-            if is_to_move(&spliced) && index(planned, version) != decision::decide(planned, &facts::<F>(&key)).version {
+            let version = applied.owner(spliced.owner.backend()).1;
+            if is_to_move(&spliced) && decision::index_of(planned, version) != decision::version(planned, &facts::<F>(&key)) {
                 found.push(key);
             }
         })?;
@@ -96,7 +91,7 @@ pub(super) fn strays<F: FlowTables>(
         for key in &found {
             // Again: it may have moved on since the scan.
             if let Some(spliced) = F::SPLICED.get(tables, *key)?.filter(is_to_move) {
-                let owner = owner(backend(spliced.owner), (spliced.owner >> 24) as u8 | splice_flag::RESET);
+                let owner = spliced.owner.with(splice_flag::RESET);
                 F::SPLICED.replace(tables, *key, Spliced { owner, ..spliced })?;
                 // Its leg looks at the flow when it is time to look its route up.
                 let leg_key = leg_in_use(&spliced);
@@ -114,10 +109,6 @@ fn is_to_move<F: FlowTables>(spliced: &Spliced<F>) -> bool {
     spliced.state == splice_state::ESTABLISHED && has(spliced, splice_flag::PINNED) && !has(spliced, splice_flag::RESET)
 }
 
-fn index(planned: &Planned, version: u32) -> Option<usize> {
-    planned.image.record.versions.iter().take(planned.model.versions.len()).position(|slot| slot.version == version)
-}
-
 fn facts<F: FlowTables>(key: &FlowKey<F>) -> Facts {
     let (source, destination) = split_ports(key.ports);
     Facts {
@@ -131,7 +122,7 @@ fn facts<F: FlowTables>(key: &FlowKey<F>) -> Facts {
 
 /// A backend has the connection.
 fn is_served<F: FlowTables>(spliced: &Spliced<F>) -> bool {
-    backend(spliced.owner) != 0 && spliced.state != splice_state::ANSWERED
+    spliced.owner.backend() != 0 && spliced.state != splice_state::ANSWERED
 }
 
 fn fits<F: FlowTables>(wanted: &Wanted<'_>, (key, spliced): (&FlowKey<F>, &Spliced<F>), version: &str) -> bool {
@@ -175,7 +166,7 @@ fn find_in<F: FlowTables>(tables: &impl Tables, planned: &Planned, key: FlowKey<
     let spliced = F::SPLICED.get(tables, key)?;
     let spliced = spliced.filter(is_served);
     Ok(spliced.map(|spliced| {
-        let row = planned.image.backends.iter().find(|(id, _)| *id == backend(spliced.owner));
+        let row = planned.image.backends.iter().find(|(id, _)| *id == spliced.owner.backend());
         Live {
             version: row.map_or("?", |(_, row)| version_name(planned, row.version)).into(),
             backend: endpoint(&F::mapped(&spliced.dst), split_ports(spliced.ports).1),

@@ -1,9 +1,11 @@
 //! Explanations of requests, and the scanner's rules against a plain reading of the policy.
 
 use super::*;
-use crate::{control::explain::explain as ask, datapath::Memory, model::*, reconcile::Reconciler};
+use crate::control::explain::explain as ask;
 use proptest::prelude::*;
-use std::{net::IpAddr, sync::Arc};
+use splitter_datapath::{Memory, reconcile::Reconciler};
+use splitter_policy::model::*;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 fn exact(value: &str) -> Text {
     Text::Exact(value.into())
@@ -14,6 +16,7 @@ fn service(split_by: SplitBy, weights: [u32; 2], rules: Vec<(Vec<Condition>, usi
         name: name.into(),
         weight,
         backends: vec![Backend { address: backend.parse().unwrap(), state: BackendState::Ready }],
+        lookups: Vec::new(),
     };
     let rule = |(conditions, version)| HttpRule { conditions, version, line: 20, from_canary: false };
     Service {
@@ -23,10 +26,12 @@ fn service(split_by: SplitBy, weights: [u32; 2], rules: Vec<(Vec<Condition>, usi
         split_by,
         versions: vec![version("v1", weights[0], "10.2.1.2:8080"), version("v2", weights[1], "10.2.2.2:8080")],
         rules: Vec::new(),
-        http: Some(Http { rules: rules.into_iter().map(rule).collect(), unavailable: Unavailable::Status }),
+        http: Some(Http { rules: rules.into_iter().map(rule).collect(), unavailable: Unavailable::Status, too_long: Default::default() }),
         on_weight_change: OnWeightChange::Keep,
         pinned: Default::default(),
         snat: Snat::Auto,
+        path: Default::default(),
+        vip: Default::default(),
         rollout: None,
         origin: "a:b.yaml:3:18".into(),
     }
@@ -124,12 +129,66 @@ fn odd_heads() {
     assert_eq!(explained(&service, whole("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")).decided_by, "refused");
     let pinned = explained(&service, whole("GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nContent-Length: 9999999999\r\n\r\n"));
     assert!(pinned.version.as_deref() == Some("v2") && pinned.reason.contains("stays with its backend"), "{pinned:?}");
-    let long = explained(&service, with_header("X-A", &"a".repeat(9000)));
-    assert!(long.version.as_deref() == Some("v1") && long.reason.contains("longer than 8192"), "{long:?}");
+    let tagged = explained(&service, with_header("X-A", &"a".repeat(16_000)));
+    assert_eq!((tagged.version.as_deref(), tagged.decided_by.as_str()), (Some("v2"), "rule"));
     let reconciler = applied(service);
     let refused = |request| ask(&Memory::new(), reconciler.service("checkout").unwrap(), &request, |_| false).unwrap_err().to_string();
     assert!(refused(whole("GET / HTTP/1.1\r\n")).contains("has no end"));
     assert!(refused(with_header("X-A", "a\r\nX-B: c")).contains("line break"));
+}
+
+/// What is too long to be read goes to the rollout's baseline or the first version, to the first one with weight, by weight, or gets 431.
+fn rollout() -> Rollout {
+    Rollout {
+        canary: 1,
+        baseline: 0,
+        steps: vec![ALL],
+        pauses: Default::default(),
+        pace: Pace::Fixed,
+        dwell: Duration::from_secs(10),
+        watch: Duration::from_secs(20),
+        watch_after: Duration::from_secs(60),
+        progress_deadline: None,
+        min_samples: 50,
+        warm_up: Duration::from_secs(2),
+        false_alarm: 10_000,
+        gates: Gates::default(),
+        retries: 0,
+        cool_down: Duration::from_secs(30),
+        freeze: Vec::new(),
+        hooks: Vec::new(),
+        judge: Default::default(),
+    }
+}
+
+#[test]
+fn heads_that_are_too_long() {
+    let rules = || vec![(vec![Condition::Header("X-A".into(), Text::Present)], 1)];
+    let ask = |weights, baseline: Option<usize>, too_long| {
+        let mut service = service(SplitBy::Connection, weights, rules());
+        service.http.as_mut().unwrap().too_long = too_long;
+        service.rollout = baseline.map(|baseline| Rollout { canary: 1 - baseline, baseline, ..rollout() });
+        let answer = explained(&service, with_header("X-A", &"a".repeat(17_000)));
+        (answer.decided_by, answer.version.unwrap_or_default(), answer.reason)
+    };
+    for (weights, baseline, expected) in [
+        ([1, 99], None, "v1"),
+        ([0, 1], None, "v2"),
+        ([1, 99], Some(0), "v1"),
+        ([99, 1], Some(1), "v2"),
+        ([1, 0], Some(1), "v1"),
+        ([0, 1], Some(0), "v2"),
+    ] {
+        let (by, version, reason) = ask(weights, baseline, TooLong::Baseline);
+        assert_eq!((by.as_str(), version.as_str()), ("baseline", expected), "{weights:?} {baseline:?}: {reason}");
+        assert!(reason.contains("longer than 16384 bytes") && reason.contains("whenTooLong"), "{reason}");
+    }
+    let (by, version, reason) = ask([0, 1], Some(0), TooLong::Weight);
+    assert_eq!((by.as_str(), version.as_str()), ("weight", "v2"), "{reason}");
+    let (by, version, reason) = ask([1, 1], None, TooLong::Status);
+    assert_eq!((by.as_str(), version.as_str()), ("refused", ""));
+    assert!(reason.contains("the node answers 431"), "{reason}");
+    assert_eq!(ask([0, 0], None, TooLong::Baseline).0, "none");
 }
 
 /// A request in parts.

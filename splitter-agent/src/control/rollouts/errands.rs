@@ -1,11 +1,9 @@
 //! Gates that ask others, and hooks: sent off to the runtime that also serves the listeners, so that nobody outside holds up a look.
 
-use crate::{
-    model::{External, Hook},
-    observed::RolloutEvent,
-    outside::{self, Subject},
-    rollout::Reading,
-};
+use crate::outside::{self, Subject};
+use splitter_api::RolloutEvent;
+use splitter_policy::model::{External, Hook};
+use splitter_rollout::Reading;
 use std::{
     collections::HashMap,
     sync::{Arc, mpsc},

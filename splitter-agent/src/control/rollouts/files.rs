@@ -4,12 +4,9 @@ use super::super::{
     files,
     store::{self, StoreError},
 };
-use crate::{
-    admin::{percent_decode, percent_encode},
-    observed::RolloutEvent,
-    rollout::State,
-};
+use splitter_api::{RolloutEvent, percent_decode, percent_encode};
 use splitter_common::decide::salt;
+use splitter_rollout::State;
 use std::{
     fs,
     io::{self, BufRead, BufReader, Write},

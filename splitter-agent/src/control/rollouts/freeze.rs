@@ -1,11 +1,11 @@
 //! When nothing may start or advance: freeze windows of days and dates, in a time zone. Here wall time counts, as nowhere else.
 
-use crate::model::Freeze;
 use jiff::{
     Timestamp,
     civil::{Date, DateTime},
     tz::TimeZone,
 };
+use splitter_policy::model::Freeze;
 
 /// When a zone's rules cannot be read any more, freezes hold: they are looked up again after this long, seconds.
 const AGAIN: f64 = 60.0;

@@ -1,7 +1,7 @@
 //! Rollouts on this node: feeds the step function with what the looks (`round`) see, keeps its state, and acts.
 //!
 //! Runs within the actor, so that a rollback is one map write with nothing to wait for. What talks to others is sent off (`errands`). Decides
-//! nothing about a canary: [`crate::rollout`] does.
+//! nothing about a canary: [`splitter_rollout`] does.
 
 mod errands;
 mod files;
@@ -18,17 +18,15 @@ use super::{
     store::StoreError,
     weights,
 };
-use crate::{
-    model::{BackendState, Service},
-    observed::{RolloutEvent, WeightRequest},
-    outside::Subject,
-    rollout::{self, Action, Moment, Observation, Phase, State},
-};
+use crate::outside::Subject;
 use errands::Errands;
 use files::Files;
 use freeze::Frozen;
 use round::Rounds;
 pub(super) use saving::Saving;
+use splitter_api::{RolloutEvent, WeightRequest};
+use splitter_policy::model::{BackendState, Service};
+use splitter_rollout::{Action, Moment, Observation, Phase, State};
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
@@ -138,7 +136,7 @@ impl Actor {
         observation.backends = entry.backends;
         let (before, weights, spoken) = (entry.state.phase, observation.weights.clone(), observation.word.is_some());
         let moment = entry.moment(now);
-        let actions = rollout::step_in_place(&mut entry.state, &observation, moment);
+        let actions = splitter_rollout::step_in_place(&mut entry.state, &observation, moment);
         entry.stepped = now;
         if actions.is_empty() && before == entry.state.phase && !spoken {
             let since = now.saturating_duration_since(entry.kept);

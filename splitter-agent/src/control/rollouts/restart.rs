@@ -2,18 +2,16 @@
 //! saved is not undone by a restart. Where the files are gone, the kernel's weights stay and are shown as what they are.
 
 use super::Entry;
-use crate::{
-    control::{
-        actor::{Actor, unix_now},
-        store::{Override, Weights},
-        weights,
-    },
-    model::{ALL, Ppm, Service},
-    observed::RolloutEvent,
-    reconcile,
-    rollout::{Phase, State},
+use crate::control::{
+    actor::{Actor, unix_now},
+    store::{Override, Weights},
+    weights,
 };
+use splitter_api::RolloutEvent;
 use splitter_common::decide::SPACE;
+use splitter_datapath::reconcile;
+use splitter_policy::model::{ALL, Ppm, Service};
+use splitter_rollout::{Phase, State};
 use std::sync::Arc;
 
 /// Shares closer than this are the same: they went through whole weights.
@@ -180,11 +178,9 @@ fn gcd(a: u32, b: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        datapath::Memory,
-        model::{Gates, Pace, Rollout},
-        rollout::State,
-    };
+    use splitter_datapath::Memory;
+    use splitter_policy::model::{self, Gates, Pace, Rollout};
+    use splitter_rollout::State;
     use std::time::Duration;
 
     fn state(phase: Phase, share: Ppm, step: usize) -> State {
@@ -231,20 +227,26 @@ mod tests {
 
     #[test]
     fn shares_come_from_the_kernels_intervals() {
-        let backend = |text: &str| crate::model::Backend { address: text.parse().unwrap(), state: crate::model::BackendState::Ready };
-        let version =
-            |name: &str, weight, address: &str| crate::model::Version { name: name.into(), weight, backends: vec![backend(address)] };
+        let backend = |text: &str| model::Backend { address: text.parse().unwrap(), state: model::BackendState::Ready };
+        let version = |name: &str, weight, address: &str| model::Version {
+            name: name.into(),
+            weight,
+            backends: vec![backend(address)],
+            lookups: Vec::new(),
+        };
         let service = Service {
             name: "web".into(),
-            frontends: vec![crate::model::Frontend { address: "10.9.9.9:80".parse().unwrap(), protocol: crate::model::Protocol::Tcp }],
-            mode: crate::model::Mode::Tcp,
-            split_by: crate::model::SplitBy::Connection,
+            frontends: vec![model::Frontend { address: "10.9.9.9:80".parse().unwrap(), protocol: model::Protocol::Tcp }],
+            mode: model::Mode::Tcp,
+            split_by: model::SplitBy::Connection,
             versions: vec![version("v1", 95, "10.2.1.2:80"), version("v2", 5, "10.2.1.3:80")],
             rules: Vec::new(),
             http: None,
             on_weight_change: Default::default(),
             pinned: Default::default(),
-            snat: crate::model::Snat::Auto,
+            snat: model::Snat::Auto,
+            path: Default::default(),
+            vip: Default::default(),
             rollout: None,
             origin: String::new(),
         };

@@ -8,12 +8,10 @@ use super::{
     errands::Answered,
     sample::{FEW, Sampler, Watch},
 };
-use crate::{
-    control::{actor::Actor, status},
-    datapath::Tables,
-    model::Measure,
-    rollout::{LatencySamples, Observation, Reading, State, Traffic, stats::Counts},
-};
+use crate::control::{actor::Actor, status};
+use splitter_datapath::Tables;
+use splitter_policy::model::Measure;
+use splitter_rollout::{LatencySamples, Observation, Reading, State, Traffic, stats::Counts};
 use std::{
     collections::{BTreeMap, HashMap},
     time::{Duration, Instant},

@@ -2,22 +2,21 @@
 //! ledger of those trials that the policy judges by.
 
 use super::super::counters::{self, EVERYBODY, Histogram, Whose};
-use crate::{
-    datapath::{Table, TableError, Tables, read},
-    model::{Judge, Measure},
-    plan::trials::Timing,
-    rollout::{
-        Side,
-        stats::{Counts, bucket_of},
-    },
-};
 use splitter_common::abi::{self, Outcomes, VersionCounters, trial};
-use std::{collections::HashMap, ops::Range};
+use splitter_datapath::{Plain, Table, TableError, Tables, plan::trials::Timing, read};
+use splitter_policy::model::{Judge, Measure};
+use splitter_rollout::{
+    Side,
+    stats::{Counts, bucket_of},
+};
+use std::{collections::HashMap, mem::offset_of, ops::Range};
 
 /// More versions than this, and histograms are read by walking their whole table, less often.
 pub const FEW: usize = 128;
 /// Bytes of counters that one read brings: they stay in the CPU's cache until they are summed.
 const PORTION: usize = 1 << 15;
+/// Looks after which a version is read whether its trials moved or not: nothing that went wrong with its mark stays wrong.
+const TURNS: u32 = 50;
 
 /// Remembers the last look. Counters only grow; where one did not, its version is new under an old number, and counts from zero.
 #[derive(Default)]
@@ -27,8 +26,11 @@ pub struct Sampler {
     slots: Vec<Slot>,
     /// The last read succeeded.
     complete: bool,
+    /// Which of every [`TURNS`] versions the next look reads in any case.
+    turn: u32,
     /// What one read brings; kept, so that nothing is allocated ten times a second.
     values: Vec<u8>,
+    marks: Vec<bool>,
     histograms: HashMap<(u32, Measure), Known>,
 }
 
@@ -56,9 +58,16 @@ struct Ledger {
 }
 
 /// One version's counters, over all CPUs.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Slot {
     watch: Watch,
+    /// This look reads it.
+    wanted: bool,
+    /// Its trials moved at the last look: the next one reads it once more.
+    again: bool,
+    /// As it was read, without those who wait; they are here by when they began, if there are any.
+    read: Ledger,
+    waiting: Option<Box<[u32; trial::SLOTS]>>,
     /// The last look differs from the one before, or was the first.
     moved: bool,
     now: Option<Ledger>,
@@ -86,7 +95,7 @@ impl Sampler {
         versions.dedup_by_key(|watch| watch.version);
         let known = std::mem::take(&mut self.slots);
         let slot = |watch: Watch| {
-            let old = known.binary_search_by_key(&watch.version, |slot| slot.watch.version).ok().map(|index| known[index]);
+            let old = known.binary_search_by_key(&watch.version, |slot| slot.watch.version).ok().map(|index| known[index].clone());
             // What was counted another way is no beginning.
             old.filter(|old| old.watch == watch).unwrap_or(Slot { watch, ..Slot::default() })
         };
@@ -105,22 +114,26 @@ impl Sampler {
         self.slots.binary_search_by_key(&version, |slot| slot.watch.version).ok()
     }
 
-    /// Reads the counters of the watched versions; [`Sampler::side`] tells what is new. After an error it tells nothing of use, and the next
-    /// look compares with the one before. `ticks`: the kernel's clock.
+    /// Reads the counters of those watched versions whose trials moved; [`Sampler::side`] tells what is new. After an error it tells nothing of use,
+    /// and the next look compares with the one before. `ticks`: the kernel's clock.
     pub fn look(&mut self, tables: &impl Tables, ticks: u32) -> Result<(), TableError> {
-        // What a look saw that failed is told by the next one.
+        // What a look saw that failed is told by the next one, which reads all: the marks are gone.
         let pending = !std::mem::take(&mut self.complete);
-        let size = tables.value_size(Table::Counters);
-        let portion = (PORTION / size).max(1);
+        self.turn = (self.turn + 1) % TURNS;
+        let portion = (PORTION / tables.value_size(Table::Counters)).max(1);
         for (first, slots) in &self.ranges {
-            let mut version = *first;
-            for part in self.slots[slots.clone()].chunks_mut(portion) {
-                self.values.resize(part.len() * size, 0);
-                tables.range(Table::Counters, version, &mut self.values)?;
-                version += part.len() as u32;
-                for (slot, values) in part.iter_mut().zip(self.values.chunks_exact(size)) {
-                    slot.note(Ledger::of(&slot.watch, values, ticks), pending);
+            let slots = &mut self.slots[slots.clone()];
+            self.marks.resize(slots.len(), false);
+            tables.take_marks(*first, &mut self.marks);
+            for (slot, marked) in slots.iter_mut().zip(&self.marks) {
+                slot.wanted = *marked || slot.again || pending || slot.now.is_none() || slot.watch.version % TURNS == self.turn;
+                slot.again = *marked;
+            }
+            for run in slots.chunk_by_mut(|one, next| one.wanted == next.wanted) {
+                if run[0].wanted {
+                    run.chunks_mut(portion).try_for_each(|part| read_part(tables, part, &mut self.values))?;
                 }
+                run.iter_mut().for_each(|slot| slot.look(ticks, pending));
             }
         }
         self.complete = true;
@@ -182,7 +195,32 @@ impl Sampler {
     }
 }
 
+/// Reads the counters of versions whose numbers follow each other. `values`: room for them.
+fn read_part(tables: &impl Tables, part: &mut [Slot], values: &mut Vec<u8>) -> Result<(), TableError> {
+    let size = tables.value_size(Table::Counters);
+    values.resize(part.len() * size, 0);
+    tables.range(Table::Counters, part[0].watch.version, values)?;
+    for (slot, values) in part.iter_mut().zip(values.chunks_exact(size)) {
+        (slot.read, slot.waiting) = Ledger::of(&slot.watch, values);
+    }
+    Ok(())
+}
+
 impl Slot {
+    /// What was read, and who waits too long by now. `pending`: nobody was told what the look before brought.
+    fn look(&mut self, ticks: u32, pending: bool) {
+        if !self.wanted && self.waiting.is_none() {
+            self.moved = false;
+            return;
+        }
+        let mut now = self.read;
+        if let Some(waiting) = &self.waiting {
+            let Timing { bits, unanswered } = self.watch.timing;
+            now.overdue += trial::unended(waiting, ticks, bits, unanswered).0;
+        }
+        self.note(now, pending);
+    }
+
     /// `pending`: nobody was told what the look before brought.
     fn note(&mut self, mut now: Ledger, pending: bool) {
         // It never falls but for a version that is new, or readings of CPUs that are a moment apart.
@@ -202,26 +240,31 @@ impl Slot {
 }
 
 impl Ledger {
-    /// `values`: as the table gives them, one after the other for each CPU.
-    fn of(watch: &Watch, values: &[u8], ticks: u32) -> Self {
-        let mut total = Self::default();
+    /// What ended, and who waits. `values`: as the table gives them, one after the other for each CPU.
+    fn of(watch: &Watch, values: &[u8]) -> (Self, Option<Box<[u32; trial::SLOTS]>>) {
+        let (mut total, mut waiting) = (Self::default(), [0; trial::SLOTS]);
         for value in values.chunks_exact(size_of::<VersionCounters>().next_multiple_of(8)) {
-            let counters: VersionCounters = read(value);
-            total.drawn += counters.drawn.trials;
+            // Only the parts that are judged by: a look reads thousands of these.
+            let drawn: Outcomes = part(value, offset_of!(VersionCounters, drawn));
+            total.drawn += drawn.trials;
             if watch.judge != Judge::Ruled {
-                total.add(&counters.drawn);
+                total.add(&drawn);
             }
             if watch.judge != Judge::Drawn {
-                total.add(&counters.ruled);
+                total.add(&part(value, offset_of!(VersionCounters, ruled)));
             }
-            let Timing { bits, unanswered } = watch.timing;
-            // Most versions have nobody waiting at most looks.
-            if unanswered != 0 && trial::any(&counters.pending) {
-                let waiting = counters.pending.iter().enumerate().map(|(i, value)| trial::overdue(*value, i, ticks, bits, unanswered));
-                total.overdue += i64::from(waiting.sum::<i32>());
+            if watch.timing.unanswered == 0 {
+                continue;
+            }
+            let pending: [u32; trial::SLOTS] = part(value, offset_of!(VersionCounters, pending));
+            for (slot, one) in waiting.iter_mut().zip(pending).filter(|_| trial::any(&pending)) {
+                let (value, late) = trial::merged(*slot, one);
+                *slot = value;
+                total.overdue += i64::from(late);
             }
         }
-        total
+        // Most versions have nobody waiting at most looks.
+        (total, trial::any(&waiting).then(|| Box::new(waiting)))
     }
 
     fn add(&mut self, outcomes: &Outcomes) {
@@ -230,6 +273,11 @@ impl Ledger {
         self.lost += outcomes.refused + outcomes.unopened + outcomes.abandoned + outcomes.closed + outcomes.unavailable;
         self.overdue = self.overdue.wrapping_add(outcomes.overdue as i64);
     }
+}
+
+/// What stands at an offset of a value of the table.
+fn part<T: Plain>(value: &[u8], offset: usize) -> T {
+    read(value.get(offset..).unwrap_or_default())
 }
 
 fn delta(last: &Ledger, now: &Ledger) -> (Side, f64) {
@@ -265,202 +313,4 @@ fn newer(last: &[(u16, u64)], now: &[(u16, u64)]) -> Counts {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::datapath::{Memory, bytes_of};
-    use splitter_common::abi::{HistogramKey, HistogramOctave};
-
-    fn watch(version: u32) -> Watch {
-        Watch { version, ..Watch::default() }
-    }
-
-    fn trials(version: u64) -> VersionCounters {
-        VersionCounters { drawn: Outcomes { trials: version, answered: version, ..Outcomes::default() }, ..VersionCounters::default() }
-    }
-
-    #[test]
-    fn looks_see_what_is_new() {
-        let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
-        let put = |memory: &mut Memory, counters: VersionCounters| {
-            memory.put(Table::Counters, bytes_of(&[7u32]), bytes_of(&[counters, VersionCounters::default()])).unwrap();
-        };
-        let mut counters = VersionCounters { connections: 100, resets_backend: 3, ..VersionCounters::default() };
-        put(&mut memory, counters);
-        let mut look = |memory: &Memory, judge: Judge| {
-            sampler.watch(vec![Watch { judge, ..watch(7) }]);
-            sampler.look(memory, 0).unwrap();
-            let slot = sampler.slot(7).unwrap();
-            (sampler.side(slot).map(|(side, drawn)| (side.trials, side.errors, drawn)), sampler.moved(slot))
-        };
-        assert_eq!(look(&memory, Judge::Drawn), (None, true), "the first look has no last one");
-        assert_eq!(look(&memory, Judge::Drawn), (Some((0.0, 0.0, 0.0)), false));
-        // Ten answered, of them two failed and one cut; five that were not; four that still wait say nothing.
-        counters.drawn = Outcomes {
-            trials: 19,
-            answered: 10,
-            failed: 2,
-            cut: 1,
-            refused: 1,
-            unopened: 1,
-            abandoned: 1,
-            closed: 1,
-            unavailable: 1,
-            ..Outcomes::default()
-        };
-        counters.ruled = Outcomes { trials: 7, answered: 3, failed: 3, overdue: 4, ..Outcomes::default() };
-        put(&mut memory, counters);
-        assert_eq!(look(&memory, Judge::Drawn), (Some((15.0, 8.0, 19.0)), true));
-        assert_eq!(look(&memory, Judge::Drawn), (Some((0.0, 0.0, 0.0)), false));
-        // Another ledger begins anew.
-        assert_eq!(look(&memory, Judge::Ruled), (None, true));
-        (counters.ruled.answered, counters.ruled.overdue, counters.drawn.closed) = (5, 5, 9);
-        put(&mut memory, counters);
-        assert_eq!(look(&memory, Judge::Ruled).0, Some((3.0, 1.0, 0.0)));
-        look(&memory, Judge::All);
-        (counters.ruled.answered, counters.drawn.closed, counters.drawn.trials) = (6, 10, 22);
-        put(&mut memory, counters);
-        assert_eq!(look(&memory, Judge::All).0, Some((2.0, 1.0, 3.0)));
-        // What fails is no more than what was tried.
-        (counters.ruled.answered, counters.ruled.failed, counters.ruled.cut) = (7, 4, 1);
-        put(&mut memory, counters);
-        assert_eq!(look(&memory, Judge::All).0, Some((1.0, 1.0, 0.0)));
-        // A number that was given anew starts from zero.
-        put(&mut memory, trials(5));
-        assert_eq!(look(&memory, Judge::All).0, Some((5.0, 0.0, 5.0)));
-    }
-
-    #[test]
-    fn who_waits_too_long_has_failed() {
-        let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
-        let timing = Timing { bits: trial::timing::DRAWN | trial::shift(1250), unanswered: 1250 };
-        let begun = trial::word(10_000, trial::flag::UNDER_WAY);
-        let mut counters = trials(0);
-        let at = trial::slot(begun, timing.bits) as usize;
-        counters.drawn.trials = 30;
-        counters.pending[at] = trial::changed(0, begun, timing.bits, 30);
-        let mut look = |memory: &mut Memory, counters: &VersionCounters, ticks: u32| {
-            memory.put(Table::Counters, bytes_of(&[7u32]), bytes_of(&[*counters, VersionCounters::default()])).unwrap();
-            sampler.watch(vec![Watch { timing, ..watch(7) }]);
-            sampler.look(memory, ticks).unwrap();
-            sampler.side(0).map(|(side, _)| (side.trials, side.errors))
-        };
-        assert_eq!(look(&mut memory, &trials(0), 10_000), None);
-        assert_eq!(look(&mut memory, &counters, 11_000), Some((0.0, 0.0)));
-        assert_eq!(look(&mut memory, &counters, 11_400), Some((30.0, 30.0)));
-        // Ten of them end: that is known already.
-        counters.drawn.overdue = 10;
-        counters.pending[at] = trial::changed(counters.pending[at], begun, timing.bits, 10u32.wrapping_neg());
-        assert_eq!(look(&mut memory, &counters, 11_500), Some((0.0, 0.0)));
-    }
-
-    #[test]
-    fn numbers_with_gaps_are_read_and_what_is_known_stays() {
-        let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
-        let put = |memory: &mut Memory, version: u32, count: u64| {
-            memory.put(Table::Counters, bytes_of(&[version]), bytes_of(&[trials(count), trials(count)])).unwrap();
-        };
-        let versions: Vec<u32> = (1..=400).chain([900, 902, 903]).collect();
-        versions.iter().for_each(|version| put(&mut memory, *version, u64::from(*version)));
-        sampler.watch(versions.iter().copied().map(watch).collect());
-        sampler.look(&memory, 0).unwrap();
-        versions.iter().for_each(|version| put(&mut memory, *version, 3 * u64::from(*version)));
-        let some = versions.iter().rev().copied().filter(|version| version % 2 == 1 || *version > 800).chain([901]);
-        sampler.watch(some.map(watch).collect());
-        sampler.look(&memory, 0).unwrap();
-        for version in [1, 199, 399, 900, 902, 903] {
-            let (side, _) = sampler.side(sampler.slot(version).unwrap()).unwrap();
-            assert_eq!(side.trials, 4.0 * f64::from(version), "{version}");
-        }
-        assert!(sampler.slot(2).is_none() && sampler.side(sampler.slot(901).unwrap()).is_none());
-    }
-
-    #[test]
-    fn what_a_failed_look_saw_is_told_by_the_next() {
-        let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
-        let put = |memory: &mut Memory, count: u64| {
-            memory.put(Table::Counters, bytes_of(&[7u32]), bytes_of(&[trials(count), VersionCounters::default()])).unwrap();
-        };
-        sampler.watch(vec![watch(7)]);
-        sampler.look(&memory, 0).unwrap();
-        put(&mut memory, 5);
-        sampler.look(&memory, 0).unwrap();
-        // As an error in a later portion leaves it.
-        sampler.complete = false;
-        put(&mut memory, 8);
-        sampler.look(&memory, 0).unwrap();
-        assert_eq!(sampler.side(0).unwrap().0.trials, 8.0);
-        sampler.look(&memory, 0).unwrap();
-        assert_eq!(sampler.side(0).unwrap().0.trials, 0.0);
-    }
-
-    #[test]
-    fn histograms_by_key_and_by_walk_agree() {
-        let mut memory = Memory::new();
-        let key = HistogramKey::new(7, abi::Measure::FirstByte, false, 20);
-        let put = |memory: &mut Memory, counts: &[(usize, u32)]| {
-            let mut value = HistogramOctave { counts: [0; 32] };
-            counts.iter().for_each(|(sub, count)| value.counts[*sub] = *count);
-            memory.put(Table::Histograms, bytes_of(&[key]), bytes_of(&[value, value])).unwrap();
-        };
-        let few = [(7, Measure::FirstByte)];
-        let many: Vec<_> = (1..=FEW as u32 + 1).map(|version| (version, Measure::FirstByte)).collect();
-        for wanted in [&few[..], &many] {
-            let mut sampler = Sampler::default();
-            put(&mut memory, &[(3, 5)]);
-            assert!(sampler.histograms(&memory, wanted).unwrap().is_empty());
-            put(&mut memory, &[(1, 2), (3, 6), (9, 1)]);
-            let new = &sampler.histograms(&memory, wanted).unwrap()[&few[0]];
-            let first = bucket_of(20, 0);
-            assert_eq!(*new, Counts::new(vec![(first + 1, 4.0), (first + 3, 2.0), (first + 9, 2.0)]));
-        }
-    }
-
-    #[test]
-    fn histograms_are_read_when_their_counters_moved() {
-        let (mut memory, mut sampler) = (Memory::new(), Sampler::default());
-        let wanted = [(7, Measure::FirstByte)];
-        let key = HistogramKey::new(7, abi::Measure::FirstByte, false, 20);
-        let mut look = |answered: u64, samples: u32| {
-            let counters = trials(answered);
-            let mut octave = HistogramOctave { counts: [0; 32] };
-            octave.counts[1] = samples;
-            memory.put(Table::Counters, bytes_of(&[7u32]), bytes_of(&[counters, VersionCounters::default()])).unwrap();
-            memory.put(Table::Histograms, bytes_of(&[key]), bytes_of(&[octave, HistogramOctave { counts: [0; 32] }])).unwrap();
-            sampler.watch(vec![watch(7)]);
-            sampler.look(&memory, 0).unwrap();
-            sampler.histograms(&memory, &wanted).unwrap().get(&wanted[0]).map(Counts::total)
-        };
-        assert_eq!(look(1, 5), None, "seen for the first time");
-        // Noted just after the counters were read: not lost.
-        assert_eq!(look(1, 6), None);
-        assert_eq!(look(2, 8), Some(3.0));
-        assert_eq!(look(2, 8), None);
-    }
-
-    #[test]
-    fn latency_is_that_of_the_trials_that_are_judged() {
-        let mut memory = Memory::new();
-        let octave = HistogramOctave { counts: [1; 32] };
-        let put = |memory: &mut Memory, version: u32, at: [u32; 2]| {
-            let [drawn, ruled] = [false, true].map(|ruled| HistogramKey::new(version, abi::Measure::FirstByte, ruled, at[ruled as usize]));
-            memory.put(Table::Histograms, bytes_of(&[drawn, ruled]), bytes_of(&[octave; 4])).unwrap();
-        };
-        let octaves = |counts: &Counts| {
-            let [low, high] = [20, 24].map(|octave| counts.from(bucket_of(octave, 0)));
-            [low - high, high]
-        };
-        let few = [(7, Measure::FirstByte)];
-        let many: Vec<_> = (7..=FEW as u32 + 8).map(|version| (version, Measure::FirstByte)).collect();
-        for (judge, expected) in [(Judge::Drawn, [64.0, 0.0]), (Judge::Ruled, [0.0, 64.0]), (Judge::All, [64.0, 64.0])] {
-            for wanted in [&few[..], &many] {
-                let mut sampler = Sampler::default();
-                sampler.watch(vec![Watch { judge, ..watch(7) }]);
-                memory.delete(Table::Histograms, bytes_of(&[HistogramKey::new(7, abi::Measure::FirstByte, false, 20)])).unwrap();
-                memory.delete(Table::Histograms, bytes_of(&[HistogramKey::new(7, abi::Measure::FirstByte, true, 24)])).unwrap();
-                assert!(sampler.histograms(&memory, wanted).unwrap().is_empty());
-                put(&mut memory, 7, [20, 24]);
-                assert_eq!(octaves(&sampler.histograms(&memory, wanted).unwrap()[&few[0]]), expected, "{judge:?}");
-            }
-        }
-    }
-}
+mod tests;

@@ -1,16 +1,14 @@
 //! What operators and the policy say to rollouts, and what they are told.
 
 use super::{Entry, find};
-use crate::{
-    control::{
-        ControlError,
-        actor::{Actor, unix_now},
-        status, weights,
-    },
-    model::Service,
-    observed::{RolloutEvent, RolloutStatus, WeightChange, WeightRequest},
-    rollout::{self, Action, Observation, Phase, State, Weights, Word, WordKind},
+use crate::control::{
+    ControlError,
+    actor::{Actor, unix_now},
+    status, weights,
 };
+use splitter_api::{RolloutEvent, RolloutStatus, WeightChange, WeightRequest};
+use splitter_policy::model::Service;
+use splitter_rollout::{Action, Observation, Phase, State, Weights, Word, WordKind};
 use std::time::Instant;
 
 impl Actor {
@@ -32,22 +30,22 @@ impl Actor {
         }
         self.rollouts.rounds.changed();
         let (state, note) = result?;
-        let moment = if dry_run { rollout::Moment { passed: 0.0, ..moment } } else { moment };
-        Ok(RolloutStatus { note, pinned: self.pinned(name), ..rollout::status(&state, moment) })
+        let moment = if dry_run { splitter_rollout::Moment { passed: 0.0, ..moment } } else { moment };
+        Ok(RolloutStatus { note, pinned: self.pinned(name), ..splitter_rollout::status(&state, moment) })
     }
 
     /// The state afterwards, and what became of the shares.
     fn say(&mut self, name: &str, entry: &mut Entry, word: Word, now: Instant) -> Result<(State, String), ControlError> {
         let before = self.running_weights(name);
         let moment = entry.moment(now);
-        rollout::allowed(&entry.state, &word, moment).map_err(ControlError::Invalid)?;
+        splitter_rollout::allowed(&entry.state, &word, moment).map_err(ControlError::Invalid)?;
         if word.kind == WordKind::Start {
             *entry = self.begun_anew(name, entry)?;
         }
         let saved = self.step(name, entry, Observation { word: Some(word), ..Observation::default() }, now);
-        let note = rollout::difference(&before, &self.running_weights(name));
+        let note = splitter_rollout::difference(&before, &self.running_weights(name));
         if !saved {
-            let RolloutStatus { phase, canary, share, .. } = rollout::status(&entry.state, moment);
+            let RolloutStatus { phase, canary, share, .. } = splitter_rollout::status(&entry.state, moment);
             let why = self.rollouts.saving.error().unwrap_or_default();
             return Err(ControlError::Kernel(format!(
                 "it is done ({name} is {phase}, {canary} at {}%), but not on disk, so a restart of the agent might not know of it: {why}. Make                  room or mend the disk: it is tried again every second",
@@ -61,7 +59,7 @@ impl Actor {
     fn rehearse(&self, name: &str, entry: &mut Entry, word: Word, now: Instant) -> Result<(State, String), ControlError> {
         let before = self.running_weights(name);
         let mut moment = entry.moment(now);
-        rollout::allowed(&entry.state, &word, moment).map_err(ControlError::Invalid)?;
+        splitter_rollout::allowed(&entry.state, &word, moment).map_err(ControlError::Invalid)?;
         let mut state = entry.state.clone();
         if word.kind == WordKind::Start {
             let mut fresh = self.begun_anew(name, entry)?;
@@ -70,9 +68,9 @@ impl Actor {
         }
         let backends = state.backends.unwrap_or_default();
         let observation = Observation { word: Some(word), weights: Some(before.clone()), backends, ..Observation::default() };
-        let actions = rollout::step_in_place(&mut state, &observation, moment);
+        let actions = splitter_rollout::step_in_place(&mut state, &observation, moment);
         let wanted = actions.into_iter().find_map(|action| if let Action::SetWeights(wanted) = action { Some(wanted) } else { None });
-        Ok((state, wanted.map_or(String::new(), |wanted| rollout::difference(&before, &wanted))))
+        Ok((state, wanted.map_or(String::new(), |wanted| splitter_rollout::difference(&before, &wanted))))
     }
 
     /// A start takes the policy as it is now; of the earlier rollout stays when it failed, for the cool-down.
@@ -110,7 +108,7 @@ impl Actor {
     pub(in crate::control) fn rollout(&mut self, name: &str) -> Result<RolloutStatus, ControlError> {
         let full = |entry: &mut Entry| {
             let moment = entry.moment(Instant::now());
-            rollout::full_status(&entry.state, moment)
+            splitter_rollout::full_status(&entry.state, moment)
         };
         let found = match self.rollouts.entries.get_mut(name) {
             Some(entry) => full(entry),
@@ -149,7 +147,7 @@ impl Actor {
         let now = Instant::now();
         let told = |entry: &mut Entry| {
             let moment = entry.moment(now);
-            rollout::status(&entry.state, moment)
+            splitter_rollout::status(&entry.state, moment)
         };
         let mut all: Vec<RolloutStatus> = self.rollouts.entries.values_mut().map(told).collect();
         let unstarted =
@@ -251,7 +249,7 @@ impl Actor {
                 Some(service) if complete && service.rollout.is_some() => {}
                 Some(_) if complete => {
                     let word = Word::new(WordKind::Abort, "policy", "the policy has no rollout any more");
-                    if rollout::allowed(&entry.state, &word, rollout::Moment::default()).is_ok()
+                    if splitter_rollout::allowed(&entry.state, &word, splitter_rollout::Moment::default()).is_ok()
                         && let Err(error) = self.rollout_word(&name, word)
                     {
                         tracing::error!(%error, service = name, "rollout");

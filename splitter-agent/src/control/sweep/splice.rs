@@ -2,11 +2,11 @@
 //! leg by the backend: it is idle when both are. Must not change an entry that the kernel still works with, but only remove it.
 
 use super::{Clock, ESTABLISHED, HALF_CLOSED, HALF_OPEN, Janitor, ORPHANED};
-use crate::{
-    datapath::{Cursor, FlowTables, STASH_SETS, Table, TableError, Tables},
-    reconcile::flows::{client_of, leg_in_use, translated_source},
-};
 use splitter_common::abi::*;
+use splitter_datapath::{
+    Cursor, FlowTables, STASH_SETS, Table, TableError, Tables,
+    reconcile::flows::{client_of, forget_translations, leg_in_use, translated_source},
+};
 
 /// The clock of slots for heads goes this often in a second.
 const HEADS_PER_SECOND: f64 = 1e9 / (1 << 20) as f64;
@@ -20,17 +20,9 @@ fn timeout(state: u8, flags: u8) -> u32 {
     }
 }
 
-const fn backend(owner: u32) -> u32 {
-    owner & 0xff_ffff
-}
-
-const fn flags(owner: u32) -> u8 {
-    (owner >> 24) as u8
-}
-
 /// Whether the backend of a leg in use has not said all of its response.
 fn owes<F: FlowTables>(leg: &Leg<F>) -> bool {
-    let (flags, left) = (flags(leg.owner), leg.body_end.wrapping_sub(leg.next) as i32);
+    let (flags, left) = (leg.owner.flags(), leg.body_end.wrapping_sub(leg.next) as i32);
     flags & leg_flag::FIN == 0 && (flags & (leg_flag::AWAIT | leg_flag::CHUNKED | leg_flag::UNSURE) != 0 || left > 0)
 }
 
@@ -92,24 +84,24 @@ impl Janitor {
         *self.now.entries.entry(F::SPLICED.0).or_default() += seen - dead.len() as u64;
         F::SPLICED.delete(tables, &dead)?;
         F::LEGS.delete(tables, &legs)?;
-        F::SNAT.delete(tables, &translated)?;
+        forget_translations(tables, &translated)?;
         Ok(more)
     }
 
     /// What a flow names is in use.
     fn note<F: FlowTables>(&mut self, spliced: &Spliced<F>) {
         self.now.next_hops.set(u32::from(spliced.nexthop));
-        self.now.backends.set(backend(spliced.owner));
+        self.now.backends.set(spliced.owner.backend());
         self.now.services.set(spliced.service);
     }
 
     /// Counts a flow that has a backend.
     fn count<F: FlowTables>(&mut self, spliced: &Spliced<F>) {
         let connected = matches!(spliced.state, splice_state::ESTABLISHED | splice_state::GATHERING);
-        let backend = backend(spliced.owner);
+        let backend = spliced.owner.backend();
         if connected && backend != 0 && !self.is_dead(backend) {
             *self.now.flows.entry(backend).or_default() += 1;
-            if flags(spliced.owner) & splice_flag::PINNED != 0 {
+            if spliced.owner.is(splice_flag::PINNED) {
                 *self.now.pinned.entry(backend).or_default() += 1;
             }
         }
@@ -118,10 +110,10 @@ impl Janitor {
     /// A flow of a dead backend waits for the packet that resets its ends, or the request that goes elsewhere. Who owes an answer is waited for as long
     /// as an open connection is.
     fn limit<F: FlowTables>(&self, spliced: &Spliced<F>, leg: Option<&Leg<F>>) -> u32 {
-        let (backend, pinned) = (backend(spliced.owner), flags(spliced.owner) & splice_flag::PINNED != 0);
+        let (backend, pinned) = (spliced.owner.backend(), spliced.owner.is(splice_flag::PINNED));
         let owes = spliced.state == splice_state::ESTABLISHED && leg.is_some_and(owes);
         let finishes = self.leaving.has(backend) && (owes || pinned);
-        let limit = if owes { ESTABLISHED } else { timeout(spliced.state, flags(spliced.owner)) };
+        let limit = if owes { ESTABLISHED } else { timeout(spliced.state, spliced.owner.flags()) };
         if self.is_dead(backend) && !finishes { limit.min(ORPHANED) } else { limit }
     }
 
@@ -145,9 +137,9 @@ impl Janitor {
             seen += 1;
             self.now.next_hops.set(u32::from(leg.nexthop));
             self.now.next_hops.set(u32::from(leg.forward));
-            self.now.backends.set(backend(leg.owner));
-            let idle = flags(leg.owner) & leg_flag::IDLE != 0;
-            if clock.is_older(leg.last, ORPHANED) || idle && self.is_dead(backend(leg.owner)) {
+            self.now.backends.set(leg.owner.backend());
+            let idle = leg.owner.is(leg_flag::IDLE);
+            if clock.is_older(leg.last, ORPHANED) || idle && self.is_dead(leg.owner.backend()) {
                 quiet.push(key);
             }
         })?;
@@ -159,7 +151,7 @@ impl Janitor {
             };
             let flow = F::SPLICED.get(tables, client_of(&leg))?;
             let in_use = flow.is_some_and(|flow| leg_in_use(&flow) == key);
-            let kept = flow.is_some_and(|flow| flow.idle.contains(&backend(leg.owner))) && !self.is_dead(backend(leg.owner));
+            let kept = flow.is_some_and(|flow| flow.idle.contains(&leg.owner.backend())) && !self.is_dead(leg.owner.backend());
             if !in_use && !kept {
                 dead.push(key);
             }

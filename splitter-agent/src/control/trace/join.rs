@@ -63,6 +63,13 @@ impl Join {
         }
     }
 
+    /// Decisions that wait for their ends, in the order in which they were made.
+    pub fn waiting(&self) -> Vec<Told> {
+        let mut waiting: Vec<_> = self.waiting.values().map(|decided| Told { decided: *decided, ended: None }).collect();
+        waiting.sort_by_key(|told| told.decided.time);
+        waiting
+    }
+
     /// Tells what has waited in vain.
     pub fn expire(&mut self, now: u64, told: &mut Vec<Told>) {
         while let Some((time, key)) = self.order.front().copied() {

@@ -1,19 +1,17 @@
 //! From the kernel's numbers to names, and from a decision's facts to its reason, by the same functions as the kernel.
 
 use super::join::Told;
-use crate::{
-    control::{
-        decision::{self, Facts},
-        explain, live, request,
-    },
-    model::{Mode, SplitBy},
-    observed::TraceEvent,
-    reconcile::{Applied, Planned},
+use crate::control::{
+    decision::{self, Facts, index_of},
+    explain, live, request,
 };
+use splitter_api::TraceEvent;
 use splitter_common::{
-    abi::{self, Addr, NO_REASON, Reason, TRACE_TEXT, UDP, trace_flag, trace_kind},
+    abi::{self, Addr, BASELINE_RULED, NO_REASON, Reason, TRACE_TEXT, UDP, trace_flag, trace_kind},
     decide,
 };
+use splitter_datapath::reconcile::{Applied, Planned};
+use splitter_policy::model::{Mode, SplitBy};
 use std::collections::HashMap;
 
 /// Bytes of a path that are shown.
@@ -112,22 +110,22 @@ fn version_name(planned: Option<&Planned>, version: u32) -> Option<String> {
     Some(planned.zip(index).map_or_else(|| format!("number {version}"), |(planned, index)| planned.model.versions[index].name.clone()))
 }
 
-fn index_of(planned: &Planned, version: u32) -> Option<usize> {
-    planned.image.record.versions.iter().take(planned.model.versions.len()).position(|slot| slot.version == version)
-}
-
 /// The rule, or the bucket, that gave the version. Both are found again: what was applied in between may make them others.
 fn why(planned: &Planned, event: &abi::TraceEvent, facts: &Facts, line: &mut TraceEvent) {
     if planned.model.mode != Mode::Http {
-        let decision = decision::decide(planned, facts);
-        let ruled = decision.rule.filter(|rule| index_of(planned, event.version) == Some(planned.model.rules[*rule].version));
+        let ruled = decision::rule(planned, &facts.client)
+            .filter(|rule| index_of(planned, event.version) == Some(planned.model.rules[*rule].version));
         line.rule = ruled.map(|rule| explain::describe(rule, &planned.model.rules[rule]));
-        line.bucket = Some(decision.bucket).filter(|_| ruled.is_none());
+        line.bucket = ruled.is_none().then(|| decision::bucket(planned, facts));
         line.decided_by = if ruled.is_some() { "rule" } else { "weight" }.into();
         return;
     }
     if event.text_len == 0 {
         line.decided_by = "connection".into();
+        return;
+    }
+    if event.ruled == BASELINE_RULED {
+        line.decided_by = "baseline".into();
         return;
     }
     if event.ruled == event.version {

@@ -4,18 +4,19 @@ use super::{
     join::{Join, Told},
     *,
 };
-use crate::{
-    datapath::Memory,
-    model::*,
+use splitter_common::abi::{self, NO_REASON, Reason, TRACE_TEXT, trace_flag, trace_kind};
+use splitter_datapath::{
+    Memory,
     reconcile::{Planned, Reconciler},
 };
-use splitter_common::abi::{self, NO_REASON, Reason, TRACE_TEXT, trace_flag, trace_kind};
+use splitter_policy::model::*;
 
 fn service(name: &str, address: &str, mode: Mode, rules: Vec<HttpRule>) -> Service {
     let version = |name: &str, weight, backend: &str| Version {
         name: name.into(),
         weight,
         backends: vec![Backend { address: backend.parse().unwrap(), state: BackendState::Ready }],
+        lookups: Vec::new(),
     };
     Service {
         name: name.into(),
@@ -24,10 +25,12 @@ fn service(name: &str, address: &str, mode: Mode, rules: Vec<HttpRule>) -> Servi
         split_by: SplitBy::Connection,
         versions: vec![version("v1", 1, "10.2.1.2:8080"), version("v2", 1, "10.2.2.2:8080")],
         rules: vec![Rule { source: Cidr { address: "10.1.7.0".parse().unwrap(), prefix: 24 }, version: 1 }],
-        http: (mode == Mode::Http).then_some(Http { rules, unavailable: Unavailable::Status }),
+        http: (mode == Mode::Http).then_some(Http { rules, unavailable: Unavailable::Status, too_long: Default::default() }),
         on_weight_change: OnWeightChange::Keep,
         pinned: Default::default(),
         snat: Snat::Auto,
+        path: Default::default(),
+        vip: Default::default(),
         rollout: None,
         origin: "a.yaml:1:1".into(),
     }
@@ -115,6 +118,9 @@ fn requests_are_named_with_their_reason() {
     assert_eq!(told, expected);
     let weighed = line(&reconciler, abi::TraceEvent { ruled: u32::MAX, ..decided }, None);
     assert_eq!((weighed.decided_by.as_str(), weighed.bucket.is_some(), weighed.status), ("weight", true, None));
+    let long = abi::TraceEvent { ruled: abi::BASELINE_RULED, facts: 0, reason: Reason::HeadTooLong as u8, ..decided };
+    let long = line(&reconciler, abi::TraceEvent { flags: long.flags | trace_flag::PINNED, ..long }, None);
+    assert_eq!((long.decided_by.as_str(), long.bucket, long.reason.as_deref()), ("baseline", None, Some("head_too_long")));
     let none = abi::TraceEvent { backend: 0, reason: Reason::NoBackend as u8, ..decided };
     let node = abi::TraceEvent { reason: Reason::Unavailable as u8, status: 503, ..event(web, 1, trace_kind::REFUSED, "10.1.0.2") };
     let refused = line(&reconciler, none, Some(node));
@@ -159,6 +165,13 @@ fn decisions_wait_for_their_ends_but_not_for_ever() {
     join.take(decided, &mut told);
     join.take(other, &mut told);
     assert!(told.is_empty() && !join.is_empty());
+    let waiting = |event: abi::TraceEvent| Told { decided: event, ended: None };
+    let earlier = abi::TraceEvent { client_port: 6, time: decided.time - 1, ..decided };
+    join.take(earlier, &mut told);
+    assert_eq!(join.waiting().first(), Some(&waiting(earlier)), "in their order");
+    assert_eq!(join.waiting().len(), 3);
+    join.take(abi::TraceEvent { client_port: 6, ..ended }, &mut told);
+    told.clear();
     join.take(ended, &mut told);
     assert_eq!(told, [Told { decided, ended: Some(ended) }]);
     told.clear();

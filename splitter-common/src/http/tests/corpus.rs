@@ -19,6 +19,44 @@ pub const HEADS: [&[u8]; 15] = [
     b"GET https://a?canary=3 HTTP/1.0\r\nX-Padding-Header-With-A-Long-Name: 0123456789012345678901234567890123456789012345678901234567890123456789\r\n\r\n",
 ];
 
+/// As servers send them.
+pub const RESPONSES: [&[u8]; 34] = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Mon, 30 Nov 2026 10:00:00 GMT\r\nContent-Type: text/html; charset=utf-8\r\ncontent-length:\t 0012 \t\r\nConnection: keep-alive\r\nETag: \"5f\"\r\nTest: 1\r\nTransfer: 2\r\n\r\n0123456789ab",
+    b"HTTP/1.1 200 OK\r\ntRANSFER-eNCODING: Chunked \r\nX-A: \xc3\xa4\tb\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.0 200 Fine\tday \xc3\xa4\r\n\r\nuntil I close",
+    b"HTTP/1.1 404\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload; as=style\r\n\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\nContent-Length: 9\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"HTTP/1.1 304 Not Modified\r\nContent-Length: 700\r\n\r\n",
+    b"HTTP/1.1 500 Oh\r\nContent-Length: 2147483647\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2147483648\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999999999999\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 00000000000000000001\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 1 2\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length : 1\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunke\r\nTransfer-Encodings: x\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Lengt: x\r\nContent-Lengths: y\r\nContent-(: z\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nConten\r\nTransfe\r\nc\r\nt\r\nc:\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nno colon here\r\nA : b\r\n!: \r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n folded\r\n\r\n",
+    b"HTTP/1.1 200 OK\nContent-Length: 5\n\n",
+    b"HTTP/1.1 20 OK\r\n\r\n",
+    b"HTTP/2.0 200 OK\r\n\r\n",
+    b"SSH-2.0-OpenSSH_9.2p1\r\nmore\r\n\r\n",
+];
+
 /// What breaks heads.
 const PIECES: [&[u8]; 50] = [
     b"\n",
@@ -93,6 +131,18 @@ impl Random {
     pub fn head(&mut self) -> Vec<u8> {
         let mut text = HEADS[self.below(HEADS.len())].to_vec();
         for _ in 0..[0, 1, 1, 2, 3, 5][self.below(6)] {
+            self.damage(&mut text);
+        }
+        if self.below(4) == 0 {
+            text.truncate(self.below(text.len() + 1));
+        }
+        text
+    }
+
+    /// The same of a response.
+    pub fn response(&mut self) -> Vec<u8> {
+        let mut text = RESPONSES[self.below(RESPONSES.len())].to_vec();
+        for _ in 0..[0, 1, 1, 2, 3][self.below(5)] {
             self.damage(&mut text);
         }
         if self.below(4) == 0 {

@@ -3,7 +3,7 @@
 
 use super::{
     corpus::{HEADS, Random},
-    reference::{Class, Expected, expected},
+    reference::head::{Class, Expected, expected},
     *,
 };
 use crate::abi::{http_match::*, http_subject::*};
@@ -162,11 +162,103 @@ fn rounds_are_bounded() {
         request::<Counted>(&padded(text, 0), text.len() as u32, rules, &CLIENT, &mut Scan::default(), &mut out);
         (out.verdict, ROUNDS.get())
     };
-    assert_eq!(rounds(&costly, Some(&*rules)), (verdict::REFUSE, 16_384));
+    assert_eq!(rounds(&costly, Some(&*rules)), (verdict::REFUSE, 128 + costly.len() as u32 / 5));
     assert_eq!(rounds(&costly, None).0, verdict::COMPLETE);
     let rules = compile(&[(1, conditions())], Some((COOKIE, b"uid")));
     for head in HEADS {
         let (_, used) = rounds(head, Some(&rules));
         assert!(used < 100, "{used} rounds for {:?}", String::from_utf8_lossy(head));
+    }
+    // As dense as real ones get: hundreds of small cookies, parameters and fields, with rules about each kind.
+    let start = b"GET /a HTTP/1.1\r\nHost: a\r\n";
+    let dense: [Vec<u8>; 4] = [
+        [&start[..], b"Cookie: ", &b"ab=c; ".repeat(2_500), b"z=1\r\n\r\n"].concat(),
+        [&b"GET /a?"[..], &b"ids=1&".repeat(2_600), b"z=1 HTTP/1.1\r\nHost: a\r\n\r\n"].concat(),
+        [&start[..], &b"x-a: 1\r\n".repeat(1_900), b"\r\n"].concat(),
+        [&start[..], b"Cookie: ", &b"uid=c; ".repeat(2_200), b"z=1\r\n\r\n"].concat(),
+    ];
+    for head in dense {
+        let (verdict, used) = rounds(&head, Some(&rules));
+        std::println!("{} bytes: {used} rounds of {}", head.len(), 128 + head.len() / 5);
+        assert_eq!(verdict, verdict::COMPLETE, "{used} rounds for {:?}", String::from_utf8_lossy(&head[..60]));
+    }
+}
+
+/// A head that comes in pieces is read on, and says the same as in one; with what is old of its memory behind it.
+#[test]
+fn pieces_say_what_the_whole_says() {
+    let rules = compile(&[(1, conditions())], Some((COOKIE, b"uid")));
+    let mut random = Random::new(11);
+    let whole = |text: &[u8]| {
+        let mut out = RequestHead::default();
+        request::<Plain>(&padded(text, b'x'), text.len() as u32, Some(&rules), &CLIENT, &mut Scan::default(), &mut out);
+        out
+    };
+    let mut pieces = |text: &[u8], most: usize| {
+        let (mut scan, mut out, mut len) = (Scan::default(), RequestHead::default(), 0);
+        begin(Some(&rules), &mut scan);
+        while len < text.len() && (len == 0 || out.verdict == verdict::INCOMPLETE) {
+            len = (len + 1 + random.below(most)).min(text.len());
+            let filler = [b'\r', b'\n', b' ', b'a', b':'][random.below(5)];
+            go_on::<Plain>(&padded(&text[..len], filler), len as u32, Some(&rules), &CLIENT, &mut scan, &mut out);
+        }
+        (out, len)
+    };
+    let mut random = Random::new(12);
+    let heads = HEADS.into_iter().map(<[u8]>::to_vec);
+    for text in heads.chain((0..3_000).map(|_| random.head())) {
+        let expected = whole(&text);
+        for most in [1, 3, 40, 400] {
+            let (out, len) = pieces(&text, most);
+            // What is behind the end of a head may not have come yet; what is broken is refused no later than with all of it.
+            assert_eq!(out.verdict, expected.verdict, "{:?} up to {len}", String::from_utf8_lossy(&text));
+            if out.verdict == verdict::COMPLETE {
+                assert_eq!(out, expected, "{:?}", String::from_utf8_lossy(&text));
+            }
+        }
+    }
+}
+
+/// The end of a line may come in a packet of its own: what was not looked at before is allowed for then.
+#[test]
+fn dense_heads_are_read_in_pieces_too() {
+    let rules = compile(&[(1, conditions())], Some((COOKIE, b"uid")));
+    let start = b"GET /a HTTP/1.1\r\nHost: a\r\n";
+    let dense: [Vec<u8>; 3] = [
+        [&start[..], b"Cookie: ", &b"ab=c; ".repeat(2_500), b"z=1\r\n\r\n"].concat(),
+        [&b"GET /a?"[..], &b"ids=1&".repeat(2_600), b"z=1 HTTP/1.1\r\nHost: a\r\n\r\n"].concat(),
+        [&b"GET / HTTP/1.1\r\nHost: "[..], &[b'('; 125], b"\r\n\r\n"].concat(),
+    ];
+    for head in dense {
+        for step in [1_448, 3, head.len() - 2] {
+            let (mut scan, mut out, mut len) = (Scan::default(), RequestHead::default(), 0);
+            begin(Some(&rules), &mut scan);
+            let text = padded(&head, 0);
+            while len < head.len() && (len == 0 || out.verdict == verdict::INCOMPLETE) {
+                len = (len + step).min(head.len());
+                go_on::<Plain>(&text, len as u32, Some(&rules), &CLIENT, &mut scan, &mut out);
+            }
+            assert_eq!(out.verdict, verdict::COMPLETE, "{:?} in pieces of {step}, up to {len}", String::from_utf8_lossy(&head[..40]));
+        }
+    }
+}
+
+/// What stands behind the text, from another head say, is not taken for a part of it.
+#[test]
+fn what_stands_behind_a_piece_is_nobodys() {
+    let rules = compile(&[(1, conditions())], Some((COOKIE, b"uid")));
+    let text = b"GET / HTTP/1.1\r\nHost: a\r\nX-Canaryaaaa: always\r\nX-Canar: always\r\n\r\n";
+    for cut in 1..text.len() {
+        for behind in [&b": always\r\n"[..], b"y: always\r\n", b"\r\n\r\n", b"\r\nX-Canary: always\r\n\r\n"] {
+            let (mut scan, mut out) = (Scan::default(), RequestHead::default());
+            begin(Some(&rules), &mut scan);
+            let first = [&text[..cut], behind].concat();
+            go_on::<Plain>(&padded(&first, 0), cut as u32, Some(&rules), &CLIENT, &mut scan, &mut out);
+            assert_eq!(out.verdict, verdict::INCOMPLETE);
+            go_on::<Plain>(&padded(text, 0), text.len() as u32, Some(&rules), &CLIENT, &mut scan, &mut out);
+            let mut whole = RequestHead::default();
+            request::<Plain>(&padded(text, 0), text.len() as u32, Some(&rules), &CLIENT, &mut Scan::default(), &mut whole);
+            assert_eq!(out, whole, "cut at {cut}, behind it {:?}", String::from_utf8_lossy(behind));
+        }
     }
 }

@@ -1,16 +1,19 @@
 //! Tests of the scanner. `shapes`: what is refused and pinned; `rules`: predicates and keys; `differential`: against another parser;
-//! `chunked`: bodies.
+//! `chunked`: bodies; `pieces`: heads of responses in several packets.
 
 mod chunked;
 mod corpus;
 mod differential;
-mod reference;
+mod pieces;
 mod rules;
 mod shapes;
 mod whole;
 
-use super::*;
-use crate::abi::{Addr, http_match, http_subject, mapped};
+use super::{
+    reference::{Condition, compile},
+    *,
+};
+use crate::abi::{Addr, mapped};
 use std::{boxed::Box, vec::Vec};
 
 const CLIENT: Addr = mapped([192, 0, 2, 7]);
@@ -21,45 +24,6 @@ fn padded(text: &[u8], filler: u8) -> Box<HeadText> {
     let len = text.len().min(padded.len());
     padded[..len].copy_from_slice(&text[..len]);
     padded
-}
-
-/// One condition of a rule, owned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Condition {
-    subject: u8,
-    name: Vec<u8>,
-    kind: u8,
-    value: Vec<u8>,
-    len: u8,
-}
-
-impl Condition {
-    fn new(subject: u8, name: &[u8], kind: u8, value: &[u8]) -> Self {
-        Self { subject, name: name.to_vec(), kind, value: value.to_vec(), len: value.len() as u8 }
-    }
-
-    fn source(network: Addr, bits: u8) -> Self {
-        Self { len: bits, ..Self::new(http_subject::SOURCE, b"", http_match::PREFIX, &network) }
-    }
-}
-
-/// `(version, conditions)` each, and the subject and name of the key.
-fn compile(rules: &[(u32, Vec<Condition>)], key: Option<(u8, &[u8])>) -> Box<HttpRules> {
-    let mut compiler = compiler::Compiler::default();
-    for (version, conditions) in rules {
-        let predicates = conditions.iter().map(|c| compiler::Predicate {
-            subject: c.subject,
-            name: c.name.as_slice().into(),
-            kind: c.kind,
-            value: c.value.as_slice().into(),
-            len: c.len,
-        });
-        compiler.rule(predicates, *version).unwrap();
-    }
-    if let Some((subject, name)) = key {
-        compiler.key(subject, name).unwrap();
-    }
-    compiler.finish().unwrap()
 }
 
 fn read_for(text: &[u8], rules: Option<&HttpRules>, client: Addr) -> RequestHead {

@@ -127,7 +127,7 @@ fn chunks_that_wait_with_their_head_are_followed() {
 #[test]
 fn a_body_beyond_the_stash() {
     for lab in Http::both() {
-        let text = [HEAD, b"2710\r\n", &[b'a'; 10_000], b"\r\n0\r\n\r\n"].concat();
+        let text = [HEAD, b"4e20\r\n", &[b'a'; 20_000], b"\r\n0\r\n\r\n"].concat();
         let mut client = lab.client();
         let begin = client.seq;
         let mut pieces = text.chunks(1_000);
@@ -135,10 +135,10 @@ fn a_body_beyond_the_stash() {
         pieces.for_each(|piece| assert_eq!(client.say(piece), []));
         let (mut server, syn_ack) = lab.backend_of(&syn);
         let out = lab.run(&syn_ack, BACKEND_SIDE);
-        assert_eq!(payloads(&out), text[..8192]);
+        assert_eq!(payloads(&out), text[..LIMIT]);
         out.iter().for_each(|wire| server.hear(wire));
-        client.seq = begin.wrapping_add(8192);
-        text[8192..].chunks(1_000).for_each(|piece| sends(&mut client, &mut server, piece));
+        client.seq = begin.wrapping_add(HEAD_LIMIT);
+        text[LIMIT..].chunks(1_000).for_each(|piece| sends(&mut client, &mut server, piece));
         is_decided(&lab, &mut client, &mut server, 2);
         assert_eq!(pins(&lab), 0);
     }

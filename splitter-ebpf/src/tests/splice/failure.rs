@@ -34,8 +34,8 @@ fn a_refused_request_goes_to_another_backend() {
 #[test]
 fn when_nobody_serves_the_client_is_told() {
     for lab in Http::both() {
-        for (how, reset) in [(0, false), (http_flag::RESET, true)] {
-            lab.maps.change_service(1, |service| service.http = service.http & http_flag::STAMPS | how);
+        for (how, reset) in [(0, false), (service_flag::RESET, true)] {
+            lab.maps.change_service(1, |service| service.flags = service.flags & service_flag::STAMPS | how);
             // No backend is ready.
             lab.maps.set_state(3, backend_state::DOWN);
             let mut client = lab.client();
@@ -74,7 +74,7 @@ impl Http {
     /// A client of another port, after its handshake.
     fn client_from(&self, port: u16) -> End<'_> {
         let me = SocketAddr::new(self.client.ip(), port);
-        let mut client = End { me, ..self.stranger() };
+        let mut client = End { me, seq: self.fresh(), ..self.stranger() };
         let syn = client.wire(SYN, &[]).saying(&[Opt::MaximumSegmentSize(1460)]);
         let syn_ack = one(self.run(&syn, CLIENT_SIDE));
         (client.seq, client.ack) = (client.seq.wrapping_add(1), syn_ack.seq);
@@ -90,7 +90,7 @@ impl Http {
         self.maps.set_suspect(backend, until);
     }
 
-    fn told(&self, client: &mut End<'_>, answer: &Wire) {
+    fn refuses(&self, client: &mut End<'_>, answer: &Wire) {
         client.hear(answer);
         assert!(answer.payload.starts_with(b"HTTP/1.1 503"), "{answer:?}");
         let last = one(client.send(FIN | ACK, &[]));
@@ -243,12 +243,12 @@ fn a_version_that_is_known_to_be_silent_fails_fast() {
                 assert_eq!(one(client.again(ACK | PSH, request)).flags, SYN);
                 lab.maps.pass(400);
                 let answer = one(client.again(ACK | PSH, request));
-                lab.told(&mut client, &answer);
+                lab.refuses(&mut client, &answer);
             }
             // Who has waited all the time, too.
             lab.maps.pass(3_200);
             let answer = one(first.again(ACK | PSH, request));
-            lab.told(&mut first, &answer);
+            lab.refuses(&mut first, &answer);
             // Half a minute later it is still known, and the first answer ends it.
             lab.maps.pass(30_000);
             let mut client = lab.client_from(41_005);
@@ -257,7 +257,7 @@ fn a_version_that_is_known_to_be_silent_fails_fast() {
             one(late.say(request));
             lab.maps.pass(600);
             let answer = one(late.again(ACK | PSH, request));
-            lab.told(&mut late, &answer);
+            lab.refuses(&mut late, &answer);
             let mut server = lab.accept(&syn, request);
             lab.respond(&mut client, &mut server, OK);
             server.hear(&one(client.send(RST, &[])));

@@ -47,7 +47,7 @@ fn windows_are_scaled() {
             [(Some(7), Some(9), 100, 400), (Some(2), Some(2), 6400, 200), (Some(7), Some(14), 60_000, 0xffff), (None, None, 9000, 9000)]
         {
             let options: Vec<Opt> = client_scale.map(Opt::WindowScale).into_iter().collect();
-            let mut client = lab.client_with(77, &options);
+            let mut client = lab.client_with(lab.fresh(), &options);
             let (mut server, syn_ack) = lab.backend_of(&one(client.say(GET)));
             let options: Vec<Opt> = scale.map(Opt::WindowScale).into_iter().collect();
             server.hear(&one(lab.run(&syn_ack.saying(&options), BACKEND_SIDE)));
@@ -134,15 +134,15 @@ fn a_body_goes_along() {
 fn more_of_a_body_while_the_leg_is_opened_goes_along() {
     for lab in Http::both() {
         let mut client = lab.client();
-        let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6000\r\n\r\n";
+        let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 15900\r\n\r\n";
         let syn = one(client.say(head));
         let mut sent = head.to_vec();
-        for _ in 0..4 {
+        for _ in 0..10 {
             assert_eq!(client.say(&[b'y'; 1460]), []);
             sent.extend([b'y'; 1460]);
         }
         // What does not fit waits for the client's timer.
-        let room = 8192 - sent.len();
+        let room = LIMIT - sent.len();
         assert_eq!(client.clone().say(&[b'z'; 3000]), []);
         sent.extend(vec![b'z'; room]);
         let (mut server, syn_ack) = lab.backend_of(&syn);

@@ -144,7 +144,7 @@ fn users_keep_their_version_over_connections() {
         let get = format!("GET / HTTP/1.1\r\nHost: a\r\nuser: u{user}\r\n\r\n").into_bytes();
         let of: Vec<u32> = [40_000, 40_777]
             .map(|port| {
-                let mut client = End { me: SocketAddr::new(lab.client.ip(), port), ..lab.stranger() };
+                let mut client = End { me: SocketAddr::new(lab.client.ip(), port), seq: lab.fresh(), ..lab.stranger() };
                 let syn_ack = one(client.send(SYN, &[]));
                 client.ack = syn_ack.seq;
                 client.hear(&syn_ack);
@@ -234,5 +234,88 @@ fn a_request_that_was_answered_early_is_completed_first() {
         // The first leg is whole.
         first.hear(&one(client.say(GET)));
         lab.respond(&mut client, &mut first, OK);
+    }
+}
+
+/// Who has sent a response hears that it was received when the next request goes elsewhere, also when it is the client's only word about it.
+#[test]
+fn the_leg_that_a_request_leaves_hears_that_its_response_was_received() {
+    for lab in Http::both() {
+        let (mut client, mut first) = lab.ready();
+        let mut second = lab.open(&mut client, GET2);
+        first.hear(&lab.told());
+        lab.respond(&mut client, &mut second, OK);
+        for round in 0..20u32 {
+            lab.clock.set(lab.clock.get() + 500 * round);
+            let (request, to, from) = if round % 2 == 0 { (GET, &mut first, &mut second) } else { (GET2, &mut second, &mut first) };
+            client.window = 1000 + round as u16;
+            to.hear(&one(client.say(request)));
+            let told = lab.told();
+            from.hear(&told);
+            assert_eq!((told.dst, told.window), (from.me, client.window), "round {round}");
+            // The client acknowledges the response with its next request.
+            client.hear(&one(to.say(OK)));
+        }
+        // By a head in parts, and to a leg that is new.
+        let ack = one(client.say(&GET[..9]));
+        client.hear(&ack);
+        let seen = one(client.say(&GET[9..]));
+        assert_eq!(seen.payload, GET);
+        first.hear(&seen);
+        second.hear(&lab.told());
+        client.hear(&one(first.say(OK)));
+        let get3 = b"GET / HTTP/1.1\r\nHost: a\r\nx-v: 3\r\n\r\n";
+        let syn = one(client.say(get3));
+        first.hear(&lab.told());
+        let mut third = lab.accept(&syn, get3);
+        client.hear(&one(third.say(OK)));
+        // Nobody is told twice.
+        third.hear(&one(client.say(get3)));
+        assert!(lab.told.borrow().is_empty());
+        assert_eq!(lab.entries(), [1, 3]);
+        client.send(RST, &[]);
+    }
+}
+
+/// Window updates, a window that closes and opens, SACK: what a client says without data goes to the leg in use, in its numbers, after any
+/// number of switches.
+#[test]
+fn every_bare_acknowledgement_reaches_the_leg_in_use() {
+    for lab in Http::both() {
+        let (mut client, mut first) = lab.ready();
+        let mut second = lab.open(&mut client, GET2);
+        lab.respond(&mut client, &mut second, OK);
+        for round in 0..50u32 {
+            lab.clock.set(lab.clock.get() + 300 * (round % 7));
+            let (request, leg) = if round % 2 == 0 { (GET, &mut first) } else { (GET2, &mut second) };
+            leg.hear(&one(client.say(request)));
+            let head = one(leg.say(b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n"));
+            client.hear(&head);
+            for window in [64_000, 500, 0, 0, 1, 30_000] {
+                client.window = window;
+                let seen = one(client.send(ACK, &[]));
+                leg.hear(&seen);
+                assert_eq!((seen.dst, seen.window, seen.payload.len()), (leg.me, window, 0), "round {round}");
+            }
+            // The first of three segments is lost.
+            let lost = leg.clone();
+            leg.seq = leg.seq.wrapping_add(1000);
+            let block = (leg.seq, leg.seq.wrapping_add(1000));
+            let behind = one(leg.say(&[b'y'; 1000]));
+            let edges = (behind.seq, behind.seq.wrapping_add(1000));
+            let sack = client.wire(ACK, &[]);
+            let sack = Wire {
+                options: [sack.options.clone(), vec![Opt::Noop, Opt::Noop, Opt::SelectiveAcknowledgement(edges, [None; 3])]].concat(),
+                ..sack
+            };
+            let seen = one(lab.run(&sack, CLIENT_SIDE));
+            assert_eq!((seen.dst, seen.ack), (leg.me, lost.seq), "round {round}");
+            assert!(seen.options.contains(&Opt::SelectiveAcknowledgement(block, [None; 3])), "{seen:?}");
+            client.hear(&one(lost.clone().say(&[b'x'; 1000])));
+            client.ack = client.ack.wrapping_add(1000);
+            client.hear(&one(leg.say(&[b'z'; 1000])));
+            leg.hear(&one(client.send(ACK, &[])));
+        }
+        assert_eq!((lab.entries(), lab.maps.version(2).switches), ([1, 2], 26));
     }
 }

@@ -76,6 +76,48 @@ fn the_time_to_the_answer_the_rule_and_the_place_are_told() {
 }
 
 #[test]
+fn the_answer_to_what_was_told_is_told() {
+    for lab in looking() {
+        // One event in ten seconds, and none ahead.
+        lab.maps.look(Trace { until: u64::MAX, interval: 10_000_000_000, burst: 0, ..everything(&lab.maps) });
+        let mut client = lab.client();
+        let mut server = lab.open(&mut client, GET);
+        let id = lab.id_of(&server);
+        assert_eq!(told(&lab), [(D, 1, id, NO_REASON, 0, 0, text(GET))]);
+        lab.respond(&mut client, &mut server, OK);
+        assert_eq!(told(&lab), [(A, 1, id, NO_REASON, 200, 0, String::new())]);
+        // The next one is not told, nor is its answer.
+        server.hear(&one(client.say(GET)));
+        lab.respond(&mut client, &mut server, OK);
+        assert_eq!((told(&lab), lab.maps.events_lost()), (vec![], [1, 0]), "decisions are counted, not answers");
+        // Told, and refused in the end.
+        lab.maps.pass(20_000);
+        let mut client = lab.client_with(5000, &[]);
+        let syn = one(client.say(GET2));
+        let (server, _) = lab.backend_of(&syn);
+        one(lab.run(&server.wire(RST | ACK, &[]), BACKEND_SIDE));
+        let refused = (R, 2, 0, Reason::Unavailable as u8, 503, 0, String::new());
+        assert_eq!(told(&lab), [(D, 2, 3, NO_REASON, 0, 0, text(GET2)), refused]);
+    }
+}
+
+#[test]
+fn an_answer_is_not_told_for_an_earlier_request() {
+    for lab in looking() {
+        let mut client = lab.client();
+        let mut server = lab.open(&mut client, GET);
+        // The answer to the first comes when nobody looks.
+        lab.maps.look(Trace::default());
+        lab.respond(&mut client, &mut server, OK);
+        lab.maps.look(Trace { until: u64::MAX, service: 2, ..everything(&lab.maps) });
+        told(&lab);
+        server.hear(&one(client.say(GET)));
+        lab.respond(&mut client, &mut server, OK);
+        assert_eq!(told(&lab), [], "a request that nobody was told of");
+    }
+}
+
+#[test]
 fn a_long_path_is_cut_and_a_head_in_pieces_is_told_once() {
     for lab in looking() {
         let mut client = lab.client();
@@ -108,7 +150,7 @@ fn what_the_node_answers_itself_is_told() {
         // The client has not heard the answer.
         one(client.again(ACK | PSH, GET2));
         assert_eq!(told(&lab), []);
-        lab.maps.change_service(1, |service| service.http |= http_flag::RESET);
+        lab.maps.change_service(1, |service| service.flags |= service_flag::RESET);
         let mut client = lab.client_with(9000, &[]);
         lab.maps.set_state(3, backend_state::DOWN);
         one(client.say(GET2));

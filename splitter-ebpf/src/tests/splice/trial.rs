@@ -195,8 +195,8 @@ fn backends_that_end_the_connection_are_told_by_when() {
 #[test]
 fn what_nobody_takes_belongs_to_the_version() {
     for lab in labs() {
-        for (how, code) in [(0, 1), (http_flag::RESET, 0)] {
-            lab.maps.change_service(1, |service| service.http = service.http & http_flag::STAMPS | how);
+        for (how, code) in [(0, 1), (service_flag::RESET, 0)] {
+            lab.maps.change_service(1, |service| service.flags = service.flags & service_flag::STAMPS | how);
             let before = (lab.maps.version(2).ruled, lab.maps.version(2).status[5]);
             // No backend is ready.
             lab.maps.set_state(3, backend_state::DOWN);
@@ -303,9 +303,13 @@ fn who_is_not_behind_the_backends_interface_has_no_say() {
         // On an open connection.
         let mut server = lab.accept(&syn, GET);
         assert_eq!(lab.maps.pending(1), 1);
-        lab.run(&server.wire(RST | ACK, &[]), CLIENT_SIDE);
-        assert_eq!((drawn(&lab), lab.maps.pending(1)), (Outcomes { trials: 1, ..Outcomes::default() }, 0));
-        server.send(RST, &[]);
+        for flags in [RST | ACK, FIN | ACK, ACK] {
+            assert_eq!(lab.run(&server.wire(flags, b"HTTP/1.1 500 No\r\n\r\n"), CLIENT_SIDE), []);
+        }
+        assert_eq!((drawn(&lab), lab.maps.pending(1)), (Outcomes { trials: 1, ..Outcomes::default() }, 1));
+        assert_eq!((lab.entries(), lab.counted(Reason::WrongSide)), ([1, 1], 5));
+        lab.respond(&mut client, &mut server, OK);
+        assert_eq!(drawn(&lab).answered, 1);
         hang_up(&mut client);
     }
 }

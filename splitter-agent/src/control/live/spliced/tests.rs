@@ -1,11 +1,10 @@
 use super::super::rows;
 use super::*;
-use crate::{
-    control::explain::explain,
-    datapath::{Memory, read},
-    model::{Backend, BackendState, Frontend, Http, Mode, OnWeightChange, Pinned, Protocol, Service, Snat, SplitBy, Unavailable, Version},
-    observed::{ExplainRequest, Explanation, FlowQuery, FlowState},
-    reconcile::Reconciler,
+use crate::control::explain::explain;
+use splitter_api::{ExplainRequest, Explanation, FlowQuery, FlowState};
+use splitter_datapath::{Memory, read, reconcile::Reconciler};
+use splitter_policy::model::{
+    Backend, BackendState, Frontend, Http, Mode, OnWeightChange, Pinned, Protocol, Service, Snat, SplitBy, Unavailable, Version,
 };
 use std::sync::Arc;
 
@@ -17,8 +16,12 @@ fn applied() -> (Memory, Reconciler) {
 
 fn applied_with(pinned: Pinned) -> (Memory, Reconciler) {
     let backend = |text: &&str| Backend { address: text.parse().unwrap(), state: BackendState::Ready };
-    let version =
-        |name: &str, weight, backends: &[&str]| Version { name: name.into(), weight, backends: backends.iter().map(backend).collect() };
+    let version = |name: &str, weight, backends: &[&str]| Version {
+        name: name.into(),
+        weight,
+        backends: backends.iter().map(backend).collect(),
+        lookups: Vec::new(),
+    };
     let service = Service {
         name: "checkout".into(),
         frontends: vec![Frontend { address: "10.9.9.9:80".parse().unwrap(), protocol: Protocol::Tcp }],
@@ -26,10 +29,12 @@ fn applied_with(pinned: Pinned) -> (Memory, Reconciler) {
         split_by: SplitBy::Request,
         versions: vec![version("v1", 0, &["10.2.1.2:8080"]), version("v2", 100, &["10.2.2.2:8080", "10.2.2.3:8080"])],
         rules: Vec::new(),
-        http: Some(Http { rules: Vec::new(), unavailable: Unavailable::Status }),
+        http: Some(Http { rules: Vec::new(), unavailable: Unavailable::Status, too_long: Default::default() }),
         on_weight_change: OnWeightChange::Keep,
         pinned,
         snat: Snat::Auto,
+        path: Default::default(),
+        vip: Default::default(),
         rollout: None,
         origin: "a:b.yaml:3:18".into(),
     };
@@ -138,7 +143,7 @@ fn pinned_connections_that_belong_elsewhere_are_marked() {
         let mut strays = |then| super::super::strays(&mut memory, reconciler.applied(), &HashSet::from([id]), then).unwrap();
         let counts = [strays(Then::Count), strays(Then::End), strays(Then::End)];
         let mut marked = Vec::new();
-        let flags = |spliced: &Spliced<V4>| (spliced.owner >> 24) as u8;
+        let flags = |spliced: &Spliced<V4>| spliced.owner.flags();
         V4::SPLICED.scan(&memory, &mut Cursor::default(), |key, spliced| marked.push((split_ports(key.ports).0, flags(&spliced)))).unwrap();
         marked.retain(|(_, flags)| flags & splice_flag::RESET != 0);
         (counts, marked)

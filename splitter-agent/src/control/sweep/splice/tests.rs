@@ -1,7 +1,7 @@
 use super::super::AWAITED;
 use super::*;
-use crate::datapath::{Memory, NEXTHOP_OWNERS, NEXTHOPS, Plain, Typed, read};
-use crate::reconcile::Bits;
+use splitter_datapath::reconcile::Bits;
+use splitter_datapath::{Memory, NEXTHOP_OWNERS, NEXTHOPS, Plain, Typed, read};
 
 const CLOCK: Clock = Clock { ticks: 77, ticks_per_second: 250, heads: 5_000 };
 
@@ -152,7 +152,7 @@ fn flows_of_dead_backends_wait_for_a_packet() {
     let (mut memory, mut janitor) = (Memory::new(), Janitor::default());
     put(&mut memory, V4::SPLICED, &[(key(1), flow(1, splice_state::ESTABLISHED, 0, 0))]);
     put(&mut memory, V4::SPLICED, &[(key(2), flow(2, splice_state::ESTABLISHED, 0, ORPHANED + 1))]);
-    put(&mut memory, V4::SPLICED, &[(key(3), Spliced { owner: 0, ..begun(3, splice_state::GATHERING, 1, 1) })]);
+    put(&mut memory, V4::SPLICED, &[(key(3), Spliced { owner: Owner::NONE, ..begun(3, splice_state::GATHERING, 1, 1) })]);
     let parked = |idle| leg(1, 2, leg_flag::IDLE, idle);
     put(&mut memory, V4::LEGS, &[parked(0), leg(1, 1, 0, 0)]);
     sweep(&mut janitor, &mut memory);
