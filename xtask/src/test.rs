@@ -115,7 +115,11 @@ fn alone(totals: &mut Totals, output: &str, failed: u64) -> Result<()> {
     ensure!(failed as usize == names.len() && names.len() <= AGAIN, "not run again: {failed} failed, of {} names", names.len());
     for target in targets {
         let mut command = artifact::cargo()?;
-        command.args(["test", "--all-features", "--locked"]).args(target.split(' ')).args(["--", "--exact", "--test-threads", "1"]).args(&names);
+        command
+            .args(["test", "--all-features", "--locked"])
+            .args(target.split(' '))
+            .args(["--", "--exact", "--test-threads", "1"])
+            .args(&names);
         let (_, output, log) = step::attempt(&format!("alone {target}"), &mut command)?;
         let (passed, failed, _) = counts(&output);
         totals.passed += passed;
