@@ -41,10 +41,8 @@ pub fn reset<F: Answer, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F
     if P::XDP {
         return Verdict::PASS;
     }
-    if p.flags & tcp::RST != 0 || p.l4 as usize != l4 {
-        return Verdict::DROP;
-    }
-    let Some(old) = packet.read::<20>(l4) else { return Verdict::DROP };
+    let old = if p.flags & tcp::RST != 0 || p.l4 as usize != l4 { None } else { packet.read::<20>(l4) };
+    let Some(old) = old else { return unanswerable(env) };
     let seq = u32::from_be_bytes([old[4], old[5], old[6], old[7]]);
     let header = (old[12] >> 4) as u32 * 4;
     let payload = p.ip_len.wrapping_sub(F::HEADER as u32 + header);
@@ -74,15 +72,16 @@ pub fn reset<F: Answer, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F
 
 /// Makes a packet the reset of its receiver's connection: no payload, RST in its sequence. 0: it could not be written.
 #[inline(never)]
-pub fn become_reset<F: Answer, P: Packet>(packet: &mut P, p: &Parsed<F>) -> u32 {
+pub fn become_reset<F: Answer, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F>) -> u32 {
     let l4 = ETHERNET + F::HEADER;
     if p.flags & tcp::RST != 0 {
         return 1;
     }
-    if p.l4 as usize != l4 {
+    let header = if p.l4 as usize == l4 { packet.read::<20>(l4) } else { None };
+    let Some(mut header) = header else {
+        env.count(Reason::Unanswerable);
         return 0;
-    }
-    let Some(mut header) = packet.read::<20>(l4) else { return 0 };
+    };
     [header[12], header[13]] = [5 << 4, tcp::RST | tcp::ACK];
     [header[14], header[15], header[16], header[17], header[18], header[19]] = [0; 6];
     let pending = packet.checksum_pending(l4 + 16);
@@ -90,6 +89,9 @@ pub fn become_reset<F: Answer, P: Packet>(packet: &mut P, p: &Parsed<F>) -> u32 
     let sum = if pending { checksum::fold(pseudo) } else { !checksum::fold(pseudo + checksum::sum(&header)) };
     [header[16], header[17]] = (sum as u16).to_ne_bytes();
     let written = packet.resize(l4 as u32 + TCP_HEADER) && F::set_payload_length(packet, TCP_HEADER) && packet.write(l4, &header);
+    if !written {
+        env.count(Reason::WriteFailed);
+    }
     written as u32
 }
 
@@ -101,8 +103,8 @@ pub fn error<F: Answer, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
     } else if what == error::EXPIRED {
         env.count(Reason::TtlExpired);
     }
-    let Some(quoted) = quotable(p) else { return Verdict::DROP };
-    if what >= error::PORT && (!F::answerable(&p.key.src) || limited(env)) {
+    let Some(quoted) = quotable(p).filter(|_| what < error::PORT || F::answerable(&p.key.src)) else { return unanswerable(env) };
+    if what >= error::PORT && limited(env) {
         return Verdict::DROP;
     }
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
@@ -121,6 +123,13 @@ pub fn error<F: Answer, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, 
         return Verdict::DROP;
     }
     Verdict::back(packet.ifindex())
+}
+
+/// The end of a packet that cannot be answered.
+#[inline(always)]
+fn unanswerable<E: Env>(env: &E) -> Verdict {
+    env.count(Reason::Unanswerable);
+    Verdict::DROP
 }
 
 /// Bytes of a packet that an error quotes; `None`: it cannot be answered.
@@ -162,10 +171,8 @@ fn limited<E: Env>(env: &E) -> bool {
 #[inline(never)]
 pub fn echo<F: Answer, P: Packet, E: Env>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let at = ETHERNET + F::HEADER;
-    if p.l4 as usize != at || !F::answerable(&p.key.src) {
-        return Verdict::DROP;
-    }
-    let Some(old) = packet.read::<4>(at) else { return Verdict::DROP };
+    let old = if p.l4 as usize != at || !F::answerable(&p.key.src) { None } else { packet.read::<4>(at) };
+    let Some(old) = old else { return unanswerable(env) };
     let [request, reply] = F::ECHO;
     let difference = checksum::difference(u16::from_ne_bytes([request, 0]) as u32, u16::from_ne_bytes([reply, 0]) as u32);
     let [a, b] = (checksum::apply(u16::from_ne_bytes([old[2], old[3]]), checksum::fold(difference))).to_ne_bytes();

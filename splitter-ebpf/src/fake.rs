@@ -500,6 +500,10 @@ impl Maps {
         self.counters.get(&id).map(Ref::get).unwrap_or_default()
     }
     /// What a judge reads of every version.
+    /// How often a reason was counted that accounts for a packet that goes nowhere.
+    fn told(&self) -> u64 {
+        self.reasons.borrow().iter().filter(|(reason, _)| reason.kind() != splitter_common::abi::Kind::Pass).map(|(_, count)| count).sum()
+    }
     fn judged(&self) -> Vec<(u32, Outcomes, Outcomes, [u32; trial::SLOTS])> {
         let judged = |id: &u32| {
             let VersionCounters { drawn, ruled, pending, .. } = self.version(*id);

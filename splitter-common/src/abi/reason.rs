@@ -158,6 +158,10 @@ reasons! {
     Checksum = 59, "checksum", Drop;
     /// There was no room for a part of a long request while its leg was being opened: the client sends it again.
     RequestCut = 60, "request_cut", Drop;
+    /// What the node would answer, and cannot: options or extension headers stand before it, it is a reset itself, or its source is no host's address.
+    Unanswerable = 61, "unanswerable", Drop;
+    /// A packet of a backend that is down, or whose flow has ended: its client is decided about anew.
+    BackendSilenced = 62, "backend_silenced", Drop;
 }
 
 /// Reasons that are also counted by service, in `HEAD_LOSSES`.

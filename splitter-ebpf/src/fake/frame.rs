@@ -34,6 +34,8 @@ pub struct Frame<const XDP: bool, const OUT: bool = false> {
     pub vouches: Option<Vouched>,
     /// Copies that were sent: interface and bytes.
     pub clones: Vec<(u32, Vec<u8>)>,
+    /// A program of the splice has seen it.
+    spliced: bool,
 }
 
 impl<const XDP: bool> Frame<XDP> {
@@ -63,14 +65,18 @@ impl<const XDP: bool, const OUT: bool> Frame<XDP, OUT> {
             route,
             vouches: None,
             clones: Vec::new(),
+            spliced: false,
         }
     }
 
     /// Through the pipeline, and through the splice's programs as the entry points call them.
     pub fn run(&mut self, maps: &Maps) -> Action {
-        let judged = maps.judged();
+        let (judged, told) = (maps.judged(), maps.told());
         let action = self.pass(maps);
         maps.check_moved(&judged);
+        // On http connections the node is an end itself, and takes what it keeps.
+        let dropped = action == Action::Drop && !self.spliced;
+        assert!(!dropped || maps.told() > told, "a packet was dropped, and nothing says why: {:02x?}", self.bytes);
         action
     }
 
@@ -104,6 +110,8 @@ impl<const XDP: bool, const OUT: bool> Frame<XDP, OUT> {
     {
         for _ in 0..TAIL_CALLS {
             let scratch = Tables::<F>::scratch(maps).expect("the fake has it");
+            let of_layer_4 = matches!(verdict.action(), Action::Again | Action::Aside | Action::Reset | Action::Error(_) | Action::Drop);
+            self.spliced |= !of_layer_4;
             let parsed = place!(scratch.parsed);
             verdict = match verdict.action() {
                 Action::SpliceClient => splice::client(self, maps, parsed),

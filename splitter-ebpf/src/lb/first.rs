@@ -39,7 +39,11 @@ pub fn choose<F: Network, E: Env + Tables<F>>(env: &E, p: &Parsed<F>, avoid: u32
     // The filter has known it by chance.
     let Some(service) = env.frontend(frontend) else { return if p.fragment { Verdict::PASS } else { Verdict::ASIDE } };
     if p.is_tcp() && p.flags & tcp::RST != 0 {
-        return if p.fragment { Verdict::DROP } else { Verdict::ASIDE };
+        if p.fragment {
+            env.count(Reason::Unanswerable);
+            return Verdict::DROP;
+        }
+        return Verdict::ASIDE;
     }
     facts_of(&p.key, facts);
     select(env, service, facts, avoid, choice);

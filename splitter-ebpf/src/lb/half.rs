@@ -66,6 +66,7 @@ pub fn begin<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     if state != backend_state::READY && state != backend_state::DRAINING {
         if t.reverse {
+            env.count(Reason::BackendSilenced);
             forget_half(env, &p.key, t, flow.owner);
             return Verdict::DROP;
         }

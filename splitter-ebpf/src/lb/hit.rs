@@ -66,7 +66,11 @@ pub fn hit<F: Network, P: Packet, E: Env + Tables<F>>(
             env.count(Reason::UdpRedecided);
         }
         forget(env, table, &p.key, &flow);
-        return if flow.is(flow_flag::REVERSE) { Verdict::DROP } else { Verdict::AGAIN };
+        if flow.is(flow_flag::REVERSE) {
+            env.count(Reason::BackendSilenced);
+            return Verdict::DROP;
+        }
+        return Verdict::AGAIN;
     }
     if !translate(env, &p.key, &flow, version, t) {
         forget(env, table, &p.key, &flow);

@@ -271,7 +271,7 @@ fn unusual<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
         }
     }
     if verdict == Verdict::RESET_RECEIVER {
-        verdict = if answer::become_reset(packet, p) != 0 { Verdict::CONTINUE } else { Verdict::DROP };
+        verdict = if answer::become_reset(packet, env, p) != 0 { Verdict::CONTINUE } else { Verdict::DROP };
     }
     if verdict == Verdict::CONTINUE { forward(packet, env, p, t) } else { verdict }
 }

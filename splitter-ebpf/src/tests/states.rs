@@ -315,3 +315,23 @@ fn a_reset_and_a_syn_move_nothing_until_a_handshake_is_over() {
         assert_eq!(send(5001, b"question"), other);
     }
 }
+
+/// Whose backend is down hears nothing of it any more, and each packet that is held back is counted.
+#[test]
+fn what_a_backend_that_is_down_says_is_dropped_by_name() {
+    for ipv6 in [false, true] {
+        let lab = Lab::new(ipv6, TCP);
+        let (_, bytes) = lab.send(tcp::SYN, &[]);
+        let server = parse(&bytes).dst;
+        [1, 2].iter().for_each(|id| lab.maps.set_state(*id, backend_state::DOWN));
+        let (action, _) = lab.reply(server, lab.client, tcp::SYN | tcp::ACK, &[]);
+        assert_eq!((action, lab.maps.counted(Reason::BackendSilenced)), (Action::Drop, 1), "half open");
+
+        let lab = Lab::new(ipv6, UDP);
+        let (_, bytes) = lab.send(0, b"question");
+        let server = parse(&bytes).dst;
+        [1, 2].iter().for_each(|id| lab.maps.set_state(*id, backend_state::DOWN));
+        let (action, _) = lab.reply(server, lab.client, 0, b"answer");
+        assert_eq!((action, lab.maps.counted(Reason::BackendSilenced)), (Action::Drop, 1), "a datagram");
+    }
+}
