@@ -278,7 +278,7 @@ fn what_comes_too_fast_is_counted() {
 
 #[test]
 fn who_breaks_off_sees_what_waits() {
-    let bed = bed("breaks-off");
+    let bed = bed("breaksoff");
     let tracer = Tracer::start(&bed, &["web"]);
     let mut wire = Wire::open(bed.lab.client(), vip(false));
     wire.send(get("/wait/5000", &[]));
