@@ -17,7 +17,7 @@ use splitter_ebpf::{
 type RuleData = [u8; 20];
 
 macro_rules! pinned {
-    ($($variant:ident $name:ident: $kind:ident<$key:ty => $value:ty>, $entries:expr;)*) => { $(one! { $name $kind $key, $value, $entries })* };
+    ($($variant:ident $name:ident: $kind:ident<$key:ty => $value:ty>, $entries:expr, $role:ident $layout:literal;)*) => { $(one! { $name $kind $key, $value, $entries })* };
 }
 macro_rules! one {
     ($name:ident Array $key:ty, $value:ty, $entries:expr) => {

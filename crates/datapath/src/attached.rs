@@ -3,6 +3,7 @@
 
 use super::{
     DatapathError,
+    adopt::Adoption,
     bpf::{self, Tcx},
     clsact,
     hook::{Hook, pin_name},
@@ -43,15 +44,15 @@ pub fn is_attached(ids: &ProgramIds, directory: &Path, ifindex: u32, hook: Hook)
     }
 }
 
-/// Names of the maps that are pinned, right after loading.
-pub fn pinned(directory: &Path, ebpf: &Ebpf) -> Vec<String> {
-    let names = ebpf.maps().map(|(name, _)| name.to_owned());
-    names.filter(|name| directory.join(name).exists()).collect()
+/// Maps that are pinned, right after loading, with the names of their pins.
+pub fn pinned(directory: &Path, ebpf: &Ebpf, adoption: &Adoption) -> Vec<(String, String)> {
+    let names = ebpf.maps().map(|(name, _)| (name.to_owned(), adoption.file(name).to_owned()));
+    names.filter(|(_, file)| directory.join(file).exists()).collect()
 }
 
 /// Pins what lost its pin: maps live on as long as this process holds them, and the next agent is to find them. Returns how many there were.
-pub fn pin_again(directory: &Path, ebpf: &Ebpf, names: &[String]) -> Result<usize, DatapathError> {
-    let lost = names.iter().map(|name| (name, directory.join(name))).filter(|(_, path)| !path.exists());
+pub fn pin_again(directory: &Path, ebpf: &Ebpf, names: &[(String, String)]) -> Result<usize, DatapathError> {
+    let lost = names.iter().map(|(name, file)| (name, directory.join(file))).filter(|(_, path)| !path.exists());
     lost.filter_map(|(name, path)| Some((ebpf.map(name)?, path))).try_fold(0, |count, (map, path)| {
         map.pin(&path).map_err(|error| DatapathError::map(&path, error))?;
         Ok(count + 1)

@@ -136,13 +136,13 @@ pub(super) fn link_target(link: &OwnedFd) -> io::Result<(u32, u32)> {
     Ok((info[2], info[4]))
 }
 
-/// The first u32 of entry 0 of an array whose values are `value_size` bytes long.
-pub(super) fn first_word(map: &OwnedFd, value_size: usize) -> io::Result<u32> {
+/// Entry 0 of an array whose values are `value_size` bytes long.
+pub(super) fn first_value(map: &OwnedFd, value_size: usize) -> io::Result<Vec<u8>> {
     let (key, mut value) = ([0u32], vec![0u8; value_size]);
     let mut element =
         Element { map_fd: map.as_raw_fd() as u32, key: key.as_ptr() as u64, value: value.as_mut_ptr() as u64, ..Element::default() };
     bpf(MAP_LOOKUP_ELEM, &mut element)?;
-    Ok(super::plain::read(&value))
+    Ok(value)
 }
 
 /// Detaches a link now, whoever else holds it (Linux 5.9). Removing the last pin alone does so some time later.

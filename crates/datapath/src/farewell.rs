@@ -26,12 +26,13 @@ struct Reset {
     ack: u32,
 }
 
-/// Resets all connections of http that the maps in `pins` know; how many they were. None when the maps are of another layout.
+/// Resets all connections of http that the maps in `pins` know; how many they were. None when these maps are of another layout.
 ///
 /// # Errors
 /// When a table cannot be read, or there is no right to send (CAP_NET_RAW).
 pub fn reset_spliced(pins: &Path) -> Result<usize, DatapathError> {
-    let Some(tables) = load::open_tables(pins)? else { return Ok(0) };
+    let needed = [V4::SPLICED.0, V6::SPLICED.0, V4::LEGS.0, V6::LEGS.0, BACKENDS.0];
+    let Some(tables) = load::open_tables(pins, &needed)? else { return Ok(0) };
     let found = [resets::<V4>(&tables)?, resets::<V6>(&tables)?];
     let failed = |cause| DatapathError::Pins { path: pins.into(), cause };
     for (_, resets) in found.iter().filter(|(_, resets)| !resets.is_empty()) {

@@ -9,7 +9,8 @@
 //! | `cookies` | the keys of clients' cookies |
 //! | `bpf` | bpf(2) in batches |
 //! | `marks` | which versions a judge has to read again |
-//! | `load` | sizes, adoption, programs, the clock |
+//! | `adopt` | which pinned maps are taken over, by their layouts, and which are made anew |
+//! | `load` | sizes, programs, the clock |
 //! | `object` | the object's map definitions |
 //! | `refusal` | why the kernel does not take a program or a map |
 //! | `trial` | what this kernel takes, by trying it |
@@ -28,6 +29,7 @@
 //! | [`plan`] | model to map image; pure |
 //! | [`reconcile`] | brings the maps to the plan |
 
+mod adopt;
 mod attached;
 mod bpf;
 mod clsact;
@@ -64,14 +66,14 @@ pub use load::{Sizes, has_maps, heads_clock};
 pub use memory::Memory;
 pub use netfilter::{Firewall, Hooked};
 pub use netlink::{Events, Link, Route, dump as interfaces, route_to};
-pub use pins::{create as make_pins, directory, exist};
+pub use pins::{create as make_pins, directory};
 pub use plain::{Plain, bytes_of, bytes_of_mut, read};
 pub use refusal::{Refusal, missing as missing_capabilities};
 pub use tables::*;
 pub use trace::{Events as TraceEvents, monotonic};
 
 use plan::addr;
-use splitter_common::abi::{ABI_VERSION, Addr, Config, Iface, XDP_PORTS, xdp_port};
+use splitter_common::abi::{ABI_VERSION, Addr, Config, FIRST_ABI_VERSION, Iface, XDP_PORTS, xdp_port};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -94,6 +96,9 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What to do about maps that cannot be taken over, and what that costs.
+const DETACH: &str = "run `splitter detach`, then start the agent again (live flows are cut, counters and histograms are lost; the policy and weights are not)";
+
 #[derive(Debug, Error)]
 pub enum DatapathError {
     #[error("no bpffs to pin maps in ({0}): run `mount -t bpf bpf /sys/fs/bpf`, or name a directory on one with --pins")]
@@ -107,8 +112,13 @@ pub enum DatapathError {
     Pins { path: PathBuf, cause: io::Error },
     #[error("cannot use the map {}: {cause}", path.display())]
     Map { path: PathBuf, cause: String },
-    #[error("the maps in {} have layout {found}, this program speaks {expected}: run `splitter detach`, then start the agent again (live flows are cut, counters and histograms are lost; the policy and weights are not)", pins.display())]
+    #[error("the maps in {} have layout {found}, from before maps had layouts of their own ({expected}): {DETACH}", pins.display())]
     Abi { pins: PathBuf, found: u32, expected: u32 },
+    /// `maps`: which, with both layouts.
+    #[error("connections depend on maps in {} that this program reads otherwise than the agent that made them: {maps}. Nothing was changed, and traffic goes on as before. Go back to that agent, or {DETACH}", pins.display())]
+    Layouts { pins: PathBuf, maps: String },
+    #[error("the policy's maps in {} have to be made anew for this program, and no policy could be applied to them: nothing was changed, and traffic goes on as before. Start the agent with a policy that it can apply", pins.display())]
+    NotFilled { pins: PathBuf },
     #[error("Linux {release} does not take the kernel object: {cause}")]
     Load { release: String, cause: String },
     #[error("{0}")]
@@ -128,6 +138,15 @@ pub enum DatapathError {
 }
 
 impl DatapathError {
+    fn abi(pins: &Path, found: u32) -> Self {
+        Self::Abi { pins: pins.into(), found, expected: FIRST_ABI_VERSION }
+    }
+
+    fn layouts(pins: &Path, differ: &[adopt::Differs]) -> Self {
+        let maps: Vec<String> = differ.iter().map(ToString::to_string).collect();
+        Self::Layouts { pins: pins.into(), maps: maps.join(", ") }
+    }
+
     fn map(path: &Path, error: impl std::error::Error) -> Self {
         Self::Map { path: path.into(), cause: causes(&error) }
     }
@@ -179,6 +198,10 @@ pub struct Datapath {
     ebpf: aya::Ebpf,
     pins: PathBuf,
     adopted: bool,
+    adoption: adopt::Adoption,
+    /// What [`Datapath::serve`] waits for, and whether no attached program uses other maps any more.
+    filled: bool,
+    settled: bool,
     config: Config,
     /// When a key of cookies was last replaced, in epochs.
     cookies_turned: Option<u64>,
@@ -192,8 +215,8 @@ pub struct Datapath {
     own: Option<BTreeSet<Addr>>,
     failed: BTreeSet<(u32, Hook)>,
     ids: attached::ProgramIds,
-    /// Maps that have pins.
-    pinned: Vec<String>,
+    /// Maps that have pins, with the names of these.
+    pinned: Vec<(String, String)>,
 }
 
 /// A program that somebody else took from its hook.
@@ -227,7 +250,10 @@ impl Datapath {
         })?;
         Ok(Self {
             ids: attached::program_ids(&loaded.ebpf),
-            pinned: attached::pinned(pins, &loaded.ebpf),
+            pinned: attached::pinned(pins, &loaded.ebpf, &loaded.adoption),
+            filled: !loaded.adoption.is_refilled(),
+            settled: !loaded.adopted,
+            adoption: loaded.adoption,
             tables: loaded.kernel,
             _diagnostics: diagnostics,
             ebpf: loaded.ebpf,
@@ -259,6 +285,16 @@ impl Datapath {
     /// The maps were taken over from an earlier agent.
     pub fn adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// Maps that were made anew beside those of an earlier agent, since their layouts differ; none once it has no program left.
+    pub fn renewed(&self) -> Vec<&'static str> {
+        self.adoption.renewed().collect()
+    }
+
+    /// Says that the policy's maps hold a policy: programs can be attached.
+    pub fn filled(&mut self) {
+        self.filled = true;
     }
 
     /// The clock of the flow tables, and how many of its ticks make a second.
@@ -295,7 +331,21 @@ impl Datapath {
     }
 
     /// Attaches to what is new among `links`, forgets what is gone; returns what went wrong, each once. Known links are left alone.
+    ///
+    /// # Errors
+    /// When maps that were made anew are empty, among others: nothing is attached then.
     pub fn serve(&mut self, links: &[Link], patterns: &Patterns, xdp: XdpMode) -> Result<Vec<DatapathError>, DatapathError> {
+        let in_pins = |pins: &Path| {
+            let path = pins.to_path_buf();
+            move |cause| DatapathError::Pins { path, cause }
+        };
+        if !self.filled {
+            adopt::drop_next(&self.pins).map_err(in_pins(&self.pins))?;
+            return Err(DatapathError::NotFilled { pins: self.pins.clone() });
+        }
+        // Before their programs come: what these do not know of an interface, they pass by.
+        self.publish_own(links)?;
+        self.publish_new(links, patterns, xdp)?;
         let mut errors = Vec::new();
         let mut served = BTreeMap::new();
         let mut rows = BTreeMap::new();
@@ -314,11 +364,11 @@ impl Datapath {
             }
         }
         self.publish(&rows, links)?;
-        self.publish_own(links)?;
         self.served = served;
         self.drop_stale_links()?;
         if errors.is_empty() {
-            pins::drop_calls_aside(&self.pins).map_err(|cause| DatapathError::Pins { path: self.pins.clone(), cause })?;
+            pins::drop_calls_aside(&self.pins).map_err(in_pins(&self.pins))?;
+            self.settle().map_err(in_pins(&self.pins))?;
         }
         self.failed.retain(|(ifindex, _)| rows.contains_key(ifindex));
         self.rows = rows;
@@ -364,6 +414,24 @@ impl Datapath {
                 }
             }
         })
+    }
+
+    /// Gives maps that were made anew the names by which the next agent finds them: no attached program uses the others any more.
+    fn settle(&mut self) -> std::io::Result<()> {
+        if !std::mem::replace(&mut self.settled, true) {
+            self.adoption.settle(&self.pins).inspect_err(|_| self.settled = false)?;
+            self.pinned = attached::pinned(&self.pins, &self.ebpf, &self.adoption);
+        }
+        Ok(())
+    }
+
+    /// Tells the kernel programs about interfaces that they do not know yet, as if no XDP were there.
+    fn publish_new(&mut self, links: &[Link], patterns: &Patterns, xdp: XdpMode) -> Result<(), TableError> {
+        let new = links.iter().filter(|link| !self.rows.contains_key(&link.ifindex));
+        let new: Vec<_> = new.map(|link| (link.ifindex, interfaces::row(link, patterns.choose(link), XdpMode::Off, xdp))).collect();
+        IFACES.put(&mut self.tables, &new)?;
+        self.rows.extend(new);
+        Ok(())
     }
 
     /// Tells the kernel programs about the interfaces.

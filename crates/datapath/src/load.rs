@@ -2,21 +2,23 @@
 
 use super::{
     DatapathError,
+    adopt::{self, Adoption},
     bpf::Kernel,
     diagnostics, object,
     objects::SPLITTER,
-    pins, refusal,
-    tables::{CONFIG, Table, Tables},
+    pins, plain, refusal,
+    tables::{CONFIG, Cursor, SCAN, Table, Tables},
 };
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
-    maps::{MapData, MapInfo, ProgramArray},
+    maps::{MapData, ProgramArray},
     programs::{Program, ProgramError, ProgramFd, SchedClassifier, Xdp},
 };
 use splitter_common::abi::*;
 use std::{
     io::Read,
     iter,
+    mem::offset_of,
     os::fd::AsFd,
     path::Path,
     sync::{Mutex, PoisonError},
@@ -83,20 +85,36 @@ pub struct Loaded {
     pub kernel: Kernel,
     /// The maps were there already.
     pub adopted: bool,
+    pub adoption: Adoption,
 }
 
-/// Loads the object. Maps that are pinned are taken over with their sizes, the others are made.
+/// What an earlier agent left in its `CONFIG`, of whatever layout.
+#[derive(Clone, Copy, Debug)]
+struct Earlier {
+    secret: [u64; 2],
+    cookies: [[u64; 2]; 2],
+}
+
+/// Loads the object. Maps that are pinned are taken over with their sizes, the others are made; beside those whose layouts differ, as [`Adoption`] says.
 pub fn load(pins: &Path, sizes: Sizes, config: Config) -> Result<Loaded, DatapathError> {
     pins::create(pins)?;
-    let adopted = check_abi(pins)?;
+    let earlier = earlier(pins)?;
+    let adoption = if earlier.is_some() {
+        adopt::judge(pins).map_err(|differ| DatapathError::layouts(pins, &differ))?
+    } else {
+        Adoption::of_nothing(&adopt::pinned(pins), layouts())
+    };
+    let failed = |cause| DatapathError::Pins { path: pins.into(), cause };
+    adopt::drop_next(pins).map_err(failed)?;
     let cpus = aya::util::nr_cpus().map_err(|(_, source)| DatapathError::Cpus(source))?;
     let mut loader = EbpfLoader::new();
     // The object needs nothing of the kernel's types.
     loader.btf(None).default_map_pin_directory(pins);
-    for table in Table::ALL {
-        let pinned = MapInfo::from_pin(pins.join(table.name())).ok().map(|info| info.max_entries());
-        if let Some(entries) = pinned.or_else(|| sizes.entries(*table, cpus)) {
-            loader.map_max_entries(table.name(), entries);
+    for layout in layouts() {
+        loader.map_pin_path(layout.name, pins.join(adoption.file(layout.name)));
+        let wanted = Table::ALL.iter().find(|table| table.name() == layout.name).and_then(|table| sizes.entries(*table, cpus));
+        if let Some(entries) = adoption.entries(layout, wanted) {
+            loader.map_max_entries(layout.name, entries);
         }
     }
     let speaks = u32::from(sizes.diagnostics);
@@ -106,21 +124,43 @@ pub fn load(pins: &Path, sizes: Sizes, config: Config) -> Result<Loaded, Datapat
         loader.map_max_entries(diagnostics::RING, SMALLEST);
     }
     // Programs of another load have scratch memory of their own: an attached one must not call them.
-    pins::set_calls_aside(pins).map_err(|cause| DatapathError::Pins { path: pins.into(), cause })?;
+    pins::set_calls_aside(pins).map_err(failed)?;
     let mut ebpf = loader.load(SPLITTER).map_err(|e| {
         let cause = refusal::of_object(&e, &object::definitions(SPLITTER));
         DatapathError::Load { release: refusal::release(), cause }
     })?;
-    let mut kernel = Kernel::new(open_maps(pins)?, cpus);
+    let mut kernel = open_maps(pins, Table::ALL.iter().map(|table| (*table, adoption.file(table.name()))), cpus)?;
     load_programs(&mut ebpf)?;
+    copy(pins, &adoption, &mut kernel)?;
     let mut config = Config { max_flows: kernel.limit(Table::Tcp4) / 2, ..config };
-    if adopted && let Some(old) = CONFIG.get(&kernel, 0)? {
+    if let Some(old) = earlier {
         // Handshakes under way hold numbers made with it.
         (config.secret, config.cookies) = (old.secret, old.cookies);
     }
     CONFIG.put_one(&mut kernel, 0, config)?;
     leave(SPLITTER);
-    Ok(Loaded { ebpf, kernel, adopted })
+    Ok(Loaded { ebpf, kernel, adopted: earlier.is_some(), adoption })
+}
+
+/// Bytes of values that are copied at once, about.
+const COPIED: usize = 4 << 20;
+
+/// Fills maps that are made anew only because others are: with what they held, so that what runs is known, and who left the policy finishes.
+fn copy(pins: &Path, adoption: &Adoption, kernel: &mut Kernel) -> Result<(), DatapathError> {
+    let tables = || Table::ALL.iter().copied().filter(|table| *table != Table::Config && adoption.copies(table.name()));
+    let files = tables().map(|table| (table, adopt::own_name(table.name())));
+    let old = open_maps(pins, files, kernel.cpus())?;
+    for table in tables() {
+        let (mut cursor, mut keys, mut values, mut more) = (Cursor::default(), Vec::new(), Vec::new(), true);
+        let limit = (COPIED / old.value_size(table)).clamp(1, SCAN);
+        while more {
+            more = old.scan(table, &mut cursor, limit, &mut keys, &mut values)?;
+            if !keys.is_empty() {
+                kernel.put(table, &keys, &values)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Lets go of the pages of what was read and is not needed any more: megabytes that are the program file's, and would come back from there.
@@ -148,62 +188,64 @@ pub fn secret() -> Result<[u64; 2], DatapathError> {
 
 /// Whether there are maps to adopt, of whatever layout.
 pub fn has_maps(pins: &Path) -> bool {
-    pins.join(Table::Config.name()).exists()
+    !adopt::pins_of(pins, Table::Config.name()).is_empty()
 }
 
-/// Whether there are maps to adopt; an error when they are of another layout.
-fn check_abi(pins: &Path) -> Result<bool, DatapathError> {
-    if !has_maps(pins) {
-        return Ok(false);
-    }
-    let path = pins.join(Table::Config.name());
+/// What maps that are to be adopted say of themselves; an error when they are of before maps had layouts of their own.
+fn earlier(pins: &Path) -> Result<Option<Earlier>, DatapathError> {
+    // Where a `CONFIG` has its name already, it counts.
+    let Some(path) = adopt::pins_of(pins, Table::Config.name()).into_iter().next() else { return Ok(None) };
     let map = open(&path)?;
     let info = map.info().map_err(|e| DatapathError::map(&path, e))?;
-    let mismatch = |found| DatapathError::Abi { pins: pins.into(), found, expected: ABI_VERSION };
-    let fd = map.fd().as_fd().try_clone_to_owned().map_err(|cause| DatapathError::Pins { path: path.clone(), cause })?;
-    let first = super::bpf::first_word(&fd, info.value_size() as usize).map_err(|cause| DatapathError::Pins { path, cause })?;
-    // Zero: an agent was stopped before it finished making the maps.
-    if first == 0 {
-        return Ok(false);
+    let failed = |cause| DatapathError::Pins { path: path.clone(), cause };
+    let fd = map.fd().as_fd().try_clone_to_owned().map_err(failed)?;
+    let bytes = super::bpf::first_value(&fd, info.value_size() as usize).map_err(failed)?;
+    let (version, secret, cookies) = (0, offset_of!(Config, secret), offset_of!(Config, cookies));
+    let Some(bytes) = bytes.get(..cookies + size_of::<[[u64; 2]; 2]>()) else { return Err(DatapathError::abi(pins, 0)) };
+    match plain::read::<u32>(&bytes[version..]) {
+        // An agent was stopped before it finished making the maps.
+        0 => Ok(None),
+        old if old < FIRST_ABI_VERSION => Err(DatapathError::abi(pins, old)),
+        _ => {
+            let key = |at: usize| plain::read::<[u64; 2]>(&bytes[at..]);
+            Ok(Some(Earlier { secret: key(secret), cookies: [key(cookies), key(cookies + 16)] }))
+        }
     }
-    let fits = |table: &Table| {
-        let Ok(info) = MapInfo::from_pin(pins.join(table.name())) else { return true };
-        info.key_size() as usize == table.key_size() && info.value_size() as usize == table.entry_size()
-    };
-    if first != ABI_VERSION || !Table::ALL.iter().all(fits) {
-        return Err(mismatch(first));
-    }
-    Ok(true)
 }
 
-/// The maps in `pins` without their programs; `None` when there are none, or of another layout.
+/// The maps in `pins` without their programs, as far as this program knows their layouts; `None` when there are none, or it does not know one of `needed`.
 ///
 /// # Errors
 /// When they cannot be opened.
-pub(super) fn open_tables(pins: &Path) -> Result<Option<Kernel>, DatapathError> {
-    match check_abi(pins) {
-        Ok(true) => {
-            let cpus = aya::util::nr_cpus().map_err(|(_, source)| DatapathError::Cpus(source))?;
-            Ok(Some(Kernel::new(open_maps(pins)?, cpus)))
-        }
-        Ok(false) | Err(DatapathError::Abi { .. }) => Ok(None),
-        Err(error) => Err(error),
+pub(super) fn open_tables(pins: &Path, needed: &[Table]) -> Result<Option<Kernel>, DatapathError> {
+    match earlier(pins) {
+        Ok(Some(_)) => {}
+        Ok(None) | Err(DatapathError::Abi { .. }) => return Ok(None),
+        Err(error) => return Err(error),
     }
+    let known = adopt::known(pins);
+    let tables: Vec<_> = Table::ALL.iter().copied().filter(|table| known.contains(table.name())).collect();
+    if needed.iter().any(|table| !tables.contains(table)) {
+        return Ok(None);
+    }
+    let cpus = aya::util::nr_cpus().map_err(|(_, source)| DatapathError::Cpus(source))?;
+    open_maps(pins, tables.into_iter().map(|table| (table, adopt::own_name(table.name()))), cpus).map(Some)
 }
 
 fn open(path: &Path) -> Result<MapData, DatapathError> {
     MapData::from_pin(path).map_err(|e| DatapathError::map(path, e))
 }
 
-fn open_maps(pins: &Path) -> Result<Vec<(Table, std::os::fd::OwnedFd, u32)>, DatapathError> {
-    let one = |table: &Table| {
-        let path = pins.join(table.name());
+/// Opens maps by the names of their pins.
+fn open_maps(pins: &Path, files: impl Iterator<Item = (Table, impl AsRef<Path>)>, cpus: usize) -> Result<Kernel, DatapathError> {
+    let one = |(table, file): (Table, _)| {
+        let path = pins.join(file);
         let map = open(&path)?;
         let entries = map.info().map_err(|e| DatapathError::map(&path, e))?.max_entries();
         let fd = map.fd().as_fd().try_clone_to_owned().map_err(|cause| DatapathError::Pins { path, cause })?;
-        Ok((*table, fd, entries))
+        Ok((table, fd, entries))
     };
-    Table::ALL.iter().map(one).collect()
+    Ok(Kernel::new(files.map(one).collect::<Result<Vec<_>, DatapathError>>()?, cpus))
 }
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {

@@ -1,6 +1,6 @@
 //! Where this node's pins are: a bpffs, and in it one directory for each network namespace.
 
-use super::{DatapathError, tables::Table};
+use super::DatapathError;
 use std::{
     ffi::CString,
     fs, io,
@@ -86,7 +86,7 @@ pub fn interface_name(ifindex: u32) -> Option<String> {
 }
 
 /// Tables of programs. Attached programs that are still to be replaced go on with theirs: the next load makes new ones.
-const CALLS: [&str; 2] = ["TC_CALLS", "XDP_CALLS"];
+pub const CALLS: [&str; 2] = ["TC_CALLS", "XDP_CALLS"];
 const ASIDE: &str = "-aside-";
 
 /// Puts the tables of programs aside.
@@ -114,9 +114,4 @@ pub fn remove_maps(pins: &Path) -> io::Result<()> {
         fs::remove_file(pins.join(name))?;
     }
     Ok(())
-}
-
-/// Whether some agent has pinned its maps here.
-pub fn exist(pins: &Path) -> bool {
-    pins.join(Table::Config.name()).exists()
 }

@@ -24,7 +24,7 @@ pub enum MapKind {
 }
 
 macro_rules! tables {
-    ($($variant:ident $name:ident: $kind:ident<$key:ty => $value:ty>, $entries:expr;)*) => {
+    ($($variant:ident $name:ident: $kind:ident<$key:ty => $value:ty>, $entries:expr, $role:ident $layout:literal;)*) => {
         /// Every map of the kernel object that the agent looks into: see `splitter_common::abi`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Table { $($variant,)* }

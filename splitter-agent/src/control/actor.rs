@@ -153,7 +153,7 @@ impl Actor {
             })
         };
         let first = said.clone().or_else(|| restored(&store));
-        let had_state = store.has_runtime();
+        let (has_policy, had_state) = (first.is_some(), store.has_runtime());
         let runtime = store.runtime().unwrap_or_else(|error| {
             tracing::error!(%error, "weights set by the command line cannot be restored");
             Runtime::default()
@@ -207,10 +207,24 @@ impl Actor {
             actor.desired.services = services;
             actor.apply(false);
         }
+        if has_policy && actor.applied.error.is_none() {
+            actor.programs_may_come();
+        }
         // Tables first, programs afterwards: the first packet meets a whole policy.
         actor.look_at_interfaces()?;
         actor.follow_mtu();
         Ok((actor, events))
+    }
+
+    /// The tables hold a whole policy.
+    fn programs_may_come(&mut self) {
+        let Some(datapath) = &mut self.datapath else { return };
+        let renewed = datapath.renewed();
+        if !renewed.is_empty() {
+            let maps = renewed.join(" ");
+            tracing::info!(maps, "made anew beside those of the agent before, which had other layouts; connections are kept");
+        }
+        datapath.filled();
     }
 
     async fn serve(mut self, mut receiver: mpsc::Receiver<Message>, mut events: Events) {

@@ -291,7 +291,8 @@ pub const fn cookie_key_to_replace(now: u64) -> Option<u32> {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// [`super::ABI_VERSION`] of the agent that made the maps. Stays the first field for ever.
+    /// [`super::ABI_VERSION`] of the agent that made the maps. Stays the first field for ever; so do the keys below at their offsets, which an agent takes
+    /// over from whatever layout.
     pub abi_version: u32,
     /// How long a backend that refused a connection gets no new one, jiffies.
     pub suspect_ticks: u32,

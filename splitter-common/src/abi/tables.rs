@@ -2,73 +2,74 @@
 //! `Table`, and the test of the documentation's table are made of these lines.
 
 /// Hands the maps that kernel and agent share to the macro `$then`, a line for each:
-/// `Variant NAME: Kind<Key => Value>, entries;`, with the types of [`crate::abi`], which must be in scope. `entries`: the smallest number that makes sense;
-/// the agent sets some by what it is told, and by the policy.
+/// `Variant NAME: Kind<Key => Value>, entries, Role layout;`, with the types of [`crate::abi`], which must be in scope. `entries`: the smallest number that makes
+/// sense; the agent sets some by what it is told, and by the policy. Role and layout: see [`crate::abi::Layout`]. Whoever changes a size, an offset or a meaning of
+/// a map's key or value raises its layout by one; a test refuses a silent change.
 #[macro_export]
 macro_rules! shared_tables {
     ($then:ident) => {
         $then! {
-            Config CONFIG: Array<u32 => Config>, 1;
-            Filter FILTER: Array<u32 => FilterBits>, 1;
-            Frontends FRONTENDS: HashMap<FrontendKey => u32>, 131_072;
-            Services SERVICES: HashMap<u32 => Service>, 65_536;
-            Maglev MAGLEV: HashMap<MaglevKey => MaglevChunk>, 2_097_152;
-            Rules RULES: LpmTrie<RuleKey => u32>, 65_536;
-            HttpRules HTTP_RULES: HashMap<u32 => HttpRules>, 65_536;
-            Backends BACKENDS: Array<u32 => Backend>, 4_096;
-            Ids IDS: HashMap<[u8; 16] => Identity>, 524_288;
-            Ifaces IFACES: HashMap<u32 => Iface>, 4_096;
+            Config CONFIG: Array<u32 => Config>, 1, Filled 1;
+            Filter FILTER: Array<u32 => FilterBits>, 1, Filled 1;
+            Frontends FRONTENDS: HashMap<FrontendKey => u32>, 131_072, Filled 1;
+            Services SERVICES: HashMap<u32 => Service>, 65_536, Filled 1;
+            Maglev MAGLEV: HashMap<MaglevKey => MaglevChunk>, 2_097_152, Filled 1;
+            Rules RULES: LpmTrie<RuleKey => u32>, 65_536, Filled 1;
+            HttpRules HTTP_RULES: HashMap<u32 => HttpRules>, 65_536, Filled 1;
+            Backends BACKENDS: Array<u32 => Backend>, 4_096, Filled 1;
+            Ids IDS: HashMap<[u8; 16] => Identity>, 524_288, Kept 1;
+            Ifaces IFACES: HashMap<u32 => Iface>, 4_096, Filled 1;
             // Addresses of frontends, with `vip_flag` bits.
-            Vips VIPS: HashMap<Addr => u32>, 131_072;
+            Vips VIPS: HashMap<Addr => u32>, 131_072, Filled 1;
             // Addresses of the node itself.
-            Owned OWNED: HashMap<Addr => u32>, 16_384;
-            NextHops NEXTHOPS: Array<u32 => NextHop>, $crate::abi::NEXTHOP_SLOTS;
-            NextHopOwners NEXTHOP_OWNERS: HashMap<u32 => NextHop>, $crate::abi::NEXTHOP_SLOTS;
+            Owned OWNED: HashMap<Addr => u32>, 16_384, Filled 1;
+            NextHops NEXTHOPS: Array<u32 => NextHop>, $crate::abi::NEXTHOP_SLOTS, Kept 1;
+            NextHopOwners NEXTHOP_OWNERS: HashMap<u32 => NextHop>, $crate::abi::NEXTHOP_SLOTS, Kept 1;
             // Backend id to the tick until which it gets no new flow while others can.
-            Suspects SUSPECTS: LruHashMap<u32 => u32>, 4_096;
+            Suspects SUSPECTS: LruHashMap<u32 => u32>, 4_096, Anew 1;
             // Version id to its suspects.
-            Suspected SUSPECTED: LruHashMap<u32 => Suspected>, 4_096;
-            Tcp4 TCP4: LruHashMap<FlowKey<V4> => Flow<V4>>, 1_024;
-            Tcp6 TCP6: LruHashMap<FlowKey<V6> => Flow<V6>>, 1_024;
-            Udp4 UDP4: LruHashMap<FlowKey<V4> => Flow<V4>>, 1_024;
-            Udp6 UDP6: LruHashMap<FlowKey<V6> => Flow<V6>>, 1_024;
-            Half4 HALF4: LruHashMap<FlowKey<V4> => HalfOpen<V4>>, 1_024;
-            Half6 HALF6: LruHashMap<FlowKey<V6> => HalfOpen<V6>>, 1_024;
-            Closing4 CLOSING4: LruHashMap<FlowKey<V4> => Flow<V4>>, 1_024;
-            Closing6 CLOSING6: LruHashMap<FlowKey<V6> => Flow<V6>>, 1_024;
-            Snat4 SNAT4: LruHashMap<FlowKey<V4> => Snat<V4>>, 1_024;
-            Snat6 SNAT6: LruHashMap<FlowKey<V6> => Snat<V6>>, 1_024;
+            Suspected SUSPECTED: LruHashMap<u32 => Suspected>, 4_096, Anew 1;
+            Tcp4 TCP4: LruHashMap<FlowKey<V4> => Flow<V4>>, 1_024, Kept 1;
+            Tcp6 TCP6: LruHashMap<FlowKey<V6> => Flow<V6>>, 1_024, Kept 1;
+            Udp4 UDP4: LruHashMap<FlowKey<V4> => Flow<V4>>, 1_024, Kept 1;
+            Udp6 UDP6: LruHashMap<FlowKey<V6> => Flow<V6>>, 1_024, Kept 1;
+            Half4 HALF4: LruHashMap<FlowKey<V4> => HalfOpen<V4>>, 1_024, Kept 1;
+            Half6 HALF6: LruHashMap<FlowKey<V6> => HalfOpen<V6>>, 1_024, Kept 1;
+            Closing4 CLOSING4: LruHashMap<FlowKey<V4> => Flow<V4>>, 1_024, Kept 1;
+            Closing6 CLOSING6: LruHashMap<FlowKey<V6> => Flow<V6>>, 1_024, Kept 1;
+            Snat4 SNAT4: LruHashMap<FlowKey<V4> => Snat<V4>>, 1_024, Kept 1;
+            Snat6 SNAT6: LruHashMap<FlowKey<V6> => Snat<V6>>, 1_024, Kept 1;
             // The same, of flows that nobody has answered yet: however many, they displace no other.
-            Claims4 CLAIMS4: LruHashMap<FlowKey<V4> => Snat<V4>>, 1_024;
-            Claims6 CLAIMS6: LruHashMap<FlowKey<V6> => Snat<V6>>, 1_024;
-            Fragments4 FRAGMENTS4: LruHashMap<FragmentKey<V4> => u32>, 1_024;
-            Fragments6 FRAGMENTS6: LruHashMap<FragmentKey<V6> => u32>, 1_024;
-            Spliced4 SPLICED4: LruHashMap<FlowKey<V4> => Spliced<V4>>, 1_024;
-            Spliced6 SPLICED6: LruHashMap<FlowKey<V6> => Spliced<V6>>, 1_024;
-            Legs4 LEGS4: LruHashMap<FlowKey<V4> => Leg<V4>>, 1_024;
-            Legs6 LEGS6: LruHashMap<FlowKey<V6> => Leg<V6>>, 1_024;
-            Stashes STASHES: Array<u32 => Stash>, $crate::abi::STASH_SLOTS;
+            Claims4 CLAIMS4: LruHashMap<FlowKey<V4> => Snat<V4>>, 1_024, Kept 1;
+            Claims6 CLAIMS6: LruHashMap<FlowKey<V6> => Snat<V6>>, 1_024, Kept 1;
+            Fragments4 FRAGMENTS4: LruHashMap<FragmentKey<V4> => u32>, 1_024, Kept 1;
+            Fragments6 FRAGMENTS6: LruHashMap<FragmentKey<V6> => u32>, 1_024, Kept 1;
+            Spliced4 SPLICED4: LruHashMap<FlowKey<V4> => Spliced<V4>>, 1_024, Kept 1;
+            Spliced6 SPLICED6: LruHashMap<FlowKey<V6> => Spliced<V6>>, 1_024, Kept 1;
+            Legs4 LEGS4: LruHashMap<FlowKey<V4> => Leg<V4>>, 1_024, Kept 1;
+            Legs6 LEGS6: LruHashMap<FlowKey<V6> => Leg<V6>>, 1_024, Kept 1;
+            Stashes STASHES: Array<u32 => Stash>, $crate::abi::STASH_SLOTS, Kept 1;
             // Who has which of them.
-            StashSets STASH_SETS: Array<u32 => StashSet>, $crate::abi::STASH_SETS;
+            StashSets STASH_SETS: Array<u32 => StashSet>, $crate::abi::STASH_SETS, Kept 1;
             // What clients suffered for want of one.
-            HeadLosses HEAD_LOSSES: HashMap<LossKey => u64>, 65_536;
+            HeadLosses HEAD_LOSSES: HashMap<LossKey => u64>, 65_536, Anew 1;
             // Cookies that have begun a connection: see `splice::seen`.
-            Spent SPENT: Array<u32 => CookieSet>, $crate::abi::SPENT_SETS;
+            Spent SPENT: Array<u32 => CookieSet>, $crate::abi::SPENT_SETS, Kept 1;
             // What clients said in their SYN: see `splice::seen`.
-            Handshakes HANDSHAKES: Array<u32 => CookieSet>, $crate::abi::HANDSHAKE_SETS;
+            Handshakes HANDSHAKES: Array<u32 => CookieSet>, $crate::abi::HANDSHAKE_SETS, Kept 1;
             // Wrong cookies: see `splice::guard`.
-            Guesses GUESSES: Array<u32 => Guesses>, $crate::abi::GUESS_SLOTS;
+            Guesses GUESSES: Array<u32 => Guesses>, $crate::abi::GUESS_SLOTS, Anew 1;
             // Hash of a connection that the splice does not know to the tick at which it was first seen.
-            Strays STRAYS: LruHashMap<u32 => u32>, 4_096;
+            Strays STRAYS: LruHashMap<u32 => u32>, 4_096, Anew 1;
             // Who looks at decisions, and at which.
-            Trace TRACE: Array<u32 => Trace>, 1;
-            Counters COUNTERS: PerCpuArray<u32 => VersionCounters>, 1_024;
+            Trace TRACE: Array<u32 => Trace>, 1, Anew 1;
+            Counters COUNTERS: PerCpuArray<u32 => VersionCounters>, 1_024, Anew 1;
             // Version id to 1 when trials of it were counted since the agent looked, which reads and clears this without a system call.
-            Moved MOVED: MappedArray<u32 => u32>, 1_024;
+            Moved MOVED: MappedArray<u32 => u32>, 1_024, Anew 1;
             // Written by the agent alone.
-            Lapsed LAPSED: HashMap<u32 => Lapsed>, 131_072;
-            Histograms HISTOGRAMS: PerCpuHashMap<HistogramKey => HistogramOctave>, 262_144;
-            Reasons REASONS: PerCpuArray<u32 => u64>, $crate::abi::REASON_SLOTS;
+            Lapsed LAPSED: HashMap<u32 => Lapsed>, 131_072, Anew 1;
+            Histograms HISTOGRAMS: PerCpuHashMap<HistogramKey => HistogramOctave>, 262_144, Anew 1;
+            Reasons REASONS: PerCpuArray<u32 => u64>, $crate::abi::REASON_SLOTS, Anew 1;
         }
     };
 }
@@ -79,10 +80,10 @@ macro_rules! kernel_tables {
     ($then:ident) => {
         $then! {
             // Clients that the node has answered itself, until they have closed: however many, they displace nobody else.
-            Answered4 ANSWERED4: LruHashMap<FlowKey<V4> => Spliced<V4>>, 8_192;
-            Answered6 ANSWERED6: LruHashMap<FlowKey<V6> => Spliced<V6>>, 8_192;
+            Answered4 ANSWERED4: LruHashMap<FlowKey<V4> => Spliced<V4>>, 8_192, Kept 1;
+            Answered6 ANSWERED6: LruHashMap<FlowKey<V6> => Spliced<V6>>, 8_192, Kept 1;
             // See `splice::lock`.
-            SpliceLocks SPLICE_LOCKS: Array<u32 => u64>, $crate::abi::SPLICE_LOCKS;
+            SpliceLocks SPLICE_LOCKS: Array<u32 => u64>, $crate::abi::SPLICE_LOCKS, Kept 1;
         }
     };
 }
@@ -104,7 +105,7 @@ mod tests {
     }
 
     macro_rules! described {
-        ($($variant:ident $name:ident: $kind:ident<$key:ty => $value:ty>, $entries:expr;)*) => {
+        ($($variant:ident $name:ident: $kind:ident<$key:ty => $value:ty>, $entries:expr, $role:ident $layout:literal;)*) => {
             [$(Described {
                 name: stringify!($name),
                 kind: stringify!($kind),
