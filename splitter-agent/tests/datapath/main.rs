@@ -242,16 +242,16 @@ fn the_next_agent_adopts_maps_and_replaces_programs() {
 }
 
 #[test]
-fn maps_of_another_layout_are_refused_with_the_remedy() {
+fn maps_from_before_they_had_layouts_are_refused_with_the_remedy() {
     let node = Node::new("abi");
     inside(&node.lab.node, || {
         let mut datapath = node.open();
         let config = CONFIG.get(&datapath.tables, 0).unwrap().unwrap();
-        CONFIG.put_one(&mut datapath.tables, 0, Config { abi_version: ABI_VERSION + 1, ..config }).unwrap();
+        CONFIG.put_one(&mut datapath.tables, 0, Config { abi_version: FIRST_ABI_VERSION - 1, ..config }).unwrap();
         drop(datapath);
         let Err(error) = node.try_open() else { panic!("adopted maps of another layout") };
         let text = error.to_string();
-        assert!(text.contains("splitter detach") && text.contains(&format!("layout {}", ABI_VERSION + 1)), "{text}");
+        assert!(text.contains("splitter detach") && text.contains(&format!("layout {}", FIRST_ABI_VERSION - 1)), "{text}");
         assert!(control::detach(None).unwrap().iter().any(|line| line == "map CONFIG"));
         assert!(!node.open().adopted());
     });

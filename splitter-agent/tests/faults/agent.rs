@@ -16,7 +16,7 @@ use std::{
 };
 
 /// How long nobody looks after the kernel.
-fn absence() -> Duration {
+pub(super) fn absence() -> Duration {
     Duration::from_secs(if env::var_os("SPLITTER_TEST_LONG").is_some() { 30 } else { 5 })
 }
 
@@ -27,7 +27,7 @@ fn identities(versions: &[Version]) -> Vec<(String, u32)> {
 }
 
 /// SIGKILL under load, `away` without an agent, then `next` starts one.
-fn survives(bed: &mut Bed, away: Duration, next: impl FnOnce(&mut Bed)) {
+pub(super) fn survives(bed: &mut Bed, away: Duration, next: impl FnOnce(&mut Bed)) {
     let client = client_ip(bed, false);
     let mut kept = conversations(bed.lab.client(), client, vip(false), 20_000, 50);
     let load = bed.start_load(Plan { rate: Some(500.0), ..Plan::http(vip(false)) });
@@ -60,7 +60,7 @@ fn survives(bed: &mut Bed, away: Duration, next: impl FnOnce(&mut Bed)) {
     assert_eq!(counted, total + kept.len() as u64, "connections lost or counted twice");
 }
 
-fn all_serve(kept: &mut [Conversation]) {
+pub(super) fn all_serve(kept: &mut [Conversation]) {
     kept.iter_mut().for_each(|conversation| assert_eq!(conversation.ask().expect("an old connection"), conversation.backend));
 }
 

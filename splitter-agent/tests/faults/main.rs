@@ -5,6 +5,7 @@
 mod agent;
 mod backends;
 mod flood;
+mod layouts;
 mod loss;
 mod names;
 mod policy;

@@ -2,7 +2,7 @@
 
 use crate::{
     stage::{Stage, V1, V2, asks, both_families, count, kinds, mix, tagged},
-    support::{Bed, Split, copy_program, no_failures, run_on, vip},
+    support::{Bed, Split, copy_program, kernel::relabel, no_failures, run_on, vip},
     wire::{TO_V1, TO_V2, Wire},
 };
 use splitter_lab::load::{Load, Plan, Reuse};
@@ -54,6 +54,14 @@ fn an_upgrade_loses_no_request() {
         copy_program(&copy);
         stage.bed.site.splitter = copy;
     });
+}
+
+/// The next agent reads the policy's maps otherwise, and the counts: it fills others, and connections go on in theirs.
+#[test]
+fn an_upgrade_to_other_layouts_loses_no_request() {
+    let mut stage = Stage::begin(Bed::prepare("layouts", Default::default(), &[tagged(100, 0)]), &[], None);
+    let policys = ["CONFIG", "FILTER", "FRONTENDS", "SERVICES", "MAGLEV", "RULES", "HTTP_RULES", "BACKENDS", "IFACES", "VIPS", "OWNED"];
+    survives(&mut stage, |stage| relabel(&stage.site.pins, &[&policys[..], &["COUNTERS", "SUSPECTS", "TRACE"]].concat()));
 }
 
 /// Answers in progress for 250 ms, weights turned round every 10 ms: every answer is whole and of one server.

@@ -1,7 +1,7 @@
 //! Programs and maps in the kernel: whose they are, and whether they still live.
 
 use aya::{maps::loaded_maps, programs::loaded_programs};
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::Path};
 
 /// Ids of a kind (`prog_id`, `map_id`) that a process holds.
 pub fn held(pid: u32, kind: &str) -> BTreeSet<u32> {
@@ -16,4 +16,11 @@ pub fn programs_alive() -> BTreeSet<u32> {
 
 pub fn maps_alive() -> BTreeSet<u32> {
     loaded_maps().filter_map(|map| Some(map.ok()?.id())).collect()
+}
+
+/// Gives pins of maps the names of another layout, as an agent would that had one.
+pub fn relabel(pins: &Path, maps: &[&str]) {
+    for map in maps {
+        fs::rename(pins.join(map), pins.join(format!("{map}-9"))).expect("the map is pinned");
+    }
 }
