@@ -1,8 +1,8 @@
 //! The CLI's side of the admin API: one request, one connection.
 
 use super::{
-    ApiError, ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutRequest, RolloutStatus, ServiceNames, Status,
-    StatusQuery, TraceEvent, TraceLine, TraceRequest, WeightChange, WeightRequest, percent_encode,
+    ApiError, ExplainRequest, Explanation, FlowQuery, FlowRow, PolicyText, RolloutEvent, RolloutRequest, RolloutStatus, ServiceNames,
+    Status, StatusQuery, TraceEvent, TraceLine, TraceRequest, WeightChange, WeightRequest, percent_encode,
 };
 use anyhow::{Result, anyhow};
 use http_body_util::{BodyExt, Full};
@@ -75,6 +75,12 @@ impl Client {
     /// Names of services that begin so, and of their versions.
     pub async fn names(&self, prefix: &str) -> Result<Vec<ServiceNames>> {
         self.call(Method::GET, &target("/v1/services", vec![("prefix", prefix.into())]), None::<&()>).await
+    }
+
+    /// The policy that is in force, of these services, or of all.
+    pub async fn policy(&self, services: &[String]) -> Result<PolicyText> {
+        let pairs = services.iter().map(|name| ("service", name.clone())).collect();
+        self.call(Method::GET, &target("/v1/policy", pairs), None::<&()>).await
     }
 
     pub async fn flows(&self, query: &FlowQuery) -> Result<Vec<FlowRow>> {

@@ -4,7 +4,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `status` | `/v1/status`, `/v1/flows`, `/v1/explain`, weights |
+//! | `status` | `/v1/status`, `/v1/policy`, `/v1/flows`, `/v1/explain`, weights |
 //! | `query` | what they can be asked for |
 //! | `rollout` | `/v1/rollouts`, the audit log |
 //! | `trace` | `/v1/trace` |

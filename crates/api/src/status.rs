@@ -413,3 +413,10 @@ pub struct ApiError {
     /// What is wrong and what to do.
     pub error: String,
 }
+
+/// `GET /v1/policy`: what is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyText {
+    /// Documents of TrafficSplit by name, with the weights as they are now.
+    pub yaml: String,
+}

@@ -69,6 +69,11 @@ async fn route(request: Request<Incoming>, writer: &Result<u32, String>, api: &i
             Err(error) => failure(StatusCode::BAD_REQUEST, error),
         },
         ["v1", "status"] => expected("GET"),
+        ["v1", "policy"] if method == Method::GET => match query(request.uri().query(), service) {
+            Ok(services) => finish(api.policy(services).await),
+            Err(error) => failure(StatusCode::BAD_REQUEST, error),
+        },
+        ["v1", "policy"] => expected("GET"),
         ["v1", "flows"] if method == Method::GET => match query(request.uri().query(), FlowQuery::set) {
             Ok(query) => {
                 let flows = api.flows(query).await;
@@ -115,7 +120,7 @@ async fn route(request: Request<Incoming>, writer: &Result<u32, String>, api: &i
         _ => failure(
             StatusCode::NOT_FOUND,
             format!(
-                "nothing at {path}; this agent serves /v1/status, /v1/flows, /v1/trace, /v1/trace/waiting, /v1/explain, /v1/services, /v1/services/NAME/weights and /v1/rollouts"
+                "nothing at {path}; this agent serves /v1/status, /v1/policy, /v1/flows, /v1/trace, /v1/trace/waiting, /v1/explain, /v1/services, /v1/services/NAME/weights and /v1/rollouts"
             ),
         ),
     }
@@ -130,6 +135,15 @@ fn query<T: Default>(text: Option<&str>, set: impl Fn(&mut T, &str, String) -> R
         set(&mut query, key, value)?;
     }
     Ok(query)
+}
+
+/// Query of `GET /v1/policy`.
+fn service(services: &mut Vec<String>, key: &str, value: String) -> Result<(), String> {
+    if key != "service" {
+        return Err(format!("unknown query key `{key}`; known: service"));
+    }
+    services.push(value);
+    Ok(())
 }
 
 /// Query of `GET /v1/services`.

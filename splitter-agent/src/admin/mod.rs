@@ -16,8 +16,8 @@ pub use socket::Listener;
 
 use crate::control::{Control, ControlError, trace::Reader};
 use splitter_api::{
-    ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery, TraceEvent,
-    TraceRequest, WeightChange, WeightRequest,
+    ExplainRequest, Explanation, FlowQuery, FlowRow, PolicyText, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery,
+    TraceEvent, TraceRequest, WeightChange, WeightRequest,
 };
 use splitter_rollout::Word;
 use std::future::Future;
@@ -29,6 +29,7 @@ pub trait Api: Clone + Send + Sync + 'static {
     fn brief(&self) -> impl Future<Output = Status> + Send;
     fn select(&self, query: StatusQuery) -> impl Future<Output = Result<Status, ControlError>> + Send;
     fn names(&self, prefix: &str) -> impl Future<Output = Result<Vec<ServiceNames>, ControlError>> + Send;
+    fn policy(&self, services: Vec<String>) -> impl Future<Output = Result<PolicyText, ControlError>> + Send;
     fn flows(&self, query: FlowQuery) -> impl Future<Output = Result<Vec<FlowRow>, ControlError>> + Send;
     fn explain(&self, request: ExplainRequest) -> impl Future<Output = Result<Explanation, ControlError>> + Send;
     fn trace(&self, request: TraceRequest) -> impl Future<Output = Result<Reader, ControlError>> + Send;
@@ -57,6 +58,9 @@ impl Api for Control {
     }
     async fn names(&self, prefix: &str) -> Result<Vec<ServiceNames>, ControlError> {
         Control::names(self, prefix).await
+    }
+    async fn policy(&self, services: Vec<String>) -> Result<PolicyText, ControlError> {
+        Control::policy(self, services).await
     }
     async fn flows(&self, query: FlowQuery) -> Result<Vec<FlowRow>, ControlError> {
         Control::flows(self, query).await

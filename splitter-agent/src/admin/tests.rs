@@ -51,6 +51,9 @@ impl Api for Node {
     async fn names(&self, prefix: &str) -> Result<Vec<ServiceNames>, ControlError> {
         Ok(vec![ServiceNames { name: prefix.into(), versions: vec!["v1".into()] }])
     }
+    async fn policy(&self, services: Vec<String>) -> Result<PolicyText, ControlError> {
+        Ok(PolicyText { yaml: services.join("\n") })
+    }
     async fn flows(&self, query: FlowQuery) -> Result<Vec<FlowRow>, ControlError> {
         let service = query.service.ok_or_else(|| ControlError::Kernel("cannot dump".into()))?;
         Ok(vec![FlowRow { service, ..FlowRow::default() }])
@@ -109,6 +112,8 @@ async fn every_call_arrives_and_errors_are_told() {
     let query = StatusQuery { services: vec!["a&b".into(), "*".into()], ..StatusQuery::default() };
     assert_eq!(client.select(&query).await.unwrap().services.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["a&b", "*"]);
     assert_eq!(client.names("shop/").await.unwrap()[0].name, "shop/");
+    assert_eq!(client.policy(&["shop/ü&".into(), "b".into()]).await.unwrap().yaml, "shop/ü&\nb");
+    assert_eq!(client.policy(&[]).await.unwrap().yaml, "");
     assert_eq!(client.flows(&FlowQuery::default()).await.unwrap_err().to_string(), "cannot dump");
     let request = ExplainRequest { service: "x".into(), ..ExplainRequest::default() };
     assert_eq!(client.explain(&request).await.unwrap_err().to_string(), "no service x");
@@ -185,6 +190,8 @@ async fn wrong_requests_are_refused_as_api_errors() {
         (format!("GET /v1/flows?name=x HTTP/1.1\r\n{end}\r\n"), "400"),
         (format!("GET /v1/flows?state=open HTTP/1.1\r\n{end}\r\n"), "400"),
         (format!("GET /v1/status?limit=0 HTTP/1.1\r\n{end}\r\n"), "400"),
+        (format!("GET /v1/policy?name=x HTTP/1.1\r\n{end}\r\n"), "400"),
+        (format!("POST /v1/policy HTTP/1.1\r\n{end}\r\n"), "405"),
         (format!("GET /v1/trace?colour=red HTTP/1.1\r\n{end}\r\n"), "400"),
         (format!("GET /v1/trace?rate=fast HTTP/1.1\r\n{end}\r\n"), "400"),
         (format!("GET /v1/trace?service=busy HTTP/1.1\r\n{end}\r\n"), "429"),

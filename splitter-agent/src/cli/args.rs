@@ -53,9 +53,18 @@ pub enum Command {
         after_help = "Examples:\n  splitter status\n  splitter status checkout                    with its backends\n  splitter status 'shop/*' --sort failed --limit 10\n  splitter status -o json | jq '.services[].versions'"
     )]
     Status(Status),
+    /// Print the policy that is in force as YAML, with the weights as they are now
+    #[command(
+        after_help = "Examples:\n  splitter policy\n  splitter policy checkout > /etc/splitter/policies/checkout.yaml\n  splitter policy > all.yaml && splitter check all.yaml\n\nComments of the file, labels and what is as it is by default are not in it. Addresses that were found for names are not; the names are."
+    )]
+    Policy {
+        /// Names of services, or patterns such as 'shop/*'; all of them by default
+        #[arg(value_name = "SERVICE", add = ArgValueCompleter::new(complete::services))]
+        services: Vec<String>,
+    },
     /// Set weights now; versions not named keep theirs
     #[command(
-        after_help = "Examples:\n  splitter weight checkout v1=50 v2=50\n  splitter weight checkout v2=0            nobody new to v2\n  splitter weight checkout v2=10 --dry-run\n\nThe policy file is not written: its next change of these weights replaces what is set here."
+        after_help = "Examples:\n  splitter weight checkout v1=50 v2=50\n  splitter weight checkout v2=0            nobody new to v2\n  splitter weight checkout v2=10 --dry-run\n\nThe policy file is not written: its next change of these weights replaces what is set here. `splitter policy` prints it with the weights as they are."
     )]
     Weight {
         /// Name of the service (namespace/name when it has a namespace)

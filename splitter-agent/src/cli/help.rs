@@ -6,7 +6,7 @@ use clap::CommandFactory;
 /// Commands in the order of the help, by what one does with them.
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Run a node", &["agent", "check", "doctor", "detach"]),
-    ("Inspect", &["status", "top", "flows", "explain", "trace"]),
+    ("Inspect", &["status", "top", "policy", "flows", "explain", "trace"]),
     ("Change", &["weight", "rollout"]),
     ("Other", &["completions", "help"]),
 ];

@@ -70,6 +70,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Agent(agent) => serve(agent, admin).map(done),
         Command::Check { path, output } => check::run(&path, output.is_json()),
         Command::Status(status) => block_on(status::run(&client, status)).map(done),
+        // Nothing in it can command a terminal: the writer quotes what might.
+        Command::Policy { services } => out::print(&block_on(client.verbatim().policy(&services))?.yaml).map(done),
         Command::Weight { service, weights, dry_run, output } => {
             block_on(weight::run(&client, &service, weights, dry_run, output)).map(done)
         }

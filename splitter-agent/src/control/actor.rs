@@ -19,7 +19,7 @@ use splitter_api::{
 };
 use splitter_datapath::{
     Datapath, DatapathError, Events, Patterns, Sizes,
-    reconcile::{Reconciler, Services},
+    reconcile::{Applied, Reconciler, Services},
 };
 use splitter_policy::model::Service;
 use splitter_rollout::Word;
@@ -36,6 +36,8 @@ pub enum Message {
     /// After a sweep, when the last one is not fresh.
     Status(oneshot::Sender<Snapshot>),
     Flows(oneshot::Sender<Result<Snapshot, ControlError>>),
+    /// What is in force.
+    Policy(oneshot::Sender<Result<Applied, ControlError>>),
     Brief(oneshot::Sender<Status>),
     Trace(TraceRequest, oneshot::Sender<Result<Reader, ControlError>>),
     Waiting(TraceRequest, oneshot::Sender<Result<Vec<TraceEvent>, ControlError>>),
@@ -319,6 +321,7 @@ impl Actor {
             Message::Load(loaded, reply) => self.load(loaded, reply),
             Message::Status(reply) => self.status(reply),
             Message::Flows(reply) => drop(reply.send(self.snapshot())),
+            Message::Policy(reply) => drop(reply.send(self.in_force())),
             Message::Brief(reply) => {
                 self.look_at_attachments();
                 drop(reply.send(self.brief()));

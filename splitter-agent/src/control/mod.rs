@@ -31,8 +31,8 @@ use actor::Message;
 pub use hold::Hold;
 pub use request::head as head_of;
 use splitter_api::{
-    ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery, TraceEvent,
-    TraceRequest, WeightChange, WeightRequest,
+    ExplainRequest, Explanation, FlowQuery, FlowRow, PolicyText, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery,
+    TraceEvent, TraceRequest, WeightChange, WeightRequest,
 };
 use splitter_datapath::reconcile::Services;
 use splitter_policy::model::{Policy, Way};
@@ -189,6 +189,16 @@ impl Control {
     /// Names of services that begin so, and of their versions. Reads no table.
     pub async fn names(&self, prefix: &str) -> Result<Vec<ServiceNames>, ControlError> {
         Ok(self.ask(Message::Flows).await.unwrap_or_else(ended)?.names(prefix))
+    }
+
+    /// The policy as it is in force, weights as they are now: of these services (or patterns), or of all.
+    ///
+    /// # Errors
+    /// When a service is named that there is not, or no policy was read yet.
+    pub async fn policy(&self, names: Vec<String>) -> Result<PolicyText, ControlError> {
+        let applied = self.ask(Message::Policy).await.unwrap_or_else(ended)?;
+        let text = tokio::task::spawn_blocking(move || wanted::policy(&applied, &names)).await;
+        text.unwrap_or_else(|error| Err(ControlError::Kernel(error.to_string())))
     }
 
     /// The live flows that are asked for.

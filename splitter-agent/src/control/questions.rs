@@ -10,7 +10,7 @@ use super::{
 };
 use splitter_api::{ExplainRequest, Explanation, Status};
 use splitter_common::abi::{ABI_VERSION, is_suspected};
-use splitter_datapath::Datapath;
+use splitter_datapath::{Datapath, reconcile::Applied};
 use tokio::sync::oneshot;
 
 impl Actor {
@@ -23,6 +23,15 @@ impl Actor {
         } else if !self.janitor.is_sweeping() {
             self.reconciler.sweep_begins();
             self.janitor.begin();
+        }
+    }
+
+    /// What was applied, when anything was.
+    pub(super) fn in_force(&self) -> Result<Applied, ControlError> {
+        let applied = self.reconciler.applied();
+        match &self.applied.error {
+            Some(error) if applied.services().len() == 0 => Err(ControlError::NotYet(format!("no policy is in force: {error}"))),
+            _ => self.has_policy().map(|()| applied.clone()),
         }
     }
 

@@ -33,6 +33,7 @@ fn service(split_by: SplitBy, weights: [u32; 2]) -> Service {
         weight,
         backends: backends.iter().map(|text| backend(text)).collect(),
         lookups: Vec::new(),
+        found: 0,
     };
     Service {
         name: "checkout".into(),

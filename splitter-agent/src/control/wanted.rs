@@ -1,7 +1,7 @@
 //! Which services and flows a reader wants: the queries of the admin API against what is applied. Pure.
 
 use super::{ControlError, weights};
-use splitter_api::{FlowQuery, FlowRow, FlowSort, ServiceNames, name_of};
+use splitter_api::{FlowQuery, FlowRow, FlowSort, PolicyText, ServiceNames, name_of};
 use splitter_common::abi::Addr;
 use splitter_datapath::{
     plan,
@@ -48,6 +48,16 @@ pub fn services<'a>(applied: &'a Applied, names: &[String]) -> Result<Vec<&'a Pl
         found.extend(matching);
     }
     Ok(found.into_values().collect())
+}
+
+/// The policy of services by name or pattern, weights as they are, written as YAML by name.
+///
+/// # Errors
+/// As [`services`].
+pub fn policy(applied: &Applied, names: &[String]) -> Result<PolicyText, ControlError> {
+    let mut found = services(applied, names)?;
+    found.sort_unstable_by(|a, b| a.model.name.cmp(&b.model.name));
+    Ok(PolicyText { yaml: source::write(found.iter().map(|planned| &*planned.model)) })
 }
 
 /// Names of services that begin with `prefix`, with those of their versions, sorted.

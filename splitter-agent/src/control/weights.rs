@@ -91,8 +91,13 @@ mod tests {
     use splitter_policy::model::*;
 
     fn service(weights: &[(&str, u32)]) -> Service {
-        let version =
-            |(name, weight): &(&str, u32)| Version { name: (*name).into(), weight: *weight, backends: Vec::new(), lookups: Vec::new() };
+        let version = |(name, weight): &(&str, u32)| Version {
+            name: (*name).into(),
+            weight: *weight,
+            backends: Vec::new(),
+            lookups: Vec::new(),
+            found: 0,
+        };
         Service {
             name: "checkout".into(),
             frontends: Vec::new(),

@@ -96,7 +96,7 @@ fn program_of(interface: &str) -> Vec<u32> {
 fn service(number: u32, weights: [u32; 2]) -> Service {
     let [_, a, b, c] = number.to_be_bytes();
     let backend = |net: u8| Backend { address: SocketAddr::from(([net, a, b, c], 8080)), state: BackendState::Ready };
-    let version = |name: &str, weight, backends| Version { name: name.into(), weight, backends, lookups: Vec::new() };
+    let version = |name: &str, weight, backends| Version { name: name.into(), weight, backends, lookups: Vec::new(), found: 0 };
     Service {
         name: format!("service-{number}"),
         frontends: vec![Frontend { address: SocketAddr::from(([10, a, b, c], 80)), protocol: Protocol::Tcp }],

@@ -9,7 +9,7 @@ fn backend(address: &str) -> Backend {
 }
 
 fn version(name: &str, weight: u32, backends: &[&str]) -> Version {
-    Version { name: name.into(), weight, backends: backends.iter().map(|a| backend(a)).collect(), lookups: Vec::new() }
+    Version { name: name.into(), weight, backends: backends.iter().map(|a| backend(a)).collect(), lookups: Vec::new(), found: 0 }
 }
 
 fn checkout() -> Service {

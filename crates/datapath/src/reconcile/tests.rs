@@ -202,7 +202,7 @@ fn service(number: usize, parts: Parts, rules: Vec<(u8, usize)>, owner_of_port: 
                 known.push(ModelBackend { address, state });
             }
         }
-        versions.push(Version { name, weight, backends: known, lookups: Vec::new() });
+        versions.push(Version { name, weight, backends: known, lookups: Vec::new(), found: 0 });
     }
     let rule = |(net, version): (u8, usize)| {
         let (address, prefix) = if net == 3 { (Ipv4Addr::new(10, 1, 0, 0), 16) } else { (Ipv4Addr::new(10, 1, net, 0), 24) };

@@ -101,6 +101,14 @@ pub struct Version {
     /// Names whose addresses are backends too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lookups: Vec<Lookup>,
+    /// How many of the backends lookups have found: the last ones.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub found: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// `{dns: NAME, port: PORT}`: backends that are looked up.

@@ -349,7 +349,7 @@ fn versions(node: &Node<'_>, family: Option<SocketAddr>, places: &mut Vec<At>, c
 
 /// Keeps its place in the list when it is wrong: with an empty name, so that rules do not complain as well.
 fn version(node: &Node<'_>, what: &str, family: Option<SocketAddr>, context: &mut Context<'_>) -> Version {
-    let mut version = Version { name: String::new(), weight: 0, backends: Vec::new(), lookups: Vec::new() };
+    let mut version = Version { name: String::new(), weight: 0, backends: Vec::new(), lookups: Vec::new(), found: 0 };
     let Some(fields) = context.fields(node, what, &["name", "weight", "backends"]) else { return version };
     if let Some(node) = context.required(&fields, "name", &format!("{what}.name"), "name: v1")
         && let Some(name) = context.string(node, &format!("{what}.name"))

@@ -11,7 +11,7 @@ use crate::model::Lookup;
 use std::{net::IpAddr, time::Duration};
 
 /// How long an address that left keeps its connections, unless the policy says otherwise.
-const DRAIN: Duration = Duration::from_secs(60);
+pub const DRAIN: Duration = Duration::from_secs(60);
 
 /// Whether the node is meant as one.
 pub fn is(node: &Node<'_>) -> bool {

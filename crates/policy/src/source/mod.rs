@@ -20,12 +20,14 @@ mod rollout;
 mod rules;
 mod text;
 pub mod watch;
+mod write;
 mod yaml;
 
 use crate::model::Policy;
 pub use network::{cidr, duration};
 use resolve::{Found, Query};
 use std::{collections::BTreeSet, fmt, path::Path, sync::Arc};
+pub use write::write;
 pub use yaml::At;
 
 /// One finding in a policy.

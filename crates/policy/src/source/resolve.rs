@@ -69,7 +69,9 @@ pub fn resolve(policy: &Policy, found: &Found) -> (Policy, Vec<String>) {
             let (backends, findings) = backends(&service, &service.versions[index], found);
             let title = format!("{}: TrafficSplit {}: version {}", service.origin, service.name, service.versions[index].name);
             warnings.extend(findings.into_iter().map(|finding| format!("{title}: {finding}")));
-            service.versions[index].backends = backends;
+            let version = &mut service.versions[index];
+            version.found = backends.len() - version.backends.len();
+            version.backends = backends;
         }
         Arc::new(service)
     });

@@ -80,6 +80,7 @@ fn service(mode: Mode, ipv6: bool, split: u8, versions: &[(u32, Vec<BackendState
                 weight: *weight,
                 backends: backends(i + 1, states),
                 lookups: Vec::new(),
+                found: 0,
             })
             .collect(),
         rules: if http {

@@ -17,6 +17,7 @@ fn service(split_by: SplitBy, weights: [u32; 2], rules: Vec<(Vec<Condition>, usi
         weight,
         backends: vec![Backend { address: backend.parse().unwrap(), state: BackendState::Ready }],
         lookups: Vec::new(),
+        found: 0,
     };
     let rule = |(conditions, version)| HttpRule { conditions, version, line: 20, from_canary: false };
     Service {

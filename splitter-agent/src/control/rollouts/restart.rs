@@ -233,6 +233,7 @@ mod tests {
             weight,
             backends: vec![backend(address)],
             lookups: Vec::new(),
+            found: 0,
         };
         let service = Service {
             name: "web".into(),

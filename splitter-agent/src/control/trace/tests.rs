@@ -17,6 +17,7 @@ fn service(name: &str, address: &str, mode: Mode, rules: Vec<HttpRule>) -> Servi
         weight,
         backends: vec![Backend { address: backend.parse().unwrap(), state: BackendState::Ready }],
         lookups: Vec::new(),
+        found: 0,
     };
     Service {
         name: name.into(),

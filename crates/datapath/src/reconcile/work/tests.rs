@@ -15,6 +15,7 @@ fn model(number: u8, weights: [u32; 2], ports: &[u16]) -> Arc<Model> {
         weight: weights[usize::from(index)],
         backends: vec![Server { address: SocketAddr::from(([10, 2, number, index], 80)), state: BackendState::Ready }],
         lookups: Vec::new(),
+        found: 0,
     };
     let frontend = |port: &u16| Frontend { address: SocketAddr::from(([10, 9, 9, 9], *port)), protocol: Protocol::Tcp };
     Arc::new(Model {

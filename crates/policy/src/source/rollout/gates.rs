@@ -1,6 +1,6 @@
 //! `rollout.gates` -> model.
 
-use super::{decimal, list, number, percent, share, time, timeout};
+use super::{TIMEOUT, decimal, list, number, percent, share, time, timeout};
 use crate::{
     model::{ALL, Check, ErrorRate, External, Gates, Latency, Measure, Number, ShareMismatch},
     source::{
@@ -150,6 +150,9 @@ fn latency(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Lat
     Some(Latency { measure: measure.unwrap_or_default(), quantile: quantile?, max, max_increase })
 }
 
+pub const EVERY_USUAL: Duration = Duration::from_secs(10);
+/// Answers in a row that fail, by the list that a gate stands in: saturation, probes, prometheus, webhooks, commands.
+pub const FAILURES: [u32; 5] = [3, 2, 3, 1, 1];
 /// Others are not asked more often.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -161,14 +164,14 @@ fn external(fields: &Fields<'_>, what: &str, check: Option<Check>, failures: u32
         .required(fields, "name", &format!("{what}.name"), "name: orders")
         .and_then(|node| context.string(node, &format!("{what}.name")))
         .map(str::to_owned);
-    let every = time(fields, "every", &format!("{what}.every"), context).unwrap_or(Duration::from_secs(10));
+    let every = time(fields, "every", &format!("{what}.every"), context).unwrap_or(EVERY_USUAL);
     if let Some(node) = fields.optional("every")
         && every < EVERY
     {
         context
             .error(node.at, format!("{what}.every must be at least 1s; counters are judged more often, others are not asked more often"));
     }
-    let timeout = timeout(fields, "timeout", &format!("{what}.timeout"), context).unwrap_or(Duration::from_secs(5));
+    let timeout = timeout(fields, "timeout", &format!("{what}.timeout"), context).unwrap_or(TIMEOUT);
     let failures = number(fields, "failures", &format!("{what}.failures"), 1000, context).unwrap_or(failures).max(1);
     Some(External { name: name?, check: check?, every, timeout, failures })
 }
@@ -195,7 +198,7 @@ fn saturation(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<
     };
     // Shares in thousandths, as all limits of values.
     let check = from.zip(max).map(|(from, max)| Check::Value { from, min: None, max: Some(i64::from(max) / 1000) });
-    external(&fields, what, check, 3, context)
+    external(&fields, what, check, FAILURES[0], context)
 }
 
 fn probe(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<External> {
@@ -236,7 +239,7 @@ fn probe(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Exter
             None
         }
     };
-    external(&fields, what, check, 2, context)
+    external(&fields, what, check, FAILURES[1], context)
 }
 
 fn prometheus(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<External> {
@@ -251,7 +254,7 @@ fn prometheus(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<
         context.error(node.at, format!("{what} must have `min`, `max` or both"));
     }
     let check = url.zip(query).map(|(url, query)| Check::Value { from: Number::Prometheus { url, query }, min, max });
-    external(&fields, what, check, 3, context)
+    external(&fields, what, check, FAILURES[2], context)
 }
 
 fn webhook(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<External> {
@@ -259,7 +262,7 @@ fn webhook(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Ext
     let fields = context.fields(node, what, KNOWN)?;
     let node = context.required(&fields, "url", &format!("{what}.url"), "url: http://judge/verdict")?;
     let check = url_of(node, &format!("{what}.url"), context).map(|url| Check::Webhook { url });
-    external(&fields, what, check, 1, context)
+    external(&fields, what, check, FAILURES[3], context)
 }
 
 fn command(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<External> {
@@ -267,7 +270,7 @@ fn command(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Ext
     let fields = context.fields(node, what, KNOWN)?;
     let node = context.required(&fields, "run", &format!("{what}.run"), "run: [/usr/local/bin/check]")?;
     let check = words(node, &format!("{what}.run"), context).map(|run| Check::Command { run });
-    external(&fields, what, check, 1, context)
+    external(&fields, what, check, FAILURES[4], context)
 }
 
 /// A number with at most three decimals, in thousandths.

@@ -6,6 +6,8 @@ mod gates;
 #[cfg(test)]
 mod tests;
 
+pub use gates::{EVERY_USUAL, FAILURES, SHARE};
+
 use super::{
     At,
     fields::{Context, Fields, kind, suggestion},
@@ -37,8 +39,15 @@ const FIELDS: &[&str] = &[
     "hooks",
 ];
 /// 1%, 5%, 10%, 50%, 100%.
-const STEPS: [Ppm; 5] = [10_000, 50_000, 100_000, 500_000, ALL];
-const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+pub const STEPS: [Ppm; 5] = [10_000, 50_000, 100_000, 500_000, ALL];
+pub const WATCH_AFTER: Duration = Duration::from_secs(600);
+pub const MIN_SAMPLES: u64 = 100;
+pub const WARM_UP: Duration = Duration::from_secs(10);
+pub const FALSE_ALARM: Ppm = 10_000;
+pub const COOL_DOWN: Duration = Duration::from_secs(300);
+/// Of hooks, and of gates that ask others.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+pub const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
 /// `None` when something is wrong; it is reported. `split_by`: of the service.
 pub fn decode(node: &Node<'_>, versions: &[Version], split_by: &SplitBy, context: &mut Context<'_>) -> Option<Rollout> {
@@ -68,8 +77,7 @@ pub fn decode(node: &Node<'_>, versions: &[Version], split_by: &SplitBy, context
         .optional("pace")
         .and_then(|node| context.word(node, "spec.rollout.pace", &[("fixed", Pace::Fixed), ("adaptive", Pace::Adaptive)]))
         .unwrap_or_default();
-    let dwell = if pace == Pace::Adaptive { Duration::from_secs(10) } else { Duration::from_secs(300) };
-    let dwell = time(&fields, "dwell", "spec.rollout.dwell", context).unwrap_or(dwell);
+    let dwell = time(&fields, "dwell", "spec.rollout.dwell", context).unwrap_or(dwell(pace));
     let judge = fields.optional("judge").and_then(|node| {
         context.word(node, "spec.rollout.judge", &[("drawn", Judge::Drawn), ("ruled", Judge::Ruled), ("all", Judge::All)])
     });
@@ -80,9 +88,7 @@ pub fn decode(node: &Node<'_>, versions: &[Version], split_by: &SplitBy, context
     {
         context.error(node.at, "spec.rollout.progressDeadline must be longer than `dwell` and `watch`, or no step could ever end in time");
     }
-    // Whoever draws by a key may have a few heavy clients on one side: there the share is judged only when asked for.
-    let sticky = !matches!(split_by, SplitBy::Connection | SplitBy::Request);
-    let gates = gates::decode(fields.optional("gates"), sticky, context);
+    let gates = gates::decode(fields.optional("gates"), is_sticky(split_by), context);
     let rollout = Rollout {
         canary: canary.unwrap_or(0),
         baseline: baseline.unwrap_or(0),
@@ -91,15 +97,15 @@ pub fn decode(node: &Node<'_>, versions: &[Version], split_by: &SplitBy, context
         pace,
         dwell,
         watch,
-        watch_after: time(&fields, "watchAfter", "spec.rollout.watchAfter", context).unwrap_or(Duration::from_secs(600)),
+        watch_after: time(&fields, "watchAfter", "spec.rollout.watchAfter", context).unwrap_or(WATCH_AFTER),
         progress_deadline: deadline,
-        min_samples: number(&fields, "minSamples", "spec.rollout.minSamples", u32::MAX, context).map_or(100, u64::from),
-        warm_up: time(&fields, "warmUp", "spec.rollout.warmUp", context).unwrap_or(Duration::from_secs(10)),
-        false_alarm: share(&fields, "falseAlarm", "spec.rollout.falseAlarm", 1, ALL / 2, context).unwrap_or(10_000),
+        min_samples: number(&fields, "minSamples", "spec.rollout.minSamples", u32::MAX, context).map_or(MIN_SAMPLES, u64::from),
+        warm_up: time(&fields, "warmUp", "spec.rollout.warmUp", context).unwrap_or(WARM_UP),
+        false_alarm: share(&fields, "falseAlarm", "spec.rollout.falseAlarm", 1, ALL / 2, context).unwrap_or(FALSE_ALARM),
         gates,
         judge: judge.unwrap_or_default(),
         retries: number(&fields, "retries", "spec.rollout.retries", 100, context).unwrap_or(0),
-        cool_down: time(&fields, "coolDown", "spec.rollout.coolDown", context).unwrap_or(Duration::from_secs(300)),
+        cool_down: time(&fields, "coolDown", "spec.rollout.coolDown", context).unwrap_or(COOL_DOWN),
         freeze: list(&fields, "freeze", "spec.rollout.freeze", context, freeze),
         hooks: list(&fields, "hooks", "spec.rollout.hooks", context, hook),
     };
@@ -134,8 +140,21 @@ fn version(node: &Node<'_>, what: &str, versions: &[Version], context: &mut Cont
     index
 }
 
-/// Of equal ones the first.
-fn heaviest_other(versions: &[Version], canary: usize) -> Option<usize> {
+/// How long a step lasts at least.
+pub const fn dwell(pace: Pace) -> Duration {
+    match pace {
+        Pace::Adaptive => Duration::from_secs(10),
+        Pace::Fixed => Duration::from_secs(300),
+    }
+}
+
+/// Whoever draws by a key may have a few heavy clients on one side: there the share is judged only when asked for.
+pub const fn is_sticky(split_by: &SplitBy) -> bool {
+    !matches!(split_by, SplitBy::Connection | SplitBy::Request)
+}
+
+/// What a canary is compared with. Of equal ones the first.
+pub fn heaviest_other(versions: &[Version], canary: usize) -> Option<usize> {
     let others = versions.iter().enumerate().filter(|(index, _)| *index != canary);
     others.rev().max_by_key(|(_, version)| version.weight).map(|(index, _)| index)
 }
@@ -332,7 +351,7 @@ fn zone(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<String
 
 fn hook(node: &Node<'_>, what: &str, context: &mut Context<'_>) -> Option<Hook> {
     let fields = context.fields(node, what, &["webhook", "command", "timeout"])?;
-    let timeout = timeout(&fields, "timeout", &format!("{what}.timeout"), context).unwrap_or(Duration::from_secs(5));
+    let timeout = timeout(&fields, "timeout", &format!("{what}.timeout"), context).unwrap_or(TIMEOUT);
     match (fields.optional("webhook"), fields.optional("command")) {
         (Some(url), None) => Some(Hook::Webhook { url: gates::url(url, &format!("{what}.webhook"), context)?, timeout }),
         (None, Some(run)) => Some(Hook::Command { run: gates::words(run, &format!("{what}.command"), context)?, timeout }),

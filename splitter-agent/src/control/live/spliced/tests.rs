@@ -21,6 +21,7 @@ fn applied_with(pinned: Pinned) -> (Memory, Reconciler) {
         weight,
         backends: backends.iter().map(backend).collect(),
         lookups: Vec::new(),
+        found: 0,
     };
     let service = Service {
         name: "checkout".into(),
