@@ -55,7 +55,7 @@ pub enum Command {
     Status(Status),
     /// Print the policy that is in force as YAML, with the weights as they are now
     #[command(
-        after_help = "Examples:\n  splitter policy\n  splitter policy checkout > /etc/splitter/policies/checkout.yaml\n  splitter policy > all.yaml && splitter check all.yaml\n\nComments of the file, labels and what is as it is by default are not in it. Addresses that were found for names are not; the names are."
+        after_help = "Examples:\n  splitter policy\n  splitter policy checkout > checkout.new && mv checkout.new /etc/splitter/policies/checkout.yaml\n  splitter policy 'shop/*'\n\nComments of the file, labels and what is as it is by default are not in it. Addresses that were found for names are not; the names are."
     )]
     Policy {
         /// Names of services, or patterns such as 'shop/*'; all of them by default

@@ -39,6 +39,28 @@ fn a_dry_run_changes_nothing() {
     assert_eq!(connections(&bed.clean(Plan::http(vip(false)), 200), &["b1", "b2"]), 200);
 }
 
+/// What is in force goes to the file: nothing changes but whose word the weights are.
+#[test]
+fn the_policy_in_force_can_be_written_back() {
+    let mut second = Split::http(1, 0).named("shop").with("canary: v2");
+    second.frontends = vec![(vip(false).ip(), 8081).into()];
+    let bed = Bed::new("written", &[Split::tcp(95, 5).with("onWeightChange: {drain: 90s}"), second]);
+    bed.cli(&["weight", "web", "v1=60", "v2=40"]);
+    let text = bed.cli(&["policy"]);
+    let (shop, web) = text.split_once("---\n").expect("two documents, by name");
+    assert!(shop.contains("name: shop") && shop.contains("canary: v2"), "{text}");
+    for part in ["name: web", "weight: 60", "weight: 40", "onWeightChange: {drain: 90s}"] {
+        assert!(web.contains(part), "{part}: {text}");
+    }
+    assert_eq!((bed.cli(&["policy", "web"]), bed.cli(&["policy", "s*"])), (web.into(), shop.into()));
+    let refused = bed.site.cli(&["policy", "nobody"]).unwrap_err().to_string();
+    assert!(refused.contains("there is no service \"nobody\""), "{refused}");
+    bed.write_policy(&text);
+    bed.wait("the file is read", |status| status.services.iter().all(|service| service.weights_from == "policy"));
+    let weights: Vec<_> = bed.service("web").versions.iter().map(|version| version.weight).collect();
+    assert_eq!((weights, bed.cli(&["policy"])), (vec![60, 40], text));
+}
+
 /// A bed with open connections to v1, after all weight went to v2, and when that was.
 fn moved(name: &str, on_change: &str) -> (Bed, Vec<Conversation>, Instant) {
     let bed = Bed::new(name, &[Split::tcp(1, 0).with(&format!("onWeightChange: {on_change}"))]);

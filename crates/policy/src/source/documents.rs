@@ -1,8 +1,9 @@
-//! The examples of the policy's reference, and of the README, are read as policies.
+//! The examples of the policy's reference, and of the README, are read as policies, and written as what they are.
 
 use super::{
     Diagnostic,
     tests::{read, warnings},
+    write::tests::again,
 };
 
 const REFERENCE: &str = include_str!("../../../../docs/policy.md");
@@ -48,6 +49,7 @@ fn examples_are_right() {
     for (_, example) in examples {
         let found = errors(&whole(example));
         assert!(found.is_empty(), "{example}\n{found:?}");
+        assert!(again(&whole(example)).is_some(), "it is written as what it is: {example}");
     }
 }
 

@@ -6,7 +6,7 @@ mod rollout;
 mod tree;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use super::{decode::API_VERSION, lookup};
 use crate::model::{

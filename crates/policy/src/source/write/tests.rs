@@ -17,9 +17,9 @@ fn services(outcome: Outcome) -> Result<Vec<Service>, String> {
     }
 }
 
-/// Writes what a text says, reads that again, and returns it.
+/// Writes what a text says, reads that again, which must be the same, and returns it; `None` when the text is no policy.
 #[track_caller]
-fn again(text: &str) -> Option<String> {
+pub fn again(text: &str) -> Option<String> {
     let first = services(read("p.yaml", text.as_bytes())).ok()?;
     let written = write(&first);
     let second = services(read("w.yaml", written.as_bytes())).unwrap_or_else(|errors| panic!("{errors}{written}\nof\n{text}"));
@@ -83,7 +83,7 @@ fn what_lookups_found_is_not_written() {
     assert!(plain.contains("\"[fd00::2]:53\"") && plain.contains("{dns: \"_dns._udp.b\", drain: 5s}") && !plain.contains("::3"), "{plain}");
 }
 
-/// Policies in the documentation, and those that fuzzing begins with.
+/// Whole policies in the documentation (`documents` has those of its reference), and those that fuzzing begins with.
 #[test]
 fn every_example_is_written_as_it_is_meant() {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
