@@ -8,8 +8,8 @@ use splitter_agent::{
     control::{ControlError, trace::Reader},
 };
 use splitter_api::{
-    ExplainRequest, Explanation, FlowQuery, FlowRow, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery, TraceEvent,
-    TraceRequest, WeightChange, WeightRequest, percent_decode, percent_encode,
+    ExplainRequest, Explanation, FlowQuery, FlowRow, PolicyText, RolloutEvent, RolloutStatus, ServiceNames, Status, StatusQuery,
+    TraceEvent, TraceRequest, WeightChange, WeightRequest, percent_decode, percent_encode,
 };
 use splitter_rollout::Word;
 use std::sync::{
@@ -54,6 +54,9 @@ impl Api for Node {
     }
     async fn names(&self, prefix: &str) -> Result<Vec<ServiceNames>, ControlError> {
         Ok(vec![ServiceNames { name: prefix.into(), versions: vec!["v1".into()] }])
+    }
+    async fn policy(&self, services: Vec<String>) -> Result<PolicyText, ControlError> {
+        Ok(PolicyText { yaml: services.join("\n") })
     }
     async fn flows(&self, query: FlowQuery) -> Result<Vec<FlowRow>, ControlError> {
         let mut again = FlowQuery::default();

@@ -1,11 +1,12 @@
 //! A policy's text, and behind a zero byte the text that the same file has later.
 //!
-//! Every finding names this file and a place in it. Reading what was read before, and what has changed, gives what reading it anew gives. A policy that
+//! Every finding names this file and a place in it. Reading what was read before, and what has changed, gives what reading it anew gives. A policy is written as
+//! what is read as the same. A policy that
 //! is accepted can be planned for the kernel, for any path MTU, and its rules fit the kernel's tables.
 
 use splitter_datapath::plan::{self, Generations, Ids, Previous};
 use splitter_policy::{
-    model::Policy,
+    model::{Policy, Service},
     source::{self, Diagnostic, Outcome, Rereader},
 };
 
@@ -25,6 +26,7 @@ pub fn run(input: &[u8]) {
         assert_eq!(rereader.read(NAME, text), outcome, "the same text, read again");
         findings(text, &outcome);
         if let Ok(policy) = &outcome.result {
+            written(policy);
             before = planned(policy, &mut numbers, &before);
         }
     }
@@ -43,6 +45,17 @@ fn findings(text: &[u8], outcome: &Outcome) {
         assert!((1..=lines + 1).contains(&line), "{found} in {lines} lines");
         assert!((1..=widest + 1).contains(&column), "{found} in lines of {widest}");
     }
+}
+
+/// What is written of a policy is read as the same one, but for places.
+fn written(policy: &Policy) {
+    let text = source::write(policy.services.iter().map(AsRef::as_ref));
+    let again = source::read(NAME, text.as_bytes()).result;
+    let placeless = |policy: &Policy| -> Vec<Service> {
+        policy.services.iter().map(|service| Service { origin: String::new(), ..Service::clone(service) }).collect()
+    };
+    let again = again.unwrap_or_else(|errors| panic!("{errors:?}\n{text}"));
+    assert_eq!(placeless(&again), placeless(policy), "{text}");
 }
 
 type Before = Vec<(u32, Previous)>;
