@@ -214,7 +214,7 @@ fn quoted_sum<P: Packet>(packet: &mut P, at: usize, quoted: u32) -> Option<u64> 
 
 /// Turns the link header round.
 #[inline(never)]
-fn turn_link<P: Packet>(packet: &mut P) -> bool {
+pub fn turn_link<P: Packet>(packet: &mut P) -> bool {
     let (Some(dst), Some(src)) = (packet.read::<6>(0), packet.read::<6>(6)) else { return false };
     packet.write(0, &src) && packet.write(6, &dst)
 }

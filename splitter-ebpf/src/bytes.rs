@@ -128,6 +128,8 @@ pub trait Packet {
     fn sum_frame(&mut self, text: &mut HeadText, from: u32, len: u32) -> u64;
     /// Sends a copy out of an interface; TC only.
     fn clone_to(&mut self, ifindex: u32) -> bool;
+    /// Has a copy come in by an interface: its link header must lead to it. TC only.
+    fn clone_in(&mut self, ifindex: u32) -> bool;
     /// Makes room of `N` bytes between link and network header; TC only.
     fn insert_after_link(&mut self, bytes: u32) -> bool;
     /// Whether the transport checksum at `at` is still to be completed by the sender's device (CHECKSUM_PARTIAL).

@@ -160,6 +160,8 @@ pub struct Scratch<F: Family> {
     pub rest: Rest,
     pub stamps: Stamps,
     pub client: FlowKey<F>,
+    /// Link addresses of the packet in hand, as it came to `splice::steps`.
+    pub link: [u16; 6],
     pub step: Verdict,
     /// Slot of the lock that the packet holds, plus 1, and what is written there.
     pub locked: u32,

@@ -18,6 +18,8 @@ pub enum Action {
     Neighbour(u32),
     /// Back to the sender, by the interface where it was seen; link header turned round.
     Return(u32),
+    /// In by an interface, to the stack; link header leads there.
+    Inwards(u32),
     /// Not decided yet: go on. Between functions only.
     Continue,
     /// The flow was forgotten, or there was none: treat the packet as a first one. Between functions only.
@@ -48,6 +50,9 @@ pub enum Action {
     Aside,
 }
 
+/// Tells `inwards` from `back`: interface numbers are positive integers of C.
+const INWARDS: u32 = 1 << 31;
+
 impl Verdict {
     pub const PASS: Self = Self(0);
     pub const DROP: Self = Self(1 << 32);
@@ -67,7 +72,7 @@ impl Verdict {
     pub const DELIVER: Self = Self(15 << 32);
     pub const TO_CLIENT: Self = Self(16 << 32);
     pub const SEND: Self = Self(17 << 32);
-    /// As `SEND`, behind copies of the packet that have gone before it: see [`Self::as_copies_go`].
+    /// As `SEND`, behind copies of the packet that have gone before it: see `splice::way::behind`.
     pub const SEND_BEHIND: Self = Self(17 << 32 | 1);
     pub const ANSWER: Self = Self(18 << 32);
     pub const STALE: Self = Self(19 << 32);
@@ -112,12 +117,6 @@ impl Verdict {
     pub const fn redirect_peer(ifindex: u32) -> Self {
         Self(3 << 32 | ifindex as u64)
     }
-    /// By the way that copies take (`Packet::clone_to`): out of the interface and through its queue. `bpf_redirect_peer` would overtake them, since
-    /// it delivers at once.
-    #[inline(always)]
-    pub const fn as_copies_go(self) -> Self {
-        if self.0 >> 32 == 3 { Self::redirect(self.0 as u32) } else { self }
-    }
     #[inline(always)]
     pub const fn neighbour(ifindex: u32) -> Self {
         Self(4 << 32 | ifindex as u64)
@@ -134,6 +133,11 @@ impl Verdict {
     pub const fn back(ifindex: u32) -> Self {
         Self(10 << 32 | ifindex as u64)
     }
+    /// In by an interface, whichever hook says so. A kind of `back`, so that the common path has no comparison more.
+    #[inline(always)]
+    pub const fn inwards(ifindex: u32) -> Self {
+        Self::back(ifindex | INWARDS)
+    }
     #[inline(always)]
     pub const fn action(self) -> Action {
         let detail = self.0 as u32;
@@ -146,6 +150,7 @@ impl Verdict {
             7 => Action::AgainAvoiding(detail),
             8 => Action::Reset,
             9 => Action::Error(detail),
+            10 if detail & INWARDS != 0 => Action::Inwards(detail & !INWARDS),
             10 => Action::Return(detail),
             11 => Action::ResetReceiver,
             12 => Action::SpliceClient,

@@ -170,7 +170,7 @@ pub struct Leg<F: Family> {
     pub waited: u32,
     /// Of the last request: see [`super::trial`].
     pub trial: u32,
-    /// Interface by which the backend's packets come in, 0: a process of the node; with [`UNPROVEN`].
+    /// Interface by which the backend's packets come in, 0: a process of the node; with [`UNPROVEN`] and [`AT_EGRESS`].
     pub side: u32,
     pub pad: u32,
     /// Nanoseconds of CLOCK_MONOTONIC: of the SYN, then of the request. Of an idle leg: the last TSval that its backend is known to have sent.
@@ -180,6 +180,9 @@ pub struct Leg<F: Family> {
 /// Bit of [`Leg::side`]: the backend's SYN-ACK has come in by another interface than the one behind which it is, so that nothing that comes by
 /// this leg is evidence.
 pub const UNPROVEN: u32 = 1 << 31;
+/// Bit of [`Leg::side`]: they are translated where they leave for the client, since the leg goes through the stack or its backend is a process of the
+/// node. Where they come in they do not look plain for want of it, so that what is redirected does not pay for the question.
+pub const AT_EGRESS: u32 = 1 << 30;
 
 /// Bits of [`Leg::owner`] (above 24).
 pub mod leg_flag {

@@ -32,8 +32,10 @@ pub struct Frame<const XDP: bool, const OUT: bool = false> {
     pub route: Route,
     /// What the kernel says of its checksum.
     pub vouches: Option<Vouched>,
-    /// Copies that were sent: interface and bytes.
-    pub clones: Vec<(u32, Vec<u8>)>,
+    /// Copies that were sent: out of an interface or into one, and bytes.
+    pub clones: Vec<(Action, Vec<u8>)>,
+    /// Destinations that have another route, as `RouteQuery` names them.
+    pub routes: Vec<([u32; 4], Route)>,
     /// A program of the splice has seen it.
     spliced: bool,
 }
@@ -65,6 +67,7 @@ impl<const XDP: bool, const OUT: bool> Frame<XDP, OUT> {
             route,
             vouches: None,
             clones: Vec::new(),
+            routes: Vec::new(),
             spliced: false,
         }
     }
@@ -176,8 +179,8 @@ impl<const X: bool, const OUT: bool> Packet for Frame<X, OUT> {
         w.store::<u16, 0>(if udp && new == 0 { 0xffff } else { new });
     }
     fn hop_limit_changed(&mut self) {}
-    fn route(&mut self, _query: &RouteQuery) -> Route {
-        self.route
+    fn route(&mut self, query: &RouteQuery) -> Route {
+        self.routes.iter().find(|(dst, _)| *dst == query.dst).map_or(self.route, |(_, route)| *route)
     }
     fn on_link(&mut self, _query: &RouteQuery) -> bool {
         self.on_link
@@ -211,7 +214,11 @@ impl<const X: bool, const OUT: bool> Packet for Frame<X, OUT> {
         bytes.chunks(2).map(|pair| u16::from_ne_bytes([pair[0], *pair.get(1).unwrap_or(&0)]) as u64).sum()
     }
     fn clone_to(&mut self, ifindex: u32) -> bool {
-        self.clones.push((ifindex, self.bytes.clone()));
+        self.clones.push((Action::Redirect(ifindex), self.bytes.clone()));
+        true
+    }
+    fn clone_in(&mut self, ifindex: u32) -> bool {
+        self.clones.push((Action::Inwards(ifindex), self.bytes.clone()));
         true
     }
     fn insert_after_link(&mut self, bytes: u32) -> bool {

@@ -101,6 +101,10 @@ impl Packet for Frame {
         false
     }
     #[inline(always)]
+    fn clone_in(&mut self, _ifindex: u32) -> bool {
+        false
+    }
+    #[inline(always)]
     fn insert_after_link(&mut self, _bytes: u32) -> bool {
         false
     }

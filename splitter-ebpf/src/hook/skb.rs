@@ -163,6 +163,11 @@ impl<const OUT: bool> Packet for Skb<OUT> {
         unsafe { bpf_clone_redirect(self.raw(), ifindex, 0) == 0 }
     }
     #[inline(always)]
+    fn clone_in(&mut self, ifindex: u32) -> bool {
+        // SAFETY: own context.
+        unsafe { bpf_clone_redirect(self.raw(), ifindex, BPF_F_INGRESS as u64) == 0 }
+    }
+    #[inline(always)]
     fn insert_after_link(&mut self, bytes: u32) -> bool {
         // SAFETY: own context.
         unsafe { bpf_skb_adjust_room(self.raw(), bytes as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0) == 0 }

@@ -162,6 +162,7 @@ fn act<const EGRESS: bool>(skb: *mut __sk_buff, verdict: Verdict) -> i32 {
                 bpf_redirect_peer(ifindex, 0) as i32
             }
             Action::Neighbour(ifindex) => bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32,
+            Action::Inwards(ifindex) => bpf_redirect(ifindex, BPF_F_INGRESS as u64) as i32,
             Action::Return(ifindex) => bpf_redirect(ifindex, if EGRESS { BPF_F_INGRESS as u64 } else { 0 }) as i32,
             _ => TC_NEXT,
         }

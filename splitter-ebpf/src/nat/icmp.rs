@@ -36,7 +36,7 @@ pub fn error<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     let Some(scratch) = env.scratch() else { return Verdict::CONTINUE };
     let (key, t) = (place!(scratch.quoted), place!(scratch.translation));
     let Some(l4) = F::quoted(packet, at as usize + 8, key) else { return Verdict::CONTINUE };
-    if F::refuses(icmp[0], icmp[1]) && key.proto == TCP as u32 && splice::opens(env, key) {
+    if F::refuses(icmp[0], icmp[1]) && key.proto == TCP as u32 && splice::opens::<F, P, E>(env, key) {
         field!(scratch.read = l4);
         return Verdict::UNREACHABLE;
     }

@@ -16,7 +16,7 @@ use splitter_common::abi::*;
 /// Uses `scratch.text`.
 #[inline(always)]
 pub fn holds<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> u32 {
-    if P::XDP || P::EGRESS {
+    if P::XDP || P::EGRESS && packet.came_by() == 0 {
         return 1;
     }
     let known = look(packet, env, p);

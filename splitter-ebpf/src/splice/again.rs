@@ -1,7 +1,7 @@
 //! A request that its backend has not received, on a connection that was open: the leg had died without a word, or was closed while the request was on
 //! its way.
 
-use super::{Segment, decide, emit, leg, open, request, segment::after, stash};
+use super::{Segment, decide, emit, leg, open, request, segment::after, stash, way};
 use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
@@ -130,7 +130,7 @@ pub fn unread<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     emit::answer_to(p, out, segment.ack, 0, tcp::RST, 0);
     takes_back(env, entry, &p.key);
     stash::give_back(env, entry);
-    if emit::emit(packet, p, out, place!(scratch.text)) == 0 || !packet.clone_to(packet.ifindex()) {
+    if emit::emit(packet, p, out, place!(scratch.text)) == 0 || !way::copy_back(packet) {
         env.count(Reason::WriteFailed);
     }
     field!(scratch.parked = 0);

@@ -1,6 +1,6 @@
 //! The end of a spliced flow.
 
-use super::{Segment, emit, leg, segment::after, stash, trial};
+use super::{Segment, emit, leg, segment::after, stash, trial, way};
 use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
@@ -72,14 +72,12 @@ pub fn cut<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
     }
     release(env, flow, client, &p.key);
     find_nexthop(packet, env, TCP as u32, t);
-    if !P::EGRESS {
-        emit::answer_to(p, out, segment.ack, 0, tcp::RST, 0);
-        if emit::emit(packet, p, out, place!(scratch.text)) == 0 {
-            env.count(Reason::WriteFailed);
-            return Verdict::DROP;
-        }
-        packet.clone_to(packet.ifindex());
+    emit::answer_to(p, out, segment.ack, 0, tcp::RST, 0);
+    if emit::emit(packet, p, out, place!(scratch.text)) == 0 {
+        env.count(Reason::WriteFailed);
+        return Verdict::DROP;
     }
+    way::copy_back(packet);
     (out.src, out.dst, out.ports) = (t.src, t.dst, t.ports);
     (out.seq, out.ack, out.window, out.flags) = (seq, ack, 0, tcp::RST | tcp::ACK);
     (out.options, out.offset, out.len) = (0, 0, 0);
@@ -156,21 +154,26 @@ pub fn over<F: Network, E: Env + Tables<F>>(env: &E, entry: Ref<Spliced<F>>, ver
     release(env, entry, place!(scratch.client), key);
     match verdict.action() {
         Action::Redirect(ifindex) | Action::RedirectPeer(ifindex) if idle != [0; IDLE_LEGS] => Verdict::over(ifindex),
+        Action::Pass if idle != [0; IDLE_LEGS] => Verdict::over(0),
         _ => verdict,
     }
 }
 
-/// Sends the packet in hand out of an interface, and resets the idle legs that `scratch.spliced` names.
+/// Sends the packet in hand out of an interface, or on to where it is going (0), and resets the idle legs that `scratch.spliced` names.
 #[inline(never)]
 pub fn reset_idle_legs<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, ifindex: u32) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
-    let mut verdict = Verdict::redirect(ifindex);
+    let mut verdict = if ifindex == 0 { Verdict::PASS } else { Verdict::redirect(ifindex) };
     let mut i = 0;
     while i < IDLE_LEGS {
         let idle = field!(scratch.spliced.idle)[i];
         if idle != 0 && leg::find_idle::<F, E>(env, idle) != 0 {
-            let (Action::Redirect(ifindex) | Action::RedirectPeer(ifindex)) = verdict.action() else { return verdict };
-            packet.clone_to(ifindex);
+            // A copy does not go on by itself: at egress it goes out again.
+            let on = P::EGRESS && verdict == Verdict::PASS;
+            verdict = if on { Verdict::redirect(packet.ifindex()) } else { way::behind::<F, P, E>(packet, env, verdict) };
+            if !way::copy(packet, verdict) {
+                return verdict;
+            }
             verdict = reset_idle(packet, env, p);
         }
         i += 1;
@@ -193,5 +196,5 @@ fn reset_idle<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     if emit::emit(packet, p, out, place!(scratch.text)) == 0 {
         return Verdict::DROP;
     }
-    emit::send(packet, env, t)
+    way::send(packet, env, t)
 }

@@ -1,6 +1,9 @@
 //! Packets that the node writes itself: the packet in hand becomes another one, whole. TC only.
 
-use super::segment::{STAMPS_LAYOUT, Segment};
+use super::{
+    segment::{STAMPS_LAYOUT, Segment},
+    way,
+};
 use crate::{
     bytes::{Packet, Ref},
     env::{Env, Tables},
@@ -8,7 +11,7 @@ use crate::{
     network::{Answer, Network},
     packet::{ETHERNET, Ip, Parsed, checksum, tcp},
     place,
-    state::{Out, Stamps, Translation},
+    state::{Out, Stamps},
     verdict::Verdict,
 };
 use splitter_common::{abi::*, http::HeadText};
@@ -147,27 +150,9 @@ pub fn finish<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     if step == Verdict::ANSWER {
         return Verdict::back(packet.ifindex());
     }
-    let verdict = send(packet, env, place!(scratch.translation));
-    if step == Verdict::SEND_BEHIND { verdict.as_copies_go() } else { verdict }
-}
-
-/// Sends a packet that was written, by the way of the translation.
-#[inline(never)]
-pub fn send<F: Family, P: Packet, E: Env>(packet: &mut P, env: &E, t: &Translation<F>) -> Verdict {
-    if t.nexthop == 0 {
-        return if t.neighbour != 0 { Verdict::neighbour(t.neighbour) } else { Verdict::PASS };
+    if P::EGRESS && place!(scratch.out).dst == p.key.dst {
+        return way::on::<F, P, E>(packet, env);
     }
-    let Some(hop) = env.nexthop(t.nexthop) else { return Verdict::PASS };
-    let ifindex = field!(hop.ifindex);
-    if ifindex == 0 {
-        return Verdict::PASS;
-    }
-    if let Some(mut w) = packet.window::<14>(0) {
-        let macs = field!(hop.macs);
-        w.store::<u32, 0>(macs[0]);
-        w.store::<u32, 4>(macs[1]);
-        w.store::<u32, 8>(macs[2]);
-    }
-    let peer = !P::EGRESS && field!(hop.flags) as u32 & iface_flag::PEER != 0;
-    if peer { Verdict::redirect_peer(ifindex) } else { Verdict::redirect(ifindex) }
+    let verdict = way::send(packet, env, place!(scratch.translation));
+    if step == Verdict::SEND_BEHIND { way::behind::<F, P, E>(packet, env, verdict) } else { verdict }
 }

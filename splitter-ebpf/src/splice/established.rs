@@ -71,8 +71,10 @@ pub fn plain<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E,
     t.nexthop = if kept == STACK { 0 } else { kept as u32 };
     let now = env.ticks();
     if kept == 0 || now.wrapping_sub(field!(entry.last)) >= REFRESH_TICKS {
-        find_nexthop(packet, env, TCP as u32, t);
-        field!(entry.nexthop = kept_nexthop(t));
+        if kept != VIA_STACK {
+            find_nexthop(packet, env, TCP as u32, t);
+            field!(entry.nexthop = kept_nexthop(t));
+        }
         field!(entry.last = now);
     }
     if segment.len != 0 && after(segment.end(), field!(entry.next)) {
@@ -143,9 +145,11 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(
     let kept = field!(leg.nexthop);
     t.nexthop = if kept == STACK { 0 } else { kept as u32 };
     let now = env.ticks();
-    if !P::EGRESS && (kept == 0 || now.wrapping_sub(field!(leg.last)) >= REFRESH_TICKS) {
-        find_nexthop(packet, env, TCP as u32, t);
-        field!(leg.nexthop = kept_nexthop(t));
+    if kept == 0 || now.wrapping_sub(field!(leg.last)) >= REFRESH_TICKS {
+        if !P::EGRESS {
+            find_nexthop(packet, env, TCP as u32, t);
+            field!(leg.nexthop = kept_nexthop(t));
+        }
         field!(leg.last = now);
     }
     if segment.len != 0 && after(segment.end(), field!(leg.next)) {

@@ -106,10 +106,16 @@ pub fn of_backend<F: Network>(segment: &Segment, flow: Ref<Spliced<F>>) -> bool 
     segment.is(tcp::ACK) && acknowledges(segment.ack, field!(flow.next).wrapping_add(field!(flow.seq_add)), REACH)
 }
 
+/// [`Leg::side`] of a backend's packet.
+#[inline(always)]
+pub fn side<P: Packet>(packet: &P) -> u32 {
+    packet.came_by() & !(UNPROVEN | AT_EGRESS) | if P::EGRESS { AT_EGRESS } else { 0 }
+}
+
 /// Whether a backend's data may move anything without a closer look: it comes from the backend's side, and not from too far ahead.
 #[inline(always)]
 pub fn is_plain<F: Family, P: Packet>(packet: &P, segment: &Segment, leg: Ref<Leg<F>>) -> bool {
-    field!(leg.side) & !UNPROVEN == packet.came_by() && !is_far(segment.end(), field!(leg.next))
+    field!(leg.side) & !UNPROVEN == side(packet) && !is_far(segment.end(), field!(leg.next))
 }
 
 /// The closer look, at any packet of an open leg. `CONTINUE`: it counts, and nothing of it was read that should have been; `SPLICE_SERVER`: it
@@ -126,15 +132,15 @@ pub fn look<F: Network, P: Packet, E: Env + Tables<F>>(
         env.count(Reason::OutOfWindow);
         return Verdict::DROP;
     }
-    let (side, came_by) = (field!(leg.side), packet.came_by());
-    if side & !UNPROVEN == came_by {
+    let (before, now) = (field!(leg.side), side(packet));
+    if before & !UNPROVEN == now {
         return Verdict::CONTINUE;
     }
     if genuine(packet, env, field!(leg.forward), &p.key) == 0 {
         return Verdict::DROP;
     }
     // The way has changed.
-    field!(leg.side = came_by & !UNPROVEN | side & UNPROVEN);
+    field!(leg.side = now | before & UNPROVEN);
     if segment.len != 0 { Verdict::SPLICE_SERVER } else { Verdict::CONTINUE }
 }
 

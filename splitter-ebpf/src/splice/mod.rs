@@ -27,6 +27,7 @@ mod close;
 mod cookie;
 mod decide;
 mod emit;
+mod enter;
 mod established;
 mod fit;
 mod gather;
@@ -43,6 +44,7 @@ mod segment;
 mod stash;
 mod tail;
 mod trial;
+mod way;
 
 pub use body::body;
 pub use lock::release;
@@ -199,6 +201,10 @@ pub fn server<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
 pub fn leg<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let Some(segment) = Segment::read(packet, p) else { return Verdict::PASS };
     let Some(entry) = env.leg(&p.key) else { return Verdict::AGAIN };
+    if !P::EGRESS && field!(entry.nexthop) == VIA_STACK {
+        // On its way to the stack: see `VIA_STACK`.
+        return Verdict::PASS;
+    }
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
     let client = place!(scratch.client);
     leg::client_of(entry, client);
@@ -224,6 +230,7 @@ pub fn leg<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p
 #[inline(always)]
 pub fn steps<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return Verdict::DROP };
+    way::note::<F, P, E>(packet, env);
     let mut verdict = field!(scratch.step);
     if verdict == Verdict::UNHEARD {
         verdict = again::unheard(packet, env, p);
@@ -274,19 +281,28 @@ pub fn quoted<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>, t: &mut Tran
     let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
     if let Some(leg) = env.leg(key) {
         (t.src, t.dst, t.ports) = (field!(leg.src), field!(leg.dst), field!(leg.ports));
+        (t.nexthop, t.reverse) = (via_stack(field!(leg.nexthop)), true);
         field!(scratch.renumber = field!(leg.ack_add));
         return 1;
     }
     let Some(s) = env.spliced(key) else { return 0 };
     (t.src, t.dst, t.ports) = (field!(s.src), field!(s.dst), field!(s.ports));
+    (t.nexthop, t.reverse) = (via_stack(field!(s.nexthop)), false);
     field!(scratch.renumber = field!(s.ack_add));
     1
 }
 
-/// Whether a packet that cannot be delivered, as an ICMP error says, may be the SYN of a leg. `key`: the quoted packet, turned round.
+/// [`Translation::nexthop`] of an error about a packet that `kept` has led.
 #[inline(always)]
-pub fn opens<F: Ip, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>) -> bool {
-    env.leg(key).is_some_and(|leg| field!(leg.state) == splice_state::OPENING)
+const fn via_stack(kept: u16) -> u32 {
+    if kept == VIA_STACK { VIA_STACK as u32 } else { 0 }
+}
+
+/// Whether a packet that cannot be delivered, as an ICMP error says, may be the SYN of a leg. `key`: the quoted packet, turned round. Of a leg that
+/// goes through the stack, errors do too.
+#[inline(always)]
+pub fn opens<F: Ip, P: Packet, E: Env + Tables<F>>(env: &E, key: &FlowKey<F>) -> bool {
+    env.leg(key).is_some_and(|leg| field!(leg.state) == splice_state::OPENING && (P::EGRESS || field!(leg.nexthop) != VIA_STACK))
 }
 
 const EITHER_FIN: u8 = splice_flag::FIN | splice_flag::PEER_FIN;

@@ -2,28 +2,26 @@
 //! one gets.
 
 use super::{
-    Segment, accept, close, decide, emit, fit, gather, leg, lock, parked, request,
+    Segment, accept, close, decide, emit, enter, fit, gather, leg, lock, parked, request,
     segment::{after, options},
-    stash, tail, trial,
+    stash, tail, trial, way,
 };
 use crate::{
     account,
-    answer::swapped,
     bytes::{Packet, Ref},
     env::{Env, KernelLoop, Scratch, Tables},
     field, flag,
-    lb::{all_tried, facts_of, find_nexthop, genuine, kept_nexthop, opened, partner_key, silent, suspect},
-    nat,
+    lb::{all_tried, facts_of, find_nexthop, genuine, opened, silent, suspect},
     network::Network,
-    packet::{Parsed, destination_port, ports, tcp},
+    packet::{Parsed, tcp},
     place,
-    state::{Pieces, Placed, Stamps, Translation},
+    state::{Pieces, Placed, Stamps},
     verdict::Verdict,
 };
 use splitter_common::{
     abi::{trial::outcome, *},
     decide::{Avoid, tried_bit},
-    http::{HEAD_LIMIT, Loop, chunks::Chunks, lines::Lines},
+    http::{HEAD_LIMIT, Loop},
 };
 
 /// Age of a SYN after which it is sent again, and after which another backend is tried, nanoseconds. The client's own retransmissions
@@ -41,7 +39,7 @@ pub fn connect<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
     // Source translation goes by the client's packet: a backend's refusal in hand has come by another interface.
     let client = place!(scratch.client);
     let from_client = p.key.src == client.src && p.key.dst == client.dst;
-    if route(packet, env, entry, from_client as u32) == 0 {
+    if enter::route(packet, env, entry, from_client as u32) == 0 {
         // No port for it, or no room in a table: said at once, since nothing tells when there will be.
         trial::failed(env, entry, place!(scratch.choice).backend, outcome::UNAVAILABLE);
         accept::answer_with(env, entry, Placed::Nobody);
@@ -52,95 +50,6 @@ pub fn connect<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
         leg::way(packet, env, entry);
     }
     syn(env, entry)
-}
-
-/// Finds the way to the backend and makes the leg's entry.
-#[inline(never)]
-fn route<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, entry: Ref<Spliced<F>>, from_client: u32) -> u32 {
-    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
-    let (choice, t, client) = (place!(scratch.choice), place!(scratch.translation), place!(scratch.client));
-    let Some(backend) = env.backend(choice.backend) else { return 0 };
-    t.src = client.src;
-    t.dst = F::words(&field!(backend.addr));
-    t.ports = ports(crate::packet::source_port(client.ports), u16::from_ne_bytes(field!(backend.port)));
-    t.version = field!(backend.version);
-    let out = find_nexthop(packet, env, TCP as u32, t);
-    let mut source = nat::snat::NO_ADDRESS;
-    if from_client != 0 && !P::EGRESS && nat::snat::needed(env, field!(entry.service), out, packet.ifindex(), t.src == t.dst) {
-        source = nat::snat::allocate(env, t, out);
-    } else if leg::source_translated(entry, client) && field!(entry.tries) != 0 {
-        t.src = field!(entry.src);
-        t.ports = ports(crate::packet::source_port(field!(entry.ports)), destination_port(t.ports));
-    }
-    let l = place!(scratch.leg);
-    l.src = client.dst;
-    l.dst = client.src;
-    l.ports = swapped(client.ports);
-    (l.nexthop, l.mss) = (0, 536);
-    l.owner = owner(choice.backend, 0);
-    l.last = env.ticks();
-    (l.seq_add, l.ack_add, l.ts_val_add, l.next, l.sent, l.body_end) = (0, 0, 0, 0, 0, 0);
-    (l.state, l.shift) = (splice_state::OPENING, 0);
-    (l.side, l.pad) = (0, 0);
-    l.chunks = Chunks::default();
-    (l.lines, l.waited) = (Lines::default(), 0);
-    l.trial = 0;
-    l.forward = kept_nexthop(t);
-    l.stamp = env.now();
-    let mut stored = enter(env, t, source);
-    if stored == COLLIDES {
-        source = nat::snat::allocate(env, t, nat::snat::SAME_ADDRESS);
-        stored = enter(env, t, source);
-    }
-    if stored == 0 {
-        env.count(if source == nat::snat::EXHAUSTED { Reason::SnatPortsExhausted } else { Reason::FlowInsertFailed });
-        return 0;
-    }
-    field!(entry.src = t.src);
-    field!(entry.dst = t.dst);
-    field!(entry.ports = t.ports);
-    field!(entry.nexthop = l.forward);
-    leg::own(entry, choice.backend & 0xff_ffff);
-    field!(entry.seq_add = 0);
-    field!(entry.ack_add = 0);
-    field!(entry.ts_ecr_add = 0);
-    field!(entry.state = splice_state::OPENING);
-    field!(entry.tries = field!(entry.tries).wrapping_add(1));
-    if let Some(counters) = env.counters(t.version) {
-        field!(counters.connections += 1);
-    }
-    1
-}
-
-/// Result of [`enter`]: the backend already has a connection of this address and port.
-const COLLIDES: u32 = 2;
-
-/// Puts `scratch.leg` into its table. `source`: what `allocate` said of `t`'s.
-#[inline(never)]
-fn enter<F: Network, E: Env + Tables<F>>(env: &E, t: &Translation<F>, source: u32) -> u32 {
-    let Some(scratch) = Tables::<F>::scratch(env) else { return 0 };
-    let (key, l) = (place!(scratch.partner), place!(scratch.leg));
-    partner_key(TCP as u32, t, key);
-    if source == nat::snat::EXHAUSTED {
-        return 0;
-    }
-    if source == nat::snat::TRANSLATED {
-        return env.put_leg(key, l) as u32;
-    }
-    if !env.new_leg(key, l) {
-        // One of this connection's that is of no use any more, or another's.
-        return if env.leg(key).is_some_and(|leg| !leg::belongs(leg, place!(scratch.client))) {
-            COLLIDES
-        } else {
-            env.put_leg(key, l) as u32
-        };
-    }
-    // As in `lb::first`.
-    if nat::snat::of_layer4::<F, E>(env) {
-        env.drop_leg(key);
-        return COLLIDES;
-    }
-    1
 }
 
 /// The SYN of the leg in use. `scratch.translation` says by which way.
@@ -401,7 +310,7 @@ pub fn reset_stale<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, en
     if emit::emit(packet, p, place!(scratch.out), place!(scratch.text)) == 0 {
         return Verdict::DROP;
     }
-    packet.clone_to(packet.ifindex());
+    way::copy_back(packet);
     leg::way(packet, env, flow);
     // The other way round the backend would answer the SYN with another challenge, and the reset would come too late.
     syn(env, flow);
@@ -428,7 +337,7 @@ pub fn joined<F: Network, P: Packet, E: Env + Tables<F>>(
     }
     // Who knows the number, and is not behind the backend's interface, may still open the leg: routes are not the same both ways everywhere.
     let proven = genuine(packet, env, field!(entry.forward), key) != 0;
-    field!(entry.side = packet.came_by() & !UNPROVEN | if proven { 0 } else { UNPROVEN });
+    field!(entry.side = fit::side(packet) | if proven { 0 } else { UNPROVEN });
     if stash::at(env, flow).is_none() {
         // The client sends it again, and the SYN goes out once more.
         if field!(flow.stash) != 0 {
@@ -536,8 +445,8 @@ fn pieces<F: Network, P: Packet, E: Env + Tables<F>>(
         env.count(Reason::WriteFailed);
         return Verdict::DROP;
     }
-    let verdict = emit::send(packet, env, t);
-    if several { verdict.as_copies_go() } else { verdict }
+    let verdict = way::send(packet, env, t);
+    if several { way::behind::<F, P, E>(packet, env, verdict) } else { verdict }
 }
 
 /// Writes the next segment of a stash, and sends it unless it is the last one, which stays in hand. Whether the loop is over.
@@ -568,15 +477,11 @@ fn piece<F: Network, P: Packet, E: Env + Tables<F>>(
     if pieces.offset >= pieces.len || i == PIECES - 1 {
         return true;
     }
-    let _ = emit::send(packet, env, t);
-    packet.clone_to(interface(env, t.nexthop));
+    let verdict = way::send(packet, env, t);
+    let verdict = way::behind::<F, P, E>(packet, env, verdict);
+    way::copy(packet, verdict);
     false
 }
 
 /// Segments of one head: enough for the smallest segments that are usual (RFC 9293, 3.7.1).
 const PIECES: u32 = 32;
-
-#[inline(always)]
-fn interface<E: Env>(env: &E, slot: u32) -> u32 {
-    env.nexthop(slot).map_or(0, |hop| field!(hop.ifindex))
-}

@@ -4,7 +4,7 @@
 //! it sends the end again, takes what was late for lost, and measures a path that is as slow as the leg is idle. When the leg is taken up again, a
 //! large response starts with a small window and the pace of that path (BBR, which remembers the last samples, stands still for as long).
 
-use super::{emit, leg};
+use super::{emit, leg, way};
 use crate::{
     answer::swapped,
     bytes::Packet,
@@ -26,8 +26,12 @@ pub fn before<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
     if field!(scratch.parked) == 0 {
         return;
     }
-    let (Action::Redirect(ifindex) | Action::RedirectPeer(ifindex)) = acknowledge(packet, env, p).action() else { return };
-    if !packet.clone_to(ifindex) {
+    let verdict = acknowledge(packet, env, p);
+    if matches!(verdict.action(), Action::Drop | Action::Neighbour(_)) {
+        return;
+    }
+    let verdict = way::behind::<F, P, E>(packet, env, verdict);
+    if !way::copy(packet, verdict) {
         env.count(Reason::WriteFailed);
     }
 }
@@ -37,8 +41,11 @@ pub fn before<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E
 #[inline(always)]
 pub fn behind<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &E, p: &Parsed<F>, verdict: Verdict) -> Verdict {
     let Some(scratch) = Tables::<F>::scratch(env) else { return verdict };
-    let (Action::Redirect(ifindex) | Action::RedirectPeer(ifindex)) = verdict.action() else { return verdict };
-    if leg::find_idle::<F, E>(env, field!(scratch.parked)) == 0 || !packet.clone_to(ifindex) {
+    if leg::find_idle::<F, E>(env, field!(scratch.parked)) == 0 {
+        return verdict;
+    }
+    let copied = way::behind::<F, P, E>(packet, env, verdict);
+    if !way::copy(packet, copied) {
         return verdict;
     }
     acknowledge(packet, env, p)
@@ -70,5 +77,5 @@ fn acknowledge<F: Network, P: Packet, E: Env + Tables<F>>(packet: &mut P, env: &
         env.count(Reason::WriteFailed);
         return Verdict::DROP;
     }
-    emit::send(packet, env, t)
+    way::send(packet, env, t)
 }

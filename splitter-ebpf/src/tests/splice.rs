@@ -22,6 +22,7 @@ mod pinned;
 mod replay;
 mod responses;
 mod slots;
+mod stack;
 mod stamps;
 mod switch;
 mod tail;
@@ -30,6 +31,7 @@ mod trial;
 
 use super::{BACKEND_SIDE, CLIENT_SIDE, ROUTE, addr, backend, frames};
 use crate::{
+    bytes::Route,
     fake::{Frame, Maps},
     packet::tcp::{ACK, FIN, RST, SYN},
     verdict::Action,
@@ -143,6 +145,10 @@ struct Http {
     layer4: Cell<bool>,
     /// Both sides have TCP timestamps.
     stamps: bool,
+    /// Legs go through the node's stack: what backends send is seen at egress of the client's side.
+    stack: Cell<bool>,
+    /// Backends that are processes of the node, by number; the same.
+    own: &'static [u32],
     /// Milliseconds since the beginning: one for each packet.
     clock: Cell<u32>,
     /// The next client's first number.
@@ -170,6 +176,8 @@ impl Http {
             last: Cell::new(Action::Pass),
             layer4: Cell::new(false),
             stamps,
+            stack: Cell::new(false),
+            own: &[],
             clock: Cell::new(0),
             isn: Cell::new(1000),
             told: RefCell::default(),
@@ -183,14 +191,37 @@ impl Http {
         let frontend = FrontendKey { addr: addr(self.vip.ip()), port: self.vip.port().to_be_bytes(), proto: TCP, pad: 0 };
         self.maps.serve(1, frontend, split_by::CONNECTION, versions);
         self.maps.serve_http(1, MSS, Some(rules()));
-        if self.stamps {
-            self.maps.change_service(1, |service| service.flags = service_flag::STAMPS);
-        }
+        let flags = if self.stamps { service_flag::STAMPS } else { 0 } | if self.stack.get() { service_flag::STACK } else { 0 };
+        self.maps.change_service(1, |service| service.flags = flags);
     }
 
     /// Both families, with and without timestamps.
-    fn both() -> [Self; 4] {
+    fn redirected() -> [Self; 4] {
         [(false, false), (true, false), (false, true), (true, true)].map(|(ipv6, stamps)| Self::with(ipv6, stamps))
+    }
+
+    /// Legs that go through the node's stack.
+    fn stacked(ipv6: bool, stamps: bool) -> Self {
+        let lab = Self::with(ipv6, stamps);
+        lab.stack.set(true);
+        lab.serve(&[(100, &[1, 2]), (0, &[3]), (0, &[4])]);
+        lab
+    }
+
+    /// Some backends are processes of the node.
+    fn at_home(ipv6: bool, own: &'static [u32]) -> Self {
+        let mut lab = Self::with(ipv6, !ipv6);
+        lab.own = own;
+        lab
+    }
+
+    /// All ways that legs take, with both families each.
+    fn both() -> Vec<Self> {
+        let mut all = Vec::from(Self::redirected());
+        all.extend([Self::stacked(false, false), Self::stacked(true, true)]);
+        all.extend([Self::at_home(false, &[1, 2, 3, 4]), Self::at_home(true, &[1, 2, 3, 4])]);
+        all.extend([Self::at_home(false, &[1, 2]), Self::at_home(true, &[3, 4])]);
+        all
     }
 
     fn ipv6(&self) -> bool {
@@ -203,34 +234,81 @@ impl Http {
     }
 
     fn run_bytes(&self, bytes: &[u8], side: u32) -> Vec<Wire> {
-        let mut frame = Frame::<false>::new(bytes, ROUTE);
-        frame.ifindex = side;
+        let local = self.own.iter().any(|id| backend(self.ipv6(), *id).ip() == source(bytes));
+        if side == CLIENT_SIDE || !local && !self.stack.get() {
+            let mut frame = Frame::<false>::new(bytes, ROUTE);
+            frame.ifindex = side;
+            return self.pass(frame, side);
+        }
+        if !local {
+            let mut frame = Frame::<false>::new(bytes, ROUTE);
+            frame.ifindex = side;
+            assert_eq!((frame.run(&self.maps), frame.bytes == bytes), (Action::Pass, true), "left alone where it comes in");
+        }
+        let mut frame = Frame::leaving(&turned(bytes), ROUTE, CLIENT_SIDE, side);
+        frame.local = local;
+        self.pass(frame, CLIENT_SIDE)
+    }
+
+    fn pass<const OUT: bool>(&self, mut frame: Frame<false, OUT>, side: u32) -> Vec<Wire> {
+        let bytes = frame.bytes.clone();
         // What is longer than a packet has come in several.
         frame.segment = if bytes.len() > 1514 { 1400 } else { 0 };
+        frame.routes = self.routes();
         let action = frame.run(&self.maps);
         self.last.set(action);
         let mut out: Vec<Wire> = Vec::new();
-        for (ifindex, clone) in &frame.clones {
-            assert_eq!(*ifindex, BACKEND_SIDE);
+        for (way, clone) in &frame.clones {
+            match way {
+                Action::Inwards(ifindex) => self.enters(*ifindex, clone),
+                Action::Redirect(CLIENT_SIDE) => assert_eq!(clone[..12], OUTWARDS),
+                way => assert_eq!(*way, Action::Redirect(BACKEND_SIDE)),
+            }
             out.push(Wire::parse(clone));
         }
         match action {
             Action::Drop => return out,
+            Action::Redirect(CLIENT_SIDE) if !self.own.is_empty() => assert_eq!(frame.bytes[..12], OUTWARDS),
             Action::Redirect(to) | Action::RedirectPeer(to) => {
                 assert_eq!((to, &frame.bytes[..12]), (BACKEND_SIDE, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12][..]));
             }
-            Action::Return(to) => assert_eq!((to, &frame.bytes[..6], &frame.bytes[6..12]), (side, &bytes[6..12], &bytes[..6])),
+            Action::Return(to) if !OUT => assert_eq!((to, &frame.bytes[..12]), (side, &turned(&bytes)[..12])),
+            Action::Return(to) | Action::Inwards(to) => self.enters(to, &frame.bytes),
+            Action::Pass if self.stack.get() || !self.own.is_empty() => assert!(frame.bytes[..12] == bytes[..12] || !OUT),
             Action::Pass => assert_eq!(frame.bytes, bytes, "untouched"),
             other => panic!("{other:?}"),
         }
         out.push(Wire::parse(&frame.bytes));
-        if out.len() > 1 && side == CLIENT_SIDE && !Wire::parse(bytes).payload.is_empty() {
+        if out.len() > 1 && !OUT && side == CLIENT_SIDE && !Wire::parse(&bytes).payload.is_empty() {
             let told = |wire: &Wire| wire.flags == ACK && wire.payload.is_empty() && wire.dst != self.client;
             let (told, others) = out.into_iter().partition(told);
             *self.told.borrow_mut() = told;
             out = others;
         }
         out
+    }
+
+    /// Where some backends are processes of the node: the stack delivers to these, and the client has a way of its own.
+    fn routes(&self) -> Vec<([u32; 4], Route)> {
+        let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().expect("four bytes"));
+        let words = |ip| match ip {
+            IpAddr::V4(v4) => [u32::from_ne_bytes(v4.octets()), 0, 0, 0],
+            IpAddr::V6(v6) => core::array::from_fn(|i| word(&v6.octets()[4 * i..4 * i + 4])),
+        };
+        let macs = core::array::from_fn(|i| word(&OUTWARDS[4 * i..4 * i + 4]));
+        let mut routes: Vec<_> = self.own.iter().map(|id| (words(backend(self.ipv6(), *id).ip()), Route::Stack)).collect();
+        if !routes.is_empty() {
+            routes.push((words(self.client.ip()), Route::Found { ifindex: CLIENT_SIDE, macs, mtu: 1500 }));
+        }
+        routes
+    }
+
+    /// What comes in by the client's side is for that interface, and nobody's there.
+    fn enters(&self, ifindex: u32, bytes: &[u8]) {
+        assert_eq!((ifindex, &bytes[..12]), (CLIENT_SIDE, &turned(&OUTWARDS)[..]), "{:?}", Wire::parse(bytes));
+        let mut frame = Frame::<false>::new(bytes, ROUTE);
+        frame.ifindex = ifindex;
+        assert_eq!((frame.run(&self.maps), frame.bytes == bytes), (Action::Pass, true), "it is nobody's");
     }
 
     /// The acknowledgement that went to the leg which the last request has left.
@@ -367,6 +445,24 @@ impl Drop for Http {
             assert_eq!(self.maps.locks_held(), 0);
         }
     }
+}
+
+/// Bits of a service that say what a lab is.
+const KEPT: u8 = service_flag::STAMPS | service_flag::STACK;
+/// Link header of what leaves for the client: see [`Wire::build`].
+const OUTWARDS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+
+/// Source of a packet.
+fn source(bytes: &[u8]) -> IpAddr {
+    match bytes[12..14] {
+        [8, 0] => IpAddr::from(<[u8; 4]>::try_from(&bytes[26..30]).expect("four bytes")),
+        _ => IpAddr::from(<[u8; 16]>::try_from(&bytes[22..38]).expect("sixteen bytes")),
+    }
+}
+
+/// A frame whose link header is turned round.
+fn turned(bytes: &[u8]) -> Vec<u8> {
+    [&bytes[6..12], &bytes[..6], &bytes[12..]].concat()
 }
 
 /// One end of a TCP connection, as its own stack sees it.

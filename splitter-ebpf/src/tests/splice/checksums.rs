@@ -24,7 +24,8 @@ fn dropped(lab: &Http, wire: &Wire, side: u32) {
 
 #[test]
 fn a_wrong_checksum_moves_nothing() {
-    for lab in Http::both() {
+    // What a process of the node sends was damaged by nobody.
+    for lab in Http::both().into_iter().filter(|lab| lab.own.is_empty()) {
         dropped(&lab, &lab.stranger().wire(SYN, &[]), CLIENT_SIDE);
         let mut client = lab.client();
         // The first request, whole and in parts.
@@ -58,7 +59,7 @@ fn a_wrong_checksum_moves_nothing() {
 /// What is only translated keeps its error, so that its receiver sees it.
 #[test]
 fn a_wrong_checksum_is_never_repaired() {
-    for lab in Http::both() {
+    for lab in Http::redirected() {
         let mut client = lab.client();
         let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n";
         let mut server = lab.open(&mut client, head);

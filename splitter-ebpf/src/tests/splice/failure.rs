@@ -35,7 +35,7 @@ fn a_refused_request_goes_to_another_backend() {
 fn when_nobody_serves_the_client_is_told() {
     for lab in Http::both() {
         for (how, reset) in [(0, false), (service_flag::RESET, true)] {
-            lab.maps.change_service(1, |service| service.flags = service.flags & service_flag::STAMPS | how);
+            lab.maps.change_service(1, |service| service.flags = service.flags & KEPT | how);
             // No backend is ready.
             lab.maps.set_state(3, backend_state::DOWN);
             let mut client = lab.client();
@@ -472,7 +472,7 @@ fn without_a_port_for_source_translation_the_client_is_told() {
 
 #[test]
 fn ports_of_source_translation_are_given_back() {
-    for lab in Http::both() {
+    for lab in Http::redirected() {
         translate_sources(&lab, 100);
         let (mut client, first) = lab.ready();
         assert_ne!(first.peer, lab.client);

@@ -335,7 +335,7 @@ fn rules_that_change_in_the_middle_of_a_head_are_those_of_all_of_it() {
                 (other.pool[4], other.id) = (b'9', 1);
                 lab.maps.serve_http(1, MSS, Some(other));
                 if lab.stamps {
-                    lab.maps.change_service(1, |service| service.flags = service_flag::STAMPS);
+                    lab.maps.change_service(1, |service| service.flags |= service_flag::STAMPS);
                 }
             }
             let syn = one(client.say(&GET2[GET2.len() - 1..]));

@@ -29,7 +29,7 @@ fn rest(client: &mut End<'_>, server: &mut End<'_>, text: &[u8]) {
 }
 
 fn policy(lab: &Http, bits: u8) {
-    lab.maps.change_service(1, |service| service.flags = service.flags & service_flag::STAMPS | bits);
+    lab.maps.change_service(1, |service| service.flags = service.flags & KEPT | bits);
 }
 
 #[test]

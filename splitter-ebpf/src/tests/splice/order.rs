@@ -4,7 +4,7 @@ use super::*;
 
 /// The backends sit behind veths whose other ends are in other namespaces.
 fn containers() -> [Http; 4] {
-    let labs = Http::both();
+    let labs = Http::redirected();
     for lab in &labs {
         lab.maps.add_iface(BACKEND_SIDE, Iface { flags: iface_flag::PEER, ..Iface::default() });
     }
