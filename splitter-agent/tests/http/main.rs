@@ -17,6 +17,7 @@ mod forged;
 mod heads;
 mod hooks;
 mod inflight;
+mod local;
 mod network;
 mod observe;
 mod order;
@@ -24,6 +25,7 @@ mod pinned;
 mod pooled;
 mod slots;
 mod smuggling;
+mod stack;
 mod stage;
 mod stamps;
 #[path = "../support/mod.rs"]

@@ -1,41 +1,17 @@
 //! `path: stack`: flows go through the node's stack, and netfilter's rules hold for them.
 
 use crate::support::{
-    Bed, PORT, Split, client_ip, share_of_v2,
+    Bed, PORT, Split, client_ip,
+    rules::{counted, nft, strict},
+    share_of_v2,
     socket::{Conversation, connect, conversations, echo, unfragmented},
-    tool, vip,
+    vip,
 };
-use splitter_lab::{
-    lab::{Namespace, Options},
-    load::Plan,
-};
+use splitter_lab::{lab::Options, load::Plan};
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
-
-/// What many hosts have: what conntrack does not understand is dropped.
-const RULES: &str = "table inet guard {
-    counter invalid {}
-    counter seen {}
-    chain forward { type filter hook forward priority filter; policy accept; ct state invalid counter name invalid drop; }
-    chain local { type filter hook input priority filter; policy accept; ct state established accept; }
-}";
-
-fn nft(node: &Namespace, text: &str) -> String {
-    let mut nft = node.command("nft");
-    nft.arg(text);
-    tool(nft)
-}
-
-/// Packets of a named counter.
-fn counted(node: &Namespace, name: &str) -> u64 {
-    let mut list = node.command("nft");
-    list.args(["list", "counter", "inet", "guard", name]);
-    let text = tool(list);
-    let words: Vec<&str> = text.split_whitespace().collect();
-    words.windows(2).find(|pair| pair[0] == "packets").and_then(|pair| pair[1].parse().ok()).expect("a counter")
-}
 
 fn all(split: fn(Split) -> Split) -> Vec<Split> {
     let tcp = [Split::tcp(50, 50), Split::tcp(50, 50).v6().named("web6")];
@@ -46,12 +22,7 @@ fn all(split: fn(Split) -> Split) -> Vec<Split> {
 /// A strict node with the rules, all four kinds of services, and nothing said about the path.
 fn bed(name: &str, options: Options, split: fn(Split) -> Split) -> Bed {
     let bed = Bed::prepare(name, options, &all(split));
-    let names = ["c0", "b1", "b2", "b3", "all", "default"];
-    let strict: Vec<_> = names.iter().map(|name| (format!("net/ipv4/conf/{name}/rp_filter"), "1")).collect();
-    let strict: Vec<_> = strict.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-    bed.lab.node.sysctls(&strict).unwrap();
-    nft(&bed.lab.node, RULES);
-    bed.lab.node.sysctls(&[("net/netfilter/nf_conntrack_tcp_loose", "0"), ("net/netfilter/nf_conntrack_tcp_be_liberal", "0")]).unwrap();
+    strict(&bed.lab.node);
     bed.started()
 }
 

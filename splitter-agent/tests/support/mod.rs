@@ -6,6 +6,7 @@ pub mod flood;
 pub mod kernel;
 pub mod loss;
 mod policy;
+pub mod rules;
 pub mod socket;
 
 pub use policy::{Split, document};

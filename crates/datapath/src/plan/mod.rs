@@ -335,7 +335,7 @@ pub fn path(service: &model::Service, stack: bool) -> u8 {
         model::Way::Redirect => false,
         model::Way::Stack => true,
     };
-    if stack && service.mode != Mode::Http { service_flag::STACK } else { 0 }
+    if stack { service_flag::STACK } else { 0 }
 }
 
 const fn vip_flags(vip: model::Vip) -> u32 {

@@ -1,7 +1,10 @@
 //! Golden images of a few policies, and when numbers and tables change.
 
 use super::{Generations, Ids, Previous, ServiceImage, backend_key, dump, http, plan};
-use splitter_common::{abi::identity_kind, decide};
+use splitter_common::{
+    abi::{identity_kind, service_flag::STACK},
+    decide,
+};
 use splitter_policy::model::*;
 
 fn backend(address: &str) -> Backend {
@@ -195,4 +198,16 @@ fn a_service_that_becomes_http_keeps_its_numbers() {
     let tcp = plan(&checkout(), 1500, &mut ids, &mut generations, |_| None).unwrap();
     let http = plan(&http_service(), 1500, &mut ids, &mut generations, |_| Some(Previous::from(&tcp))).unwrap();
     assert_eq!((tcp.id, tcp.backends, tcp.tables), (http.id, http.backends, http.tables));
+}
+
+#[test]
+fn a_path_is_of_every_mode() {
+    for mode in [Mode::Tcp, Mode::Udp, Mode::Http] {
+        for (said, node, expected) in
+            [(Way::Auto, false, 0), (Way::Auto, true, STACK), (Way::Redirect, true, 0), (Way::Stack, false, STACK)]
+        {
+            let service = Service { mode, path: said, ..checkout() };
+            assert_eq!(super::path(&service, node), expected, "{mode:?} {said:?}");
+        }
+    }
 }

@@ -221,7 +221,7 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
         None => Snat::Auto,
     };
     let path = match fields.optional("path") {
-        Some(node) => path(node, mode, context)?,
+        Some(node) => path(node, context)?,
         None => Way::Auto,
     };
     let vip = match fields.optional("vip") {
@@ -246,12 +246,8 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
     })
 }
 
-fn path(node: &Node<'_>, mode: Option<Mode>, context: &mut Context<'_>) -> Option<Way> {
-    let path = context.word(node, "spec.path", &[Way::Auto, Way::Redirect, Way::Stack].map(|path| (path.name(), path)))?;
-    if path == Way::Stack && mode == Some(Mode::Http) {
-        context.error(node.at, "path: stack is of mode tcp and udp in this build: http is redirected; remove it, or use mode: tcp");
-    }
-    Some(path)
+fn path(node: &Node<'_>, context: &mut Context<'_>) -> Option<Way> {
+    context.word(node, "spec.path", &[Way::Auto, Way::Redirect, Way::Stack].map(|path| (path.name(), path)))
 }
 
 fn mode(node: &Node<'_>, context: &mut Context<'_>) -> Option<Mode> {

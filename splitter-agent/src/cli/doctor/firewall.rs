@@ -29,7 +29,7 @@ struct Chain {
 /// What goes past the rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Past {
-    /// No agent says so; one that is started without `--path` sends layer 4 through the stack.
+    /// No agent says so; one that is started without `--path` sends flows through the stack.
     #[default]
     Unknown,
     /// Services whose flows are redirected, by name; none: all go through the stack.
@@ -69,7 +69,7 @@ pub fn check(rules: &Rules, past: &Past) -> Check {
     if redirected.is_empty() {
         let text = "flows go through the node's stack and so by these, all but those whose source is translated (`snat`) and those that began before the rules came";
         let found = match past {
-            Past::Unknown => format!("{}: with --path auto {text}; mode http is redirected past them", shorten(&shown)),
+            Past::Unknown => format!("{}: with --path auto {text}", shorten(&shown)),
             Past::Services(_) => format!("{}: {text}", shorten(&shown)),
         };
         return Check::ok(NAME, found);
@@ -88,7 +88,7 @@ pub fn check(rules: &Rules, past: &Past) -> Check {
         shorten(&shown),
         shorten(&services)
     );
-    let remedy = "mode tcp and udp: `path: stack` (or `--path auto` and no `path`); http: filter at the backends or before this node, and accept \
+    let remedy = "`path: stack` (or `--path auto` and no `path`); where that cannot be, filter at the backends or before this node, and accept \
                   what is from and to backends ahead of rules on states";
     Check::warn(NAME, found, remedy)
 }

@@ -1,7 +1,7 @@
 //! Policies of `mode: http`: what is read, each error at its place, warnings.
 
 use crate::{
-    model::{Condition, Http, Mode, SplitBy, Text, TooLong, Unavailable},
+    model::{Condition, Http, Mode, SplitBy, Text, TooLong, Unavailable, Way},
     source::tests::{errors, policy, warnings},
 };
 
@@ -34,6 +34,14 @@ fn one_error(text: &str, place: &str, part: &str) {
     assert_eq!(found.len(), 1, "{found:#?}");
     let start = format!("p.yaml:{place}: TrafficSplit checkout: ");
     assert!(found[0].starts_with(&start) && found[0].contains(part), "{}\nshould be at {place} and say: {part}", found[0]);
+}
+
+#[test]
+fn legs_may_go_through_the_stack() {
+    for (text, expected) in [("  path: stack\n", Way::Stack), ("  path: redirect\n", Way::Redirect), ("", Way::Auto)] {
+        let text = VALID.replace("  mode: http\n", &format!("  mode: http\n{text}"));
+        assert_eq!(policy(&text).services[0].path, expected);
+    }
 }
 
 #[test]
