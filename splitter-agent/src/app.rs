@@ -3,7 +3,7 @@
 //! Owns no logic of its own.
 
 use crate::{
-    admin,
+    admin, certificates,
     control::{self, Control, Hold, Loaded, Settings, Xdp},
     memory, privileges,
 };
@@ -108,6 +108,8 @@ pub async fn run(options: Options) -> Result<()> {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
+    let mut vetting = Vetting::default();
+    read = read.map(|update| vetting.vet(update));
     let policy = read.as_ref().and_then(|update| update.policy.as_ref()).map(|policy| Arc::new(policy.services.clone()));
     let settings = Settings {
         interfaces: options.interfaces,
@@ -138,7 +140,7 @@ pub async fn run(options: Options) -> Result<()> {
                 ended.context("the control loop failed")?;
                 anyhow::bail!("the control loop ended by itself, the log says why; restart the agent");
             }
-            update = next(&mut read, &mut updates) => {
+            update = next(&mut read, &mut updates, &mut vetting) => {
                 let update = update.context("the policy's watcher ended by itself; restart the agent")?;
                 control.load(log.loaded(update)).await;
                 memory::release();
@@ -158,10 +160,30 @@ pub async fn run(options: Options) -> Result<()> {
 }
 
 /// What was read already, then what is read.
-async fn next(read: &mut Option<Update>, updates: &mut mpsc::Receiver<Update>) -> Option<Update> {
+async fn next(read: &mut Option<Update>, updates: &mut mpsc::Receiver<Update>, vetting: &mut Vetting) -> Option<Update> {
     match read.take() {
         Some(update) => Some(update),
-        None => updates.recv().await,
+        None => updates.recv().await.map(|update| vetting.vet(update)),
+    }
+}
+
+/// Whether a policy's certificates can be served; one whose cannot is refused as a whole.
+#[derive(Default)]
+struct Vetting {
+    refused: bool,
+}
+
+impl Vetting {
+    /// New addresses change nothing about certificates that were found good.
+    fn vet(&mut self, mut update: Update) -> Update {
+        let Some(policy) = update.policy.as_ref().filter(|_| update.read || self.refused) else { return update };
+        let findings = certificates::findings(policy);
+        self.refused = !findings.is_empty();
+        if self.refused {
+            update.policy = None;
+            update.errors.extend(findings);
+        }
+        update
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`telemetry`] | metrics and logs |
 //! | [`cli`] | commands |
 //! | [`app`] | wiring of the agent: start, run, end |
+//! | `certificates` | the certificates that policies name |
 //! | `memory` | settings of the allocator |
 //! | `privileges` | the capabilities that are kept |
 //!
@@ -15,6 +16,7 @@
 
 pub mod admin;
 pub mod app;
+mod certificates;
 pub mod cli;
 pub mod control;
 mod memory;

@@ -51,6 +51,7 @@ const TEST_TOOLS: &[(&str, &str)] = &[
     ("ethtool", "ethtool"),
     ("tcpdump", "tcpdump"),
     ("curl", "curl"),
+    ("openssl", "openssl"),
     ("nsenter", "util-linux"),
     ("apache2", "apache2-bin"),
     ("node", "nodejs"),

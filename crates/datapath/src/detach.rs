@@ -1,7 +1,7 @@
 //! How links are taken away, and everything else when the node is left.
 
 use super::{
-    DatapathError, bpf, clsact, farewell,
+    DatapathError, bpf, clsact, farewell, node,
     pins::{LINKS, entries, interface_name},
 };
 use std::{fs, io, path::Path};
@@ -30,6 +30,9 @@ pub fn remove(pins: &Path) -> Result<Vec<String>, DatapathError> {
         let (index, program) = name.split_once('-').unwrap_or(("", &name));
         let interface = index.parse().ok().and_then(interface_name).unwrap_or_else(|| format!("interface {index} (gone)"));
         lines.push(format!("link {program} on {interface}"));
+    }
+    for address in node::remove_addresses().map_err(failed)? {
+        lines.push(format!("address {address} of the loopback interface"));
     }
     match farewell::reset_spliced(pins) {
         Ok(0) => {}

@@ -25,6 +25,7 @@
 //! | `diagnostics` | what the programs tell of themselves |
 //! | `netfilter` | whether the node's firewall sees what it forwards |
 //! | `netlink`, `interfaces` | which interfaces there are, and which are served |
+//! | [`node`] | the node as a backend of the userspace tier's services |
 //! | [`objects`] | what the build script built |
 //! | [`plan`] | model to map image; pure |
 //! | [`reconcile`] | brings the maps to the plan |
@@ -45,6 +46,7 @@ mod marks;
 mod memory;
 mod netfilter;
 mod netlink;
+pub mod node;
 mod object;
 pub mod objects;
 mod pins;

@@ -213,6 +213,40 @@ fn route_of(message: &RouteMessage) -> Route {
     }
 }
 
+/// Gives the loopback interface an address of this host alone; one that it has stays.
+pub fn add_to_loopback(address: IpAddr) -> io::Result<()> {
+    match on_loopback(address, RouteNetlinkMessage::NewAddress, NLM_F_CREATE | NLM_F_EXCL) {
+        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// Takes it away; whether it was there.
+pub fn remove_from_loopback(address: IpAddr) -> io::Result<bool> {
+    match on_loopback(address, RouteNetlinkMessage::DelAddress, 0) {
+        Ok(()) => Ok(true),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV | libc::EAFNOSUPPORT)) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The first interface of every network namespace.
+const LOOPBACK: u32 = 1;
+
+fn on_loopback(address: IpAddr, request_of: fn(AddressMessage) -> RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    let mut message = AddressMessage::default();
+    (message.header.family, message.header.prefix_len) = match address {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        // Nobody else can have it: no need to ask.
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    message.header.index = LOOPBACK;
+    message.header.scope = AddressScope::Host;
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message.attributes.extend([AddressAttribute::Local(address), AddressAttribute::Address(address)]);
+    request(&connect(NETLINK_ROUTE)?, request_of(message), flags | NLM_F_ACK, |_| {})
+}
+
 /// A direction of an interface's clsact, as the parent of filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {

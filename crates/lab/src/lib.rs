@@ -20,10 +20,12 @@
 //! | [`poll`] | the epoll loop under server and load generator |
 //! | [`machine`] | where figures were taken |
 //! | [`pace`] | how slow this machine is |
+//! | [`certificate`] | certificates for tests |
 //! | [`cleanup`] | what is undone however a process ends |
 
 pub mod admin;
 pub mod agent;
+pub mod certificate;
 pub mod cleanup;
 #[cfg(feature = "kernel")]
 pub mod faults;

@@ -1,6 +1,7 @@
 //! `splitter check`: reads a policy as the agent would.
 
 use super::out;
+use crate::certificates;
 use anyhow::Result;
 use serde::Serialize;
 use splitter_policy::source::{self, Diagnostic, Outcome};
@@ -33,7 +34,13 @@ impl<'a> From<&'a Diagnostic> for Finding<'a> {
 }
 
 pub fn run(path: &Path, json: bool) -> Result<ExitCode> {
-    let outcome = source::load(path);
+    let mut outcome = source::load(path);
+    if let Ok(policy) = &outcome.result {
+        let findings = certificates::findings(policy);
+        if !findings.is_empty() {
+            outcome.result = Err(findings);
+        }
+    }
     let report = report(&outcome);
     out::print(&if json { out::json(&report, true)? } else { text(&outcome, &report) })?;
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -6,6 +6,7 @@ use super::{
     hold::Hold,
     look::Attachments,
     path::Course,
+    proxied::Proxied,
     rates::Rates,
     rollouts::Rollouts,
     snapshot::Snapshot,
@@ -135,6 +136,7 @@ pub struct Actor {
     pub(super) stamps: Stamps,
     pub(super) tracing: Tracing,
     pub(super) course: Course,
+    pub(super) proxied: Proxied,
 }
 
 pub(super) fn unix_now() -> f64 {
@@ -191,6 +193,7 @@ impl Actor {
             stamps,
             tracing: Tracing::default(),
             course: Course::default(),
+            proxied: Proxied::default(),
         };
         actor.reconciler.set_stamps(actor.stamps.said());
         actor.reconciler.set_ticks_per_second(actor.clock()?.ticks_per_second);
@@ -310,6 +313,7 @@ impl Actor {
 
     fn end(&mut self) {
         self.finish_applying();
+        self.end_proxy();
         self.keep_rollouts();
         self.save_runtime();
         self.store.close();
@@ -362,6 +366,8 @@ impl Actor {
         self.end_drains();
         self.keep_tracing();
         self.save_again();
+        self.note_tallies();
+        self.look_at_certificates();
         if !sweep {
             return;
         }

@@ -4,6 +4,7 @@
 use super::{
     ControlError, Loaded,
     actor::{Actor, NO_MAPS, sizes, unix_now},
+    proxied::Proxied,
     weights,
 };
 use splitter_datapath::{
@@ -92,6 +93,7 @@ impl Actor {
 
     fn begin_work(&mut self) -> Result<Work, String> {
         self.make_room().map_err(|error| error.to_string())?;
+        self.begin_proxy()?;
         let services = weights::effective(&self.desired.services, &self.runtime.overrides);
         let datapath = self.datapath.as_mut().ok_or(NO_MAPS)?;
         self.reconciler.begin(&datapath.tables, services).map_err(|error| error.to_string())
@@ -153,6 +155,7 @@ impl Actor {
             }
         };
         self.layout += 1;
+        self.publish_proxy();
         self.weights_changed_by_policy(&portion.reweighted);
         if let Some(report) = portion.report
             && let Some(applying) = self.applying.take()
@@ -182,6 +185,7 @@ impl Actor {
         self.janitor.set_live(Some(self.reconciler.applied().live().clone()));
         self.janitor.set_leaving(self.reconciler.leaving());
         self.ask_for_stamps();
+        self.leave_proxy();
         self.answer_source(reply);
         if again {
             self.apply_soon(false);
@@ -217,6 +221,8 @@ impl Actor {
             return Ok(());
         }
         self.reconciler = Reconciler::new();
+        // It looks into the maps that go.
+        self.proxied = Proxied::default();
         self.reconciler.set_stamps(self.stamps.said());
         self.forget_ring();
         self.datapath = match self.datapath.take() {

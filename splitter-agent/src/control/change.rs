@@ -9,7 +9,7 @@ use super::{
 };
 use splitter_api::{WeightChange, WeightRequest};
 use splitter_datapath::reconcile::Planned;
-use splitter_policy::model::{OnWeightChange, Pinned};
+use splitter_policy::model::{Mode, OnWeightChange, Pinned};
 use std::{
     collections::{BTreeMap, HashSet},
     time::Instant,
@@ -55,7 +55,11 @@ impl Actor {
 
     fn write_weights(&mut self, name: &str, weights: &[u32]) -> Result<(), ControlError> {
         let datapath = self.datapath.as_mut().ok_or_else(|| ControlError::Kernel(NO_MAPS.into()))?;
-        Ok(self.reconciler.set_weights(&mut datapath.tables, name, weights)?)
+        self.reconciler.set_weights(&mut datapath.tables, name, weights)?;
+        if self.reconciler.service(name).is_some_and(|planned| planned.model.mode == Mode::Https) {
+            self.publish_proxy();
+        }
+        Ok(())
     }
 
     fn keep_override(&mut self, name: &str, weights: BTreeMap<String, u32>) {

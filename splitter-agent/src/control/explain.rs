@@ -8,7 +8,7 @@ use super::{
 };
 use splitter_api::{ExplainRequest, Explanation};
 use splitter_datapath::{TableError, Tables, plan, reconcile::Planned};
-use splitter_policy::model::{Mode, Rule, SplitBy};
+use splitter_policy::model::{Rule, SplitBy};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// `suspect`: whether a backend gets no new flow while others can.
@@ -19,7 +19,7 @@ pub fn explain(
     suspect: impl Fn(u32) -> bool,
 ) -> Result<Explanation, ControlError> {
     let mut answer = Explanation { service: planned.model.name.clone(), shares: shares(planned), ..Explanation::default() };
-    let http = planned.model.mode == Mode::Http;
+    let http = planned.model.mode.reads_requests();
     let Some(client) = request.client.as_deref().or(http.then_some("")) else {
         answer.decided_by = "undecided".into();
         answer.reason = format!("Without a client's address only the odds are known; name one with --client{}.", ignored(request));

@@ -13,7 +13,6 @@ use splitter_datapath::{
     Cursor, FlowTables, Plain, TableError, Tables, Typed, plan,
     reconcile::{Applied, Planned, flows},
 };
-use splitter_policy::model::Mode;
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
@@ -113,6 +112,10 @@ pub fn endpoint(addr: &Addr, port: [u8; 2]) -> String {
 }
 
 fn version_name(planned: &Planned, version: u32) -> &str {
+    if planned.image.node.as_ref().is_some_and(|node| node.versions[0].version == version) {
+        // Whose a connection is says each of its requests.
+        return "-";
+    }
     let mut slots = planned.image.record.versions.iter().zip(&planned.model.versions);
     slots.find(|(slot, _)| slot.version == version).map_or("?", |(_, version)| version.name.as_str())
 }
@@ -211,7 +214,7 @@ fn family_strays<F: FlowTables>(
             |flow: &Flow<F>| *flow,
             |entry| {
                 // Requests of http follow the weights by themselves.
-                let http = entry.planned.model.mode == Mode::Http;
+                let http = entry.planned.model.mode.reads_requests();
                 if http || !services.contains(&entry.planned.image.id) || entry.flow.is(flow_flag::RESET) {
                     return true;
                 }

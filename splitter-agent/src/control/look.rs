@@ -2,7 +2,6 @@
 
 use super::{actor::Actor, counters, status};
 use splitter_datapath::{Datapath, DatapathError};
-use splitter_policy::model::Mode;
 use std::time::{Duration, Instant};
 
 /// What is known about the programs on interfaces beside what [`Datapath`] knows.
@@ -93,7 +92,7 @@ impl Actor {
 
     /// Requests a second are told as of the last few seconds.
     pub(super) fn note_rates(&mut self) {
-        let http = self.reconciler.services().filter(|planned| planned.model.mode == Mode::Http);
+        let http = self.reconciler.services().filter(|planned| planned.model.mode.reads_requests());
         let numbers: Vec<u32> = http.flat_map(status::versions).collect();
         let Some(datapath) = self.datapath.as_ref().filter(|_| !numbers.is_empty()) else { return };
         match counters::of_versions(&datapath.tables, &numbers) {

@@ -14,6 +14,7 @@ mod hold;
 mod live;
 mod look;
 mod path;
+mod proxied;
 mod questions;
 mod rates;
 mod request;

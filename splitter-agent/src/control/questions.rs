@@ -17,6 +17,7 @@ impl Actor {
     /// Answers at once, or when the sweep that counts the flows has ended; while a policy is applied none ends.
     pub(super) fn status(&mut self, reply: oneshot::Sender<Snapshot>) {
         self.look_at_attachments();
+        self.note_tallies();
         self.waiting.push(reply);
         if self.swept.elapsed() <= FRESH || self.datapath.is_none() || self.applying.is_some() {
             self.answer_waiting();

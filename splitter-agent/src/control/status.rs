@@ -247,7 +247,7 @@ fn service(planned: &Planned, runtime: &Runtime, facts: &Facts<'_>) -> splitter_
 
 /// What a service has decided: requests where it reads them, else connections.
 pub fn decisions(mode: Mode, counters: &VersionCounters) -> u64 {
-    if mode == Mode::Http { counters.requests } else { counters.connections }
+    if mode.reads_requests() { counters.requests } else { counters.connections }
 }
 
 fn split_by(key: &SplitBy) -> String {
@@ -304,7 +304,7 @@ fn version(planned: &Planned, index: usize, weight_ratio: f64, observed_ratio: O
         timeouts: c.timeouts,
         requests: c.requests,
         request_rate: facts.rates.of(number),
-        codes: if planned.model.mode == Mode::Http { codes(&c) } else { BTreeMap::new() },
+        codes: if planned.model.mode.reads_requests() { codes(&c) } else { BTreeMap::new() },
         switches: c.switches,
         opened: c.opened,
         closed: c.closed,

@@ -47,6 +47,7 @@ fn service(split_by: SplitBy, weights: [u32; 2]) -> Service {
             Rule { source: cidr("10.1.7.0", 24), version: 0 },
         ],
         http: None,
+        tls: None,
         on_weight_change: OnWeightChange::Reset,
         pinned: Default::default(),
         snat: Snat::Auto,

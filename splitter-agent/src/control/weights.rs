@@ -106,6 +106,7 @@ mod tests {
             versions: weights.iter().map(version).collect(),
             rules: Vec::new(),
             http: None,
+            tls: None,
             on_weight_change: OnWeightChange::Keep,
             pinned: Default::default(),
             snat: Snat::Auto,

@@ -105,6 +105,7 @@ fn service(number: u32, weights: [u32; 2]) -> Service {
         versions: vec![version("v1", weights[0], vec![backend(20), backend(21)]), version("v2", weights[1], vec![backend(22)])],
         rules: Vec::new(),
         http: None,
+        tls: None,
         on_weight_change: OnWeightChange::Keep,
         pinned: Default::default(),
         snat: Snat::Auto,

@@ -39,6 +39,7 @@ const SOURCES: &[&str] = &[
     "crates/datapath/src",
     "crates/lab/src",
     "crates/policy/src",
+    "crates/proxy/src",
     "crates/rollout/src",
     "splitter-agent/src",
     "splitter-common/src",

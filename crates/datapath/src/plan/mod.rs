@@ -4,6 +4,7 @@
 mod dump;
 pub mod http;
 mod ids;
+pub mod node;
 pub mod trials;
 
 pub use dump::dump;
@@ -24,7 +25,10 @@ use std::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceImage {
     pub id: u32,
+    /// What decides: in the kernel, or in the userspace tier.
     pub record: abi::Service,
+    /// What the kernel has in its place, when the userspace tier decides: see [`node`].
+    pub node: Option<Box<abi::Service>>,
     pub frontends: Vec<FrontendKey>,
     /// What it wants of the frontends' addresses: [`vip_flag`] bits.
     pub vip: u32,
@@ -142,17 +146,13 @@ pub const fn proto(protocol: Protocol) -> u8 {
 }
 
 pub const fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Tcp => "tcp",
-        Mode::Udp => "udp",
-        Mode::Http => "http",
-    }
+    mode.name()
 }
 
 /// The protocol in the path of a backend's number: a service that becomes http keeps its backends.
 const fn protocol(mode: Mode) -> &'static str {
     match mode {
-        Mode::Tcp | Mode::Http => "tcp",
+        Mode::Tcp | Mode::Http | Mode::Https => "tcp",
         Mode::Udp => "udp",
     }
 }
@@ -188,6 +188,7 @@ pub fn keys(service: &model::Service) -> Vec<(u32, Key)> {
         let backend = |b: &model::Backend| (identity_kind::BACKEND, backend_key(&service.name, &version.name, b.address, protocol));
         keys.extend(version.backends.iter().map(backend));
     }
+    keys.extend(node::keys(service));
     keys
 }
 
@@ -272,7 +273,7 @@ fn image(service: &model::Service, id: u32, mtu: u32, ids: &mut Ids, generations
             model::Snat::Never => snat::NEVER,
         },
         version_count: service.versions.len().min(MAX_VERSIONS) as u8,
-        mode: if service.mode == Mode::Http { service_mode::HTTP } else { service_mode::L4 },
+        mode: if service.mode.reads_requests() { service_mode::HTTP } else { service_mode::L4 },
         ..abi::Service::default()
     };
     let weights: Vec<u32> = service.versions.iter().map(|version| version.weight).collect();
@@ -316,16 +317,17 @@ fn image(service: &model::Service, id: u32, mtu: u32, ids: &mut Ids, generations
         }
     }
     let mut compiled = None;
-    if service.mode == Mode::Http {
+    if service.mode.reads_requests() {
         let versions: Vec<u32> = record.versions.iter().take(service.versions.len()).map(|slot| slot.version).collect();
         compiled = http::rules(service, &versions);
         record.mss = http::mss(service, mtu);
         record.flags = http::flags(service);
     }
     record.has_rules = u8::from(!rules.is_empty() || compiled.is_some());
+    let node = if service.mode == Mode::Https { Some(Box::new(node::record(service, id, ids, &mut backends)?)) } else { None };
     let frontends = service.frontends.iter().map(frontend_key).collect();
     let vip = vip_flags(service.vip);
-    Ok(ServiceImage { id, record, frontends, vip, rules, http: compiled, backends, tables })
+    Ok(ServiceImage { id, record, node, frontends, vip, rules, http: compiled, backends, tables })
 }
 
 /// [`service_flag::STACK`], when new flows of the service go through the stack. `stack`: what holds where it does not say.
@@ -335,7 +337,8 @@ pub fn path(service: &model::Service, stack: bool) -> u8 {
         model::Way::Redirect => false,
         model::Way::Stack => true,
     };
-    if stack { service_flag::STACK } else { 0 }
+    // The node itself connects to the backends of https, and is not forwarded to.
+    if stack && service.mode != model::Mode::Https { service_flag::STACK } else { 0 }
 }
 
 const fn vip_flags(vip: model::Vip) -> u32 {
@@ -358,6 +361,16 @@ fn row(backend: &model::Backend, version: u32, service: u32) -> abi::Backend {
 }
 
 impl ServiceImage {
+    /// What `SERVICES` has.
+    pub fn kernel(&self) -> &abi::Service {
+        self.node.as_deref().unwrap_or(&self.record)
+    }
+
+    /// Whether a backend's row is of the version that stands for this node.
+    pub fn is_node(&self, row: &abi::Backend) -> bool {
+        self.node.as_ref().is_some_and(|node| node.versions[0].version == row.version)
+    }
+
     /// Protocols of the frontends, each once.
     pub fn protocols(&self) -> impl Iterator<Item = u8> + '_ {
         [TCP, UDP].into_iter().filter(|proto| self.frontends.iter().any(|frontend| frontend.proto == *proto))

@@ -2,7 +2,7 @@
 
 use super::{Generations, Ids, Previous, ServiceImage, backend_key, dump, http, plan};
 use splitter_common::{
-    abi::{identity_kind, service_flag::STACK},
+    abi::{self, identity_kind, service_flag::STACK},
     decide,
 };
 use splitter_policy::model::*;
@@ -24,6 +24,7 @@ fn checkout() -> Service {
         versions: vec![version("v1", 95, &["10.2.1.2:8080", "10.2.1.3:8080"]), version("v2", 5, &["10.2.2.2:8080"])],
         rules: Vec::new(),
         http: None,
+        tls: None,
         on_weight_change: OnWeightChange::Keep,
         pinned: Default::default(),
         snat: Snat::Auto,
@@ -210,4 +211,27 @@ fn a_path_is_of_every_mode() {
             assert_eq!(super::path(&service, node), expected, "{mode:?} {said:?}");
         }
     }
+    assert_eq!(super::path(&Service { mode: Mode::Https, path: Way::Stack, ..checkout() }, true), 0);
+}
+
+/// The kernel has one backend, this node; the decision is that of `mode: http`, by the same numbers.
+#[test]
+fn https_is_decided_as_http_and_sent_to_the_node() {
+    let mut http = checkout();
+    (http.mode, http.http) = (Mode::Http, Some(Http::default()));
+    let mut https = http.clone();
+    https.mode = Mode::Https;
+    let mut numbers = ids();
+    let [clear, ended] = [&http, &https].map(|service| plan(service, 1500, &mut numbers, &mut Generations::default(), |_| None).unwrap());
+    assert_eq!((&ended.record, ended.id, &ended.http), (&clear.record, clear.id, &clear.http));
+    assert_eq!(clear.kernel(), &clear.record);
+    let kernel = ended.kernel();
+    assert_eq!((kernel.version_count, kernel.mode, kernel.snat), (1, abi::service_mode::L4, abi::snat::NEVER));
+    let slot = kernel.versions[0];
+    assert!(ended.record.versions.iter().all(|known| known.version != slot.version), "a version of its own");
+    let (_, row) = ended.backends.iter().find(|(id, _)| *id == slot.table).unwrap();
+    assert!(ended.is_node(row) && row.service == ended.id);
+    assert_eq!((super::ip(&row.addr), u16::from_be_bytes(row.port)), (super::node::ADDRESSES[0].ip(), 15_443));
+    assert_eq!(ended.backends.len(), clear.backends.len() + 1);
+    assert_eq!(super::keys(&https).len(), super::keys(&http).len() + 2);
 }

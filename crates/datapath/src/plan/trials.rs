@@ -25,7 +25,7 @@ pub fn timing_of(service: &model::Service, ticks_per_second: u32) -> Timing {
         Judge::Ruled => timing::RULED,
         Judge::All => timing::DRAWN | timing::RULED,
     };
-    let codes = if service.mode == model::Mode::Http && gate.codes != [FAILING] { timing::CODES } else { 0 };
+    let codes = if service.mode.reads_requests() && gate.codes != [FAILING] { timing::CODES } else { 0 };
     Timing { bits: kinds | codes | shift(unanswered), unanswered }
 }
 
@@ -43,7 +43,8 @@ pub fn same(a: &model::Service, b: &model::Service) -> bool {
 /// Writes it into a service's rows.
 pub fn watch(image: &mut ServiceImage, service: &model::Service, ticks_per_second: u32) {
     let timing = timing_of(service, ticks_per_second);
-    for (_, backend) in &mut image.backends {
+    let node = image.node.as_ref().map(|node| node.versions[0].version);
+    for (_, backend) in image.backends.iter_mut().filter(|(_, backend)| Some(backend.version) != node) {
         (backend.timing, backend.unanswered) = (timing.bits, timing.unanswered);
     }
     image.record.failing = if timing.bits & timing::CODES == 0 { [0; CODE_WORDS] } else { failing(service) };

@@ -41,7 +41,7 @@ pub(super) fn set_bits(words: &mut [u64], image: &ServiceImage) {
         let (word, bits) = filter::bits_of(Role::Vip, &frontend.addr, [0; 2], 0);
         words[word as usize] |= bits;
     }
-    let splice = image.record.mode == service_mode::HTTP;
+    let splice = image.kernel().mode == service_mode::HTTP;
     let mut set = |(word, bits): (u32, u64)| words[word as usize] |= if splice { bits | filter::http(bits) } else { bits };
     for frontend in &image.frontends {
         set(filter::bits_of(Role::Frontend, &frontend.addr, frontend.port, frontend.proto));

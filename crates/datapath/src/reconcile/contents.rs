@@ -25,10 +25,12 @@ pub struct Contents {
 impl Contents {
     pub fn add(&mut self, image: &ServiceImage) {
         self.backends.extend(image.backends.iter().copied());
-        self.tables.extend(image.tables.iter().map(|t| ((t.version, t.generation), MaglevTable::chunk_count(t.size))));
+        if image.node.is_none() {
+            self.tables.extend(image.tables.iter().map(|t| ((t.version, t.generation), MaglevTable::chunk_count(t.size))));
+            self.http.extend(image.http.iter().map(|rules| (image.id, rules.clone())));
+        }
         self.rules.extend(image.rules.iter().copied());
-        self.http.extend(image.http.iter().map(|rules| (image.id, rules.clone())));
-        self.services.insert(image.id, image.record);
+        self.services.insert(image.id, *image.kernel());
         self.frontends.extend(image.frontends.iter().map(|frontend| (*frontend, image.id)));
     }
 }
@@ -103,7 +105,8 @@ impl Changes {
         for (id, row) in &image.backends {
             self.backend(old.backends.remove(id), *id, *row);
         }
-        for table in &image.tables {
+        // What the userspace tier decides by is nothing to the kernel.
+        for table in image.tables.iter().filter(|_| image.node.is_none()) {
             if old.tables.remove(&(table.version, table.generation)).is_none() {
                 self.tables.push(table.clone());
             }
@@ -113,13 +116,13 @@ impl Changes {
                 self.rules.push((*key, *index));
             }
         }
-        if let Some(rules) = &image.http
+        if let Some(rules) = image.http.as_ref().filter(|_| image.node.is_none())
             && old.http.remove(&image.id).as_ref() != Some(rules)
         {
             self.http.push((image.id, rules.clone()));
         }
-        if old.services.remove(&image.id) != Some(image.record) {
-            self.services.push((image.id, image.record));
+        if old.services.remove(&image.id) != Some(*image.kernel()) {
+            self.services.push((image.id, *image.kernel()));
         }
         for frontend in &image.frontends {
             if old.frontends.remove(frontend) != Some(image.id) {

@@ -142,6 +142,10 @@ impl Reconciler {
         self.ticks_per_second = ticks;
     }
 
+    pub fn ticks_per_second(&self) -> u32 {
+        self.ticks_per_second
+    }
+
     /// How the trials of a service are timed, as its rows say.
     pub fn timing(&self, service: &splitter_policy::model::Service) -> crate::plan::trials::Timing {
         crate::plan::trials::timing_of(service, self.ticks_per_second)
@@ -215,7 +219,10 @@ impl Reconciler {
         let Some(planned) = self.applied.service_mut(name) else { return Ok(()) };
         let mut record = planned.image.record;
         plan::set_weights(&mut record, weights);
-        if let Err(error) = SERVICES.put_one(tables, planned.image.id, record) {
+        // Without the userspace tier, the kernel's record is the commit point.
+        if planned.image.node.is_none()
+            && let Err(error) = SERVICES.put_one(tables, planned.image.id, record)
+        {
             self.numbers = None;
             return Err(error.into());
         }

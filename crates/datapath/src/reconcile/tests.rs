@@ -218,6 +218,7 @@ fn service(number: usize, parts: Parts, rules: Vec<(u8, usize)>, owner_of_port: 
             versions,
             rules,
             http: None,
+            tls: None,
             on_weight_change: OnWeightChange::Keep,
             pinned: Default::default(),
             snat: ModelSnat::Auto,
@@ -554,4 +555,62 @@ fn a_backend_that_is_down_leaves_at_once() {
     let (id, _) = reconciler.service("s0").unwrap().image.backends[1];
     reconciler.apply(&mut memory, &http(vec![(1, BackendState::Ready)])).unwrap();
     assert_eq!(BACKENDS.get(&memory, id).unwrap().unwrap(), Backend::default());
+}
+
+/// What decides of `mode: https` is nothing to the kernel: its record stays when weights change, and a change of the mode leaves nothing behind.
+#[test]
+fn https_has_one_record_in_the_kernel_and_another_that_decides() {
+    let policy = |mode, address: &str| {
+        let backends = |last: u8| {
+            let addresses = (1..=3).map(move |i| SocketAddr::from(([10, 2, i, last], 8080)));
+            addresses.map(|address| ModelBackend { address, state: BackendState::Ready })
+        };
+        let version = |(name, weight, last): (&str, u32, u8)| Version {
+            name: name.into(),
+            weight,
+            backends: backends(last).collect(),
+            lookups: vec![],
+            found: 0,
+        };
+        vec![Arc::new(Model {
+            name: "shop".into(),
+            frontends: vec![Frontend { address: address.parse().unwrap(), protocol: Protocol::Tcp }],
+            mode,
+            split_by: SplitBy::Request,
+            versions: [("v1", 90, 1), ("v2", 10, 2)].map(version).into(),
+            rules: Vec::new(),
+            http: Some(Http::default()),
+            tls: None,
+            on_weight_change: OnWeightChange::Keep,
+            pinned: Default::default(),
+            snat: ModelSnat::Auto,
+            path: Default::default(),
+            vip: Vip::default(),
+            rollout: None,
+            origin: String::new(),
+        })]
+    };
+    let (https, http) = (policy(Mode::Https, "10.9.9.9:443"), policy(Mode::Http, "10.9.9.9:443"));
+    let (mut reconciler, mut memory) = (Reconciler::new(), Memory::new());
+    reconciler.apply(&mut memory, &https).unwrap();
+    assert_eq!((memory.entries(Table::HttpRules).count(), memory.entries(Table::Maglev).count()), (0, 0));
+    let id = reconciler.service("shop").unwrap().image.id;
+    let kernel = SERVICES.get(&memory, id).unwrap().unwrap();
+    assert_eq!((kernel.mode, kernel.version_count), (service_mode::L4, 1));
+    let before = reconciler.service("shop").unwrap().image.record;
+    reconciler.set_weights(&mut memory, "shop", &[50, 50]).unwrap();
+    assert_eq!(SERVICES.get(&memory, id).unwrap(), Some(kernel));
+    let after = reconciler.service("shop").unwrap().image.record;
+    assert_ne!(before.versions[0].end, after.versions[0].end);
+    // The next agent finds it in order, and says nothing of weights.
+    let mut next = Reconciler::new();
+    let report = next.apply(&mut memory, &https).unwrap();
+    assert_eq!((report.changed, report.reweighted.len()), (0, 0), "{report:?}");
+    next.apply(&mut memory, &http).unwrap();
+    settle(&mut next, &mut memory);
+    assert_nothing_left(&memory, &http);
+    next.apply(&mut memory, &https).unwrap();
+    next.apply(&mut memory, &[]).unwrap();
+    settle(&mut next, &mut memory);
+    assert_nothing_left(&memory, &[]);
 }

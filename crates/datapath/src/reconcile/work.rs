@@ -145,8 +145,10 @@ impl Reconciler {
         let (mut most, services) = ([0; 3], || work.todo.iter().map(|index| &work.desired[*index]));
         for service in services() {
             most[plan::index(identity_kind::SERVICE)] += 1;
-            most[plan::index(identity_kind::VERSION)] += service.versions.len();
-            most[plan::index(identity_kind::BACKEND)] += service.versions.iter().map(|version| version.backends.len()).sum::<usize>();
+            let node = usize::from(service.mode == model::Mode::Https);
+            most[plan::index(identity_kind::VERSION)] += service.versions.len() + node;
+            most[plan::index(identity_kind::BACKEND)] +=
+                service.versions.iter().map(|version| version.backends.len()).sum::<usize>() + node;
         }
         if ids.room_for(most).is_ok() {
             return Ok(());
@@ -312,7 +314,9 @@ impl Reconciler {
             image.record.flags |= plan::http::stamps(service, self.stamps.as_ref(), before.map_or(0, |before| before.flags));
             image.record.flags |= plan::path(service, self.stack);
             let ends = |record: &Service| record.versions.map(|slot| (slot.version, slot.end));
-            if before.is_some_and(|before| ends(&before) != ends(&image.record)) {
+            // The kernel does not know the weights that the userspace tier decides by.
+            let comparable = image.node.is_none() || applied.is_some();
+            if comparable && before.is_some_and(|before| ends(&before) != ends(&image.record)) {
                 reweighted.push(service.name.clone());
             }
             planned.push(Planned { model: service.clone(), image });
@@ -352,7 +356,7 @@ impl Reconciler {
             }
             let Some(old) = self.applied.service(&planned.model.name) else { continue };
             // What a packet of http is marked by stays until the tables are pruned.
-            self.wide |= old.image.record.mode != planned.image.record.mode;
+            self.wide |= old.image.kernel().mode != planned.image.kernel().mode;
             let now: HashSet<(u32, u32)> = numbers(&planned.image).collect();
             let lost = |number: &(u32, u32)| number.0 != identity_kind::SERVICE && !now.contains(number);
             if work.found.is_none() && numbers(&old.image).any(|number| lost(&number)) {
@@ -496,6 +500,7 @@ fn last<T>(all: &mut Vec<T>) -> Vec<T> {
 /// Kind and number of a service and all it holds.
 fn numbers(image: &ServiceImage) -> impl Iterator<Item = (u32, u32)> + '_ {
     let versions = image.record.versions.iter().take(usize::from(image.record.version_count));
+    let versions = versions.chain(image.node.iter().map(|node| &node.versions[0]));
     let backends = image.backends.iter().map(|(id, _)| (identity_kind::BACKEND, *id));
     [(identity_kind::SERVICE, image.id)].into_iter().chain(versions.map(|slot| (identity_kind::VERSION, slot.version))).chain(backends)
 }
@@ -515,6 +520,7 @@ fn unchanged(a: &model::Service, b: &model::Service) -> bool {
         versions,
         rules,
         http,
+        tls,
         on_weight_change,
         pinned,
         snat,
@@ -531,6 +537,7 @@ fn unchanged(a: &model::Service, b: &model::Service) -> bool {
         && *versions == b.versions
         && *rules == b.rules
         && *http == b.http
+        && *tls == b.tls
         && *on_weight_change == b.on_weight_change
         && *pinned == b.pinned
         && *snat == b.snat

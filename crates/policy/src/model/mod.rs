@@ -11,6 +11,7 @@ pub use rollout::*;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -34,9 +35,12 @@ pub struct Service {
     pub versions: Vec<Version>,
     /// Of layer 4, in the policy's order.
     pub rules: Vec<Rule>,
-    /// Of `mode: http`, and only there.
+    /// Of `mode: http` and `mode: https`, and only there.
     #[serde(default)]
     pub http: Option<Http>,
+    /// Of `mode: https`, and only there.
+    #[serde(default)]
+    pub tls: Option<Tls>,
     pub on_weight_change: OnWeightChange,
     /// Of `mode: http`.
     #[serde(default)]
@@ -74,9 +78,43 @@ pub enum Mode {
     Udp,
     /// HTTP/1.1 in clear text; TCP frontends.
     Http,
+    /// HTTP/1.1 over TLS, which the node ends; TCP frontends, backends in clear text.
+    Https,
 }
 
-/// What is hashed to a bucket. The last three: `mode: http` alone.
+impl Mode {
+    /// As policies name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// Every request is decided, not every connection.
+    pub const fn reads_requests(self) -> bool {
+        matches!(self, Self::Http | Self::Https)
+    }
+}
+
+/// `tls`: how clients of `mode: https` are met.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// At least one. A client is shown the first that is for the name it asks for, else the first of all.
+    pub certificates: Vec<Certificate>,
+}
+
+/// A chain of certificates and the key of its first, both in PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Certificate {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+/// What is hashed to a bucket. The last three: where requests are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SplitBy {

@@ -7,7 +7,7 @@ use super::{
     At, Report,
     draft::{Draft, Places},
     fields::{Context, Fields, kind},
-    http, lookup, network, rollout, rules,
+    http, lookup, network, rollout, rules, tls,
     yaml::{Kind, Node},
 };
 use crate::model::{
@@ -19,7 +19,8 @@ use std::net::SocketAddr;
 pub const API_VERSION: &str = "splitter.dev/v1alpha1";
 const KIND: &str = "TrafficSplit";
 const LIST: &str = "TrafficSplitList";
-const INSTEAD: &str = "use `mode: http` for HTTP/1.1 in clear text, else `mode: tcp` with rules on `sourceCidr`";
+const INSTEAD: &str =
+    "use `mode: http` for HTTP/1.1 in clear text, `mode: https` for it over TLS, else `mode: tcp` with rules on `sourceCidr`";
 
 /// Adds the document's objects. True for an explicit empty list.
 pub fn document(path: &str, node: &Node<'_>, drafts: &mut Vec<Draft>, report: &mut Report) -> bool {
@@ -165,6 +166,7 @@ const SPEC: &[&str] = &[
     "snat",
     "path",
     "vip",
+    "tls",
 ];
 
 /// A service without name and origin. Its value counts only when no error was added.
@@ -190,10 +192,11 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
     let (rules, http) = match mode {
         Some(Mode::Tcp | Mode::Udp) => (rules::layer4(&fields, &versions, &mut draft.places.rules, context), None),
         // Without a mode that is known, all fields are possible.
-        Some(Mode::Http) | None => {
+        Some(Mode::Http | Mode::Https) | None => {
             (Vec::new(), Some(http::http(&fields, &split_by, &versions, &mut draft.places, context)).filter(|_| mode.is_some()))
         }
     };
+    let tls = tls::tls(&fields, mode, context);
     let rollout = fields.optional("rollout").and_then(|node| rollout::decode(node, &versions, &split_by, context));
     if let (Some(rollout), Some(node), Some(mode)) = (&rollout, fields.optional("rollout"), mode) {
         let by_http = http.iter().flat_map(|http| &http.rules).any(|rule| rule.version == rollout.canary);
@@ -202,14 +205,21 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
     }
     let ending = fields.optional("onWeightChange");
     let on_weight_change = ending.and_then(|node| on_weight_change(node, context)).unwrap_or_default();
-    if let (Some(node), Some(Mode::Http)) = (ending, mode)
+    if let (Some(node), Some(mode)) = (ending, mode)
+        && mode.reads_requests()
         && on_weight_change != OnWeightChange::Keep
     {
-        context.warn(node.at, "onWeightChange does nothing with `mode: http`: each request follows the weights as they are; remove it (`pinned` is for connections that cannot)");
+        let hint = if mode == Mode::Http { "; remove it (`pinned` is for connections that cannot)" } else { "; remove it" };
+        context.warn(
+            node.at,
+            format!("onWeightChange does nothing with `mode: {}`: each request follows the weights as they are{hint}", mode.name()),
+        );
     }
     let pinned = match fields.optional("pinned") {
         Some(node) => {
-            if matches!(mode, Some(Mode::Tcp | Mode::Udp)) {
+            if mode == Some(Mode::Https) {
+                context.warn(node.at, "pinned is of `mode: http`; here each request follows the weights as they are: remove it");
+            } else if matches!(mode, Some(Mode::Tcp | Mode::Udp)) {
                 context.warn(node.at, "pinned is of `mode: http`; here onWeightChange says what becomes of connections: remove it");
             }
             context.word(node, "spec.pinned", &[("keep", Pinned::Keep), ("reset", Pinned::Reset)])?
@@ -221,7 +231,7 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
         None => Snat::Auto,
     };
     let path = match fields.optional("path") {
-        Some(node) => path(node, context)?,
+        Some(node) => path(node, mode, context)?,
         None => Way::Auto,
     };
     let vip = match fields.optional("vip") {
@@ -236,6 +246,7 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
         versions,
         rules,
         http,
+        tls,
         on_weight_change,
         pinned,
         snat,
@@ -246,8 +257,13 @@ fn spec_of(node: &Node<'_>, draft: &mut Draft, context: &mut Context<'_>) -> Opt
     })
 }
 
-fn path(node: &Node<'_>, context: &mut Context<'_>) -> Option<Way> {
-    context.word(node, "spec.path", &[Way::Auto, Way::Redirect, Way::Stack].map(|path| (path.name(), path)))
+fn path(node: &Node<'_>, mode: Option<Mode>, context: &mut Context<'_>) -> Option<Way> {
+    let path = context.word(node, "spec.path", &[Way::Auto, Way::Redirect, Way::Stack].map(|path| (path.name(), path)))?;
+    if (path, mode) == (Way::Redirect, Some(Mode::Https)) {
+        let why = "path: redirect is not of mode https: the node itself connects to the backends, by its stack; remove it";
+        context.error(node.at, why.to_owned());
+    }
+    Some(path)
 }
 
 fn mode(node: &Node<'_>, context: &mut Context<'_>) -> Option<Mode> {
@@ -255,7 +271,7 @@ fn mode(node: &Node<'_>, context: &mut Context<'_>) -> Option<Mode> {
         ("tcp", Some(Mode::Tcp)),
         ("udp", Some(Mode::Udp)),
         ("http", Some(Mode::Http)),
-        ("https", None),
+        ("https", Some(Mode::Https)),
         ("http2", None),
         ("grpc", None),
         ("auto", None),
@@ -307,8 +323,8 @@ fn frontend(node: &Node<'_>, what: &str, mode: Option<Mode>, context: &mut Conte
                     context
                         .error(node.at, "mode tcp needs TCP frontends; write `protocol: TCP`, or `mode: udp` in a TrafficSplit of its own");
                 }
-                (Some(Mode::Http), Protocol::Udp) => {
-                    context.error(node.at, "mode http needs TCP frontends; write `protocol: TCP`");
+                (Some(mode @ (Mode::Http | Mode::Https)), Protocol::Udp) => {
+                    context.error(node.at, format!("mode {} needs TCP frontends; write `protocol: TCP`", mode.name()));
                 }
                 (Some(Mode::Udp), Protocol::Tcp) => {
                     context

@@ -1,4 +1,4 @@
-//! What `mode: http` adds to a TrafficSplit: `splitBy`, rules on requests, `canary`, `whenUnavailable`, `whenTooLong`.
+//! What `mode: http` and `mode: https` add to a TrafficSplit: `splitBy`, rules on requests, `canary`, `whenUnavailable`, `whenTooLong`.
 //!
 //! Owns their fields and limits; the limits themselves are the rule compiler's.
 
@@ -15,7 +15,7 @@ use splitter_common::{abi::http_subject, http::compiler::Compiler};
 
 /// `splitBy`, by default `request` for http and `connection` else.
 pub fn split_by(fields: &Fields<'_>, mode: Option<Mode>, context: &mut Context<'_>) -> SplitBy {
-    let default = if mode == Some(Mode::Http) { SplitBy::Request } else { SplitBy::Connection };
+    let default = if mode.is_some_and(Mode::reads_requests) { SplitBy::Request } else { SplitBy::Connection };
     let Some(node) = fields.optional("splitBy") else { return default };
     let found = if matches!(node.kind, Kind::Map(_)) { key(node, context) } else { word(node, context) };
     let reads_requests = matches!(found, Some(SplitBy::Request | SplitBy::Header(_) | SplitBy::Cookie(_)));

@@ -19,6 +19,7 @@ pub mod resolve;
 mod rollout;
 mod rules;
 mod text;
+mod tls;
 pub mod watch;
 mod write;
 mod yaml;

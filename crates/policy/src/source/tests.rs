@@ -196,7 +196,7 @@ fn wrong_values() {
 
 #[test]
 fn what_this_build_cannot_serve_is_refused_with_a_way_out() {
-    for mode in ["https", "http2", "grpc", "auto"] {
+    for mode in ["http2", "grpc", "auto"] {
         broken("mode: tcp", &format!("mode: {mode}"), "7:9", "is not available in this build; use `mode: http` for HTTP/1.1");
     }
 }
@@ -325,4 +325,28 @@ fn text_that_is_not_utf8_is_placed() {
     let files = vec![File { name: "p.yaml".into(), content: b"a: b\nc: \xff\n".to_vec() }];
     let outcome = outcome(Path::new("p.yaml"), &Snapshot { files, errors: Vec::new() });
     assert!(outcome.result.unwrap_err()[0].to_string().starts_with("p.yaml:2:4: not UTF-8"));
+}
+
+#[test]
+fn https_names_its_certificates() {
+    let tls = "  tls: {certificates: [{certFile: shop.crt, keyFile: /etc/shop.key}]}\n  rules:";
+    let text = VALID.replace("mode: tcp", "mode: https").replace("  rules:", tls);
+    let outcome = read(&[("policies/p.yaml", &text)]);
+    let service = outcome.result.expect("it is right").services[0].clone();
+    assert_eq!((service.mode, &service.split_by), (Mode::Https, &SplitBy::Request));
+    let pair = &service.tls.as_ref().expect("certificates").certificates[0];
+    // Beside the policy's file, unless it is said whole.
+    assert_eq!((pair.cert_file.to_str(), pair.key_file.to_str()), (Some("policies/shop.crt"), Some("/etc/shop.key")));
+    let wrong = |tls: &str, mode: &str| errors(&VALID.replace("mode: tcp", mode).replace("  rules:", &format!("{tls}  rules:"))).join("\n");
+    assert!(wrong("", "mode: https").contains("tls: {certificates:"), "{}", wrong("", "mode: https"));
+    for (tls, mode, expected) in [
+        ("  tls: {certificates: []}\n", "mode: https", "p.yaml:11:23: TrafficSplit checkout: spec.tls.certificates is empty"),
+        ("  tls: {certificates: [{certFile: a}]}\n", "mode: https", "keyFile"),
+        ("  tls: {certificates: [{certFile: a, keyFile: \"\"}]}\n", "mode: https", "spec.tls.certificates[0].keyFile is empty"),
+        ("  tls: {certificates: [{certfile: a, keyFile: b}]}\n", "mode: https", "did you mean `certFile`?"),
+        ("  tls: {certificates: [{certFile: a, keyFile: b}]}\n", "mode: http", "tls is of `mode: https`"),
+    ] {
+        let found = wrong(tls, mode);
+        assert!(found.contains(expected), "{tls}: {found}");
+    }
 }

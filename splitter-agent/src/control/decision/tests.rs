@@ -95,6 +95,7 @@ fn service(mode: Mode, ipv6: bool, split: u8, versions: &[(u32, Vec<BackendState
             unavailable: Unavailable::Status,
             too_long: TooLong::Baseline,
         }),
+        tls: None,
         on_weight_change: OnWeightChange::Keep,
         pinned: Default::default(),
         snat: Snat::Auto,

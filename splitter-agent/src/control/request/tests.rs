@@ -28,6 +28,7 @@ fn service(split_by: SplitBy, weights: [u32; 2], rules: Vec<(Vec<Condition>, usi
         versions: vec![version("v1", weights[0], "10.2.1.2:8080"), version("v2", weights[1], "10.2.2.2:8080")],
         rules: Vec::new(),
         http: Some(Http { rules: rules.into_iter().map(rule).collect(), unavailable: Unavailable::Status, too_long: Default::default() }),
+        tls: None,
         on_weight_change: OnWeightChange::Keep,
         pinned: Default::default(),
         snat: Snat::Auto,

@@ -243,6 +243,7 @@ mod tests {
             versions: vec![version("v1", 95, "10.2.1.2:80"), version("v2", 5, "10.2.1.3:80")],
             rules: Vec::new(),
             http: None,
+            tls: None,
             on_weight_change: Default::default(),
             pinned: Default::default(),
             snat: model::Snat::Auto,

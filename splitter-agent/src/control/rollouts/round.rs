@@ -183,6 +183,7 @@ impl Actor {
     /// One look at every rollout that runs.
     pub(in crate::control) fn look_at_rollouts(&mut self) {
         let (now, used) = (Instant::now(), cpu_time());
+        self.note_tallies();
         // Taken out, so that acting can use the rest of the actor; nothing looks at them meanwhile.
         let mut rounds = std::mem::replace(&mut self.rollouts.rounds, Rounds::new());
         rounds.begin(now);

@@ -11,7 +11,7 @@ use splitter_common::{
     decide,
 };
 use splitter_datapath::reconcile::{Applied, Planned};
-use splitter_policy::model::{Mode, SplitBy};
+use splitter_policy::model::SplitBy;
 use std::collections::HashMap;
 
 /// Bytes of a path that are shown.
@@ -106,13 +106,18 @@ fn version_name(planned: Option<&Planned>, version: u32) -> Option<String> {
     if version == 0 {
         return None;
     }
+    let node = |planned: &Planned| planned.image.node.as_ref().is_some_and(|node| node.versions[0].version == version);
+    if planned.is_some_and(node) {
+        // The userspace tier's: each request has a version of its own.
+        return Some("-".into());
+    }
     let index = planned.and_then(|planned| index_of(planned, version));
     Some(planned.zip(index).map_or_else(|| format!("number {version}"), |(planned, index)| planned.model.versions[index].name.clone()))
 }
 
 /// The rule, or the bucket, that gave the version. Both are found again: what was applied in between may make them others.
 fn why(planned: &Planned, event: &abi::TraceEvent, facts: &Facts, line: &mut TraceEvent) {
-    if planned.model.mode != Mode::Http {
+    if !planned.model.mode.reads_requests() {
         let ruled = decision::rule(planned, &facts.client)
             .filter(|rule| index_of(planned, event.version) == Some(planned.model.rules[*rule].version));
         line.rule = ruled.map(|rule| explain::describe(rule, &planned.model.rules[rule]));

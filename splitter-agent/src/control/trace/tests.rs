@@ -27,6 +27,7 @@ fn service(name: &str, address: &str, mode: Mode, rules: Vec<HttpRule>) -> Servi
         versions: vec![version("v1", 1, "10.2.1.2:8080"), version("v2", 1, "10.2.2.2:8080")],
         rules: vec![Rule { source: Cidr { address: "10.1.7.0".parse().unwrap(), prefix: 24 }, version: 1 }],
         http: (mode == Mode::Http).then_some(Http { rules, unavailable: Unavailable::Status, too_long: Default::default() }),
+        tls: None,
         on_weight_change: OnWeightChange::Keep,
         pinned: Default::default(),
         snat: Snat::Auto,

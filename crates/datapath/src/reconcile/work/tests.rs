@@ -26,6 +26,7 @@ fn model(number: u8, weights: [u32; 2], ports: &[u16]) -> Arc<Model> {
         versions: vec![version(0), version(1)],
         rules: Vec::new(),
         http: None,
+        tls: None,
         on_weight_change: OnWeightChange::Keep,
         pinned: Default::default(),
         snat: Translation::Auto,

@@ -125,7 +125,7 @@ pub fn doubts(rollout: &Rollout, at: At, ruled: bool, mode: Mode, context: &mut 
         context
             .warn(at, "with `judge: ruled` the baseline has few requests to compare with: add a limit, for example `errorRate: {max: 5%}`");
     }
-    if mode != Mode::Http && rollout.gates.error_rate.as_ref().is_some_and(|gate| gate.codes != [FAILING]) {
+    if !mode.reads_requests() && rollout.gates.error_rate.as_ref().is_some_and(|gate| gate.codes != [FAILING]) {
         context.warn(at, "spec.rollout.gates.errorRate.codes does nothing without `mode: http`: no answer is read; remove it");
     }
 }

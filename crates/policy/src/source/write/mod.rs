@@ -10,8 +10,8 @@ pub(super) mod tests;
 
 use super::{decode::API_VERSION, lookup};
 use crate::model::{
-    Backend, BackendState, Cidr, Condition, Http, Lookup, Mode, OnWeightChange, Pinned, Service, Snat, SplitBy, Text, TooLong, Unavailable,
-    Unserved, Version, Vip, Way,
+    Backend, BackendState, Certificate, Cidr, Condition, Http, Lookup, OnWeightChange, Pinned, Service, Snat, SplitBy, Text, Tls, TooLong,
+    Unavailable, Unserved, Version, Vip, Way,
 };
 use std::{borrow::Borrow, time::Duration};
 use tree::{Map, Tree, list, one, text, word};
@@ -49,12 +49,8 @@ fn spec(service: &Service) -> Tree {
         fields.into()
     };
     spec.put("frontends", list(service.frontends.iter().map(frontend)));
-    let mode = match service.mode {
-        Mode::Tcp => "tcp",
-        Mode::Udp => "udp",
-        Mode::Http => "http",
-    };
-    spec.put("mode", word(mode));
+    spec.put("mode", word(service.mode.name()));
+    spec.put("tls", service.tls.as_ref().map(tls));
     spec.put("splitBy", split_by(service));
     spec.put("versions", list(service.versions.iter().map(version)));
     match &service.http {
@@ -92,8 +88,18 @@ fn spec(service: &Service) -> Tree {
     spec.into()
 }
 
+fn tls(tls: &Tls) -> Tree {
+    let files = |certificate: &Certificate| {
+        let mut fields = Map::default();
+        fields.put("certFile", text(certificate.cert_file.display()));
+        fields.put("keyFile", text(certificate.key_file.display()));
+        fields.into()
+    };
+    one("certificates", Tree::List(tls.certificates.iter().map(files).collect()))
+}
+
 fn split_by(service: &Service) -> Option<Tree> {
-    let default = if service.mode == Mode::Http { SplitBy::Request } else { SplitBy::Connection };
+    let default = if service.mode.reads_requests() { SplitBy::Request } else { SplitBy::Connection };
     (service.split_by != default).then(|| match &service.split_by {
         SplitBy::Connection => word("connection"),
         SplitBy::ClientIp => word("client-ip"),

@@ -63,6 +63,24 @@ spec:
     assert_eq!(written.as_deref(), Some(expected));
 }
 
+/// Files of certificates are named so that they are found from any folder.
+#[test]
+fn certificates_are_written() {
+    let written = again(
+        "apiVersion: splitter.dev/v1alpha1\nkind: TrafficSplit\nmetadata: {name: shop}\nspec:\n  frontends: [{address: 10.9.9.9, port: 443}]\n  mode: https\n  \
+         path: stack\n  tls: {certificates: [{certFile: /tls/a.crt, keyFile: /tls/a.key}, {certFile: b.crt, keyFile: b.key}]}\n  \
+         versions: [{name: v1, weight: 1, backends: [\"10.2.1.2:8080\"]}]\n",
+    );
+    let written = written.expect("a policy");
+    assert!(written.contains("certFile: /tls/a.crt") && written.contains("path: stack") && written.contains("mode: https"), "{written}");
+    let relative = std::path::absolute("b.crt").expect("a folder");
+    assert!(
+        written.contains(&format!("certFile: {}", relative.display())) || written.contains(&format!("\"{}\"", relative.display())),
+        "{written}"
+    );
+    assert!(!written.contains("splitBy"), "the default is that of http: {written}");
+}
+
 #[test]
 fn nothing_is_a_policy_too() {
     let written = write(Vec::<Service>::new());
@@ -109,7 +127,7 @@ const SEEDS: usize = 12;
 /// Lines of a spec that go together with any others, several ways each; a way may need versions v1 and v2, which are always there.
 const ANY: &[&[&str]] = &[
     &["snat: always", "snat: never", "snat: auto"],
-    &["path: redirect", "path: auto"],
+    &["path: redirect", "path: auto", "path: stack"],
     &["vip: {ping: true}", "vip: {unserved: pass}", "vip: {ping: true, unserved: pass}"],
     &["onWeightChange: reset", "onWeightChange: {drain: 90s}", "onWeightChange: {drain: 1m1ms}"],
 ];

@@ -31,6 +31,7 @@ fn applied_with(pinned: Pinned) -> (Memory, Reconciler) {
         versions: vec![version("v1", 0, &["10.2.1.2:8080"]), version("v2", 100, &["10.2.2.2:8080", "10.2.2.3:8080"])],
         rules: Vec::new(),
         http: Some(Http { rules: Vec::new(), unavailable: Unavailable::Status, too_long: Default::default() }),
+        tls: None,
         on_weight_change: OnWeightChange::Keep,
         pinned,
         snat: Snat::Auto,
