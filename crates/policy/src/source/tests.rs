@@ -336,7 +336,10 @@ fn https_names_its_certificates() {
     assert_eq!((service.mode, &service.split_by), (Mode::Https, &SplitBy::Request));
     let pair = &service.tls.as_ref().expect("certificates").certificates[0];
     // Beside the policy's file, unless it is said whole.
-    assert_eq!((pair.cert_file.to_str(), pair.key_file.to_str()), (Some("policies/shop.crt"), Some("/etc/shop.key")));
+    let beside = std::path::absolute("policies/shop.crt").expect("a folder");
+    assert_eq!((&pair.cert_file, pair.key_file.to_str()), (&beside, Some("/etc/shop.key")));
+    let redirected = errors(&text.replace("  rules:", "  path: redirect\n  rules:")).join("\n");
+    assert!(redirected.contains("path: redirect is not of mode https"), "{redirected}");
     let wrong = |tls: &str, mode: &str| errors(&VALID.replace("mode: tcp", mode).replace("  rules:", &format!("{tls}  rules:"))).join("\n");
     assert!(wrong("", "mode: https").contains("tls: {certificates:"), "{}", wrong("", "mode: https"));
     for (tls, mode, expected) in [
