@@ -8,15 +8,17 @@
 //! | [`certificates`] | reads pairs of certificate and key, chooses one by the name that the client asks for |
 //! | [`snapshot`] | the services, and the decision over them |
 //! | [`tally`] | what is counted of requests, by version |
+//! | `handshakes` | those under way, of which the oldest makes room |
 //! | `head` | what the kernel's scanner reads of a request, and the fields that are forwarded |
 //! | `pool` | connections to backends |
 //! | `upload` | requests' bodies on their way |
 //! | `body` | answers' bodies, which end what was begun for them |
 //! | `serve` | one client's connection: decide, forward, answer |
-//! | `worker` | threads, listeners, handshakes, the end |
+//! | `worker` | threads, listeners, the end |
 
 mod body;
 pub mod certificates;
+mod handshakes;
 mod head;
 mod pool;
 mod serve;

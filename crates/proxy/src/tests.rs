@@ -74,7 +74,7 @@ fn tier(backend: SocketAddr, known: bool) -> Tier {
     let dir = tempfile::tempdir().unwrap();
     // Nobody else takes a port that was just given back.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let options = Options { listen: vec![address], threads: 1, connections: 100, drain: Duration::from_secs(2) };
+    let options = Options { listen: vec![address], threads: 1, connections: 1_000, drain: Duration::from_secs(2) };
     let proxy = Proxy::start(&options, Arc::new(Everybody(known))).unwrap();
     let (service, trusted) = service(dir.path(), &[backend], &proxy);
     proxy.publish(Snapshot { services: HashMap::from([(VIP.parse().unwrap(), Arc::new(service))]) });
@@ -205,6 +205,23 @@ fn who_is_not_known_is_reset() {
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let error = stream.write_all(b"x").and_then(|()| stream.read(&mut [0])).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    tier.proxy.end();
+}
+
+/// More than the tier has handshakes at once, and none of them goes on.
+#[test]
+fn who_only_connects_keeps_nobody_out() {
+    let tier = tier(server(|mut stream| while head(&mut stream) && stream.write_all(OK).is_ok() {}), true);
+    let silent: Vec<TcpStream> = (0..600).map(|_| TcpStream::connect(tier.address).unwrap()).collect();
+    let begun = std::time::Instant::now();
+    assert_eq!(tier.statuses(GET, 1), ["200"]);
+    assert!(begun.elapsed() < Duration::from_secs(5), "a handshake may take ten: {:?}", begun.elapsed());
+    // The oldest has made room; the youngest waits on.
+    let ended = |mut stream: &TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        !matches!(stream.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    assert_eq!((ended(&silent[0]), ended(&silent[599])), (true, false));
     tier.proxy.end();
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     Node,
+    handshakes::{Handshakes, Turn},
     pool::Pool,
     serve::Client,
     snapshot::{Snapshot, Tls},
@@ -34,7 +35,7 @@ const BACKLOG: u32 = 4096;
 /// A client has so long for its handshake, and for a head; a kept connection waits so long for the next one.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(60);
-/// Handshakes at once, of one thread: each keeps it busy for a while.
+/// Handshakes at once, of one thread. One more ends the oldest.
 const HANDSHAKES: usize = 500;
 /// Of what is read at once, and the longest head of a request, bytes.
 const BUFFER: usize = 64 << 10;
@@ -146,6 +147,7 @@ struct Worker {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     end: watch::Receiver<bool>,
     pool: Rc<Pool>,
+    handshakes: Rc<Handshakes>,
     /// Where connections' numbers for requests begin: nobody can tell which bucket the next one gets.
     random: RandomState,
     accepted: Cell<u64>,
@@ -155,12 +157,20 @@ impl Start {
     async fn run(self, listeners: Vec<TcpListener>) {
         let Self { node, snapshots, end, connections, drain } = self;
         let mut ended = end.clone();
-        let worker = Worker { node, snapshots, end, pool: Rc::default(), random: RandomState::new(), accepted: Cell::new(0) };
+        let worker = Worker {
+            node,
+            snapshots,
+            end,
+            pool: Rc::default(),
+            handshakes: Rc::new(Handshakes::new(HANDSHAKES)),
+            random: RandomState::new(),
+            accepted: Cell::new(0),
+        };
         let worker = Rc::new(worker);
-        let (seats, handshakes) = (Arc::new(Semaphore::new(connections)), Arc::new(Semaphore::new(HANDSHAKES)));
+        let seats = Arc::new(Semaphore::new(connections));
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            accepting.spawn_local(accept(listener, worker.clone(), seats.clone(), handshakes.clone()));
+            accepting.spawn_local(accept(listener, worker.clone(), seats.clone()));
         }
         let pool = worker.pool.clone();
         accepting.spawn_local(async move {
@@ -180,13 +190,15 @@ impl Start {
     }
 }
 
-async fn accept(listener: TcpListener, worker: Rc<Worker>, seats: Arc<Semaphore>, handshakes: Arc<Semaphore>) {
+async fn accept(listener: TcpListener, worker: Rc<Worker>, seats: Arc<Semaphore>) {
     loop {
         // More wait in the backlog.
         let Ok(seat) = seats.clone().acquire_owned().await else { return };
-        let Ok(handshake) = handshakes.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, client)) => drop(tokio::task::spawn_local(serve(stream, client, worker.clone(), seat, handshake))),
+            Ok((stream, client)) => {
+                let turn = worker.handshakes.begin();
+                drop(tokio::task::spawn_local(serve(stream, client, worker.clone(), seat, turn)));
+            }
             Err(error) => {
                 // Out of descriptors or memory: others give theirs back.
                 tracing::warn!(%error, "accept");
@@ -196,18 +208,22 @@ async fn accept(listener: TcpListener, worker: Rc<Worker>, seats: Arc<Semaphore>
     }
 }
 
-async fn serve(stream: TcpStream, client: SocketAddr, worker: Rc<Worker>, _seat: OwnedSemaphorePermit, handshake: OwnedSemaphorePermit) {
+async fn serve(stream: TcpStream, client: SocketAddr, worker: Rc<Worker>, _seat: OwnedSemaphorePermit, mut turn: Turn) {
     // Without it small answers are late, not wrong.
     let _ = stream.set_nodelay(true);
     let Some(destination) = destination(&stream, client, &*worker.node).await else { return reset(&stream) };
     let tls = tls_of(destination, worker.snapshots.clone()).await;
     let Some(tls) = tls else { return reset(&stream) };
-    let stream = match timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await {
+    let accepted = tokio::select! {
+        accepted = timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)) => accepted,
+        () = turn.displaced() => return,
+    };
+    let stream = match accepted {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, %client, "handshake"),
         Err(_) => return,
     };
-    drop(handshake);
+    drop(turn);
     let number = worker.accepted.replace(worker.accepted.get().wrapping_add(1));
     let start = worker.random.hash_one(number) as u32;
     let mut end = worker.end.clone();
