@@ -103,7 +103,9 @@ fn a_draining_backend_drains() {
         return;
     }
     let stage = Stage::new("drains", &pair());
-    let plan = |v6| Plan { reuse: Reuse::KeepAlive, rate: Some(200.0), concurrency: 20, ..Plan::http(vip(v6)) };
+    // Answers that take their time need several connections, which both backends have some of.
+    let kinds = vec![Kind::get("/wait/50")];
+    let plan = |v6| Plan { kinds: kinds.clone(), reuse: Reuse::KeepAlive, rate: Some(200.0), concurrency: 20, ..Plan::http(vip(v6)) };
     let loads = [false, true].map(|v6| stage.start_load(plan(v6)));
     let served = |phase: usize, name: &str| {
         loads.iter().map(|load| load.snapshot(phase).versions.get(name).map_or(0, |it| it.requests)).sum::<u64>()
