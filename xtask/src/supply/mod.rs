@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn versions_that_were_taken_back_are_found() {
-        let good = "    Updating crates.io index\n  Installing /x\nwarning: aborting install due to dry run\n";
+        let good = "    Updating the index\n  Installing /x\nwarning: aborting install due to dry run\n";
         assert!(judge_yanked(true, good).unwrap().is_some());
         let bad = format!("warning: package `futures-util v0.3.30` in Cargo.lock is yanked in registry `crates-io`, consider\n{good}");
         assert!(judge_yanked(true, &bad).unwrap_err().to_string().contains("futures-util v0.3.30"));
