@@ -1,11 +1,7 @@
 //! Builds the kernel programs with any compiler that carries the library source (`-Z build-std=core` needs it): `$BPF_RUSTC`, rustup's
 //! nightly, the compiler of this build, or Debian's rustc-web. The objects end up in `$OUT_DIR`.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, fs, path::PathBuf, process::Command};
 
 /// The programs of the node, the wrapper that benchmarks measure them through, the head scanner alone, and what tests break the network with.
 const OBJECTS: [&str; 4] = ["splitter", "wrap", "head", "faults"];
@@ -40,7 +36,9 @@ fn main() {
         target = target.parent().expect("the target folder is above");
     }
     let target = target.join("bpf");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the workspace is above");
+    // Asked when it runs: a target folder that was copied, or is shared, has the script of another checkout.
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let root = manifest.ancestors().nth(2).expect("the workspace is above");
     for dir in ["splitter-ebpf", "splitter-common"] {
         println!("cargo:rerun-if-changed={}", root.join(dir).display());
     }

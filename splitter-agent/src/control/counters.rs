@@ -13,7 +13,8 @@ const FEW: usize = 256;
 /// As much for histograms, of which each takes as many reads as it has octaves.
 const FEW_HISTOGRAMS: usize = 16;
 
-fn add(total: &mut VersionCounters, one: &VersionCounters) {
+/// Adds one CPU's counters, or those of the userspace tier, to others.
+pub fn add(total: &mut VersionCounters, one: &VersionCounters) {
     total.connections += one.connections;
     total.opened += one.opened;
     total.closed += one.closed;

@@ -2,10 +2,10 @@
 //!
 //! Its counts go into the kernel's tables, so that whoever reads those reads both; nobody else counts for its versions.
 
-use super::actor::Actor;
+use super::{actor::Actor, counters};
 use crate::certificates;
 use splitter_common::{
-    abi::{HistogramKey, HistogramOctave, MaglevChunk, MaglevKey, Outcomes, VersionCounters, trial::timing},
+    abi::{HistogramKey, HistogramOctave, MaglevChunk, MaglevKey, VersionCounters, trial::timing},
     histogram::SUBBUCKETS,
 };
 use splitter_datapath::{
@@ -239,7 +239,7 @@ fn descriptors() -> Option<usize> {
 fn note(tables: &mut impl Tables, version: u32, tally: &Tally) -> Result<(), TableError> {
     let mut values: Vec<VersionCounters> = per_cpu(tables, Table::Counters, version)?;
     if let Some(first) = values.first_mut() {
-        add(first, &tally.counters);
+        counters::add(first, &tally.counters);
         tables.put(Table::Counters, bytes_of(&[version]), bytes_of(&values))?;
     }
     for (key, counts) in &tally.samples {
@@ -254,36 +254,13 @@ fn note(tables: &mut impl Tables, version: u32, tally: &Tally) -> Result<(), Tab
     Ok(())
 }
 
-fn add(total: &mut VersionCounters, one: &VersionCounters) {
-    total.connections += one.connections;
-    total.refused += one.refused;
-    total.timeouts += one.timeouts;
-    total.requests += one.requests;
-    total.switches += one.switches;
-    total.status.iter_mut().zip(one.status).for_each(|(total, one)| *total += one);
-    add_outcomes(&mut total.drawn, &one.drawn);
-    add_outcomes(&mut total.ruled, &one.ruled);
-}
-
-fn add_outcomes(total: &mut Outcomes, one: &Outcomes) {
-    total.trials += one.trials;
-    total.answered += one.answered;
-    total.refused += one.refused;
-    total.unopened += one.unopened;
-    total.abandoned += one.abandoned;
-    total.closed += one.closed;
-    total.cut += one.cut;
-    total.unavailable += one.unavailable;
-    total.overdue = total.overdue.wrapping_add(one.overdue);
-    total.status.iter_mut().zip(one.status).for_each(|(total, one)| *total += one);
-    total.failed += one.failed;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::counters;
-    use splitter_common::{abi::Measure, histogram};
+    use splitter_common::{
+        abi::{Measure, Outcomes},
+        histogram,
+    };
     use splitter_datapath::Memory;
 
     #[test]
